@@ -1,1 +1,1 @@
-"""Operations that look at a store, or clean it up: verify, repair, purge, gc."""
+"""Implementation of the operations that inspect, export or clean up a store: check, diff, verify, repair, purge, gc."""

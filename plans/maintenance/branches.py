@@ -1,4 +1,4 @@
-"""What was done to the branches of a store."""
+"""Results of listing, creating, deleting and publishing branches of a store."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,16 +11,16 @@ from vczstore.execution.results import Unnamed
 @dataclass(frozen=True)
 class Branched(Unnamed):
     """
-    The branches of a store, or what was done to one.
+    The branches of a store, or the branch that was created or deleted.
 
     Attributes
     ----------
     branches
-        The last snapshot of each branch, or of the one that was made.
+        The tip snapshot of each branch by name; only the created branch if one was created.
     created, deleted
-        The branch that was made or deleted.
+        Name of the branch that was created or deleted, else None.
     lost
-        How many snapshots only the deleted branch had.
+        Number of snapshots that were reachable from the deleted branch only.
     """
 
     branches: Mapping[str, str]
@@ -30,11 +30,11 @@ class Branched(Unnamed):
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was done but to list the branches."""
+        """Whether the branches were only listed."""
         return self.created is None and self.deleted is None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         if self.deleted is not None:
             return {"deleted": self.deleted, "unpublished": self.lost}
         if self.created is not None:
@@ -42,7 +42,7 @@ class Branched(Unnamed):
         return dict(self.branches)
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         if self.deleted is not None:
             lost = f", and {in_words({'snapshots': self.lost})} not published" if self.lost else ""
             return [f"deleted branch {self.deleted}{lost}"]
@@ -54,16 +54,16 @@ class Branched(Unnamed):
 @dataclass(frozen=True)
 class Published:
     """
-    What was published.
+    The result of publishing a branch: moving ``main`` forward to it.
 
     Attributes
     ----------
     store, branch
-        Which store, and which branch of it.
+        Label of the store, and name of the branch.
     before, snapshot
-        Where main was, and is now.
+        Snapshots of ``main`` before and after.
     published
-        How many snapshots are new to readers.
+        Number of snapshots by which ``main`` moved forward.
     """
 
     store: str
@@ -73,11 +73,11 @@ class Published:
     published: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         head = f"publish {self.store}:"
         if not self.published:
             return [f"{head} nothing to do, the branch {self.branch} has nothing that main lacks"]

@@ -1,4 +1,4 @@
-"""Whether a store holds what it should: numbers of samples, call rates, and what a command says of it."""
+"""Check a store against limits on its sample count and call rates, and with a user's shell command."""
 
 import os
 import subprocess
@@ -24,26 +24,26 @@ OPERATION = "check"
 GENOTYPES, MAIN = "call_genotype", "main"
 
 MOST_TASKS = 200
-"""About so many tasks count calls; each sends a number for each sample of a column."""
+"""Approximate number of tasks that count calls; each reports one count per sample of a chunk column."""
 
 
 @dataclass(frozen=True)
 class Checked:
     """
-    Whether a store holds what it should.
+    The result of checking a store against limits.
 
     Attributes
     ----------
     store, branch, snapshot
-        What was looked at.
+        Label of the store, and the branch and snapshot that were checked; the latter two None on plain Zarr.
     samples
-        How many samples are present.
+        Number of samples that are not removed.
     looked_at
-        How many samples' call rates were looked at.
+        Number of samples whose call rate was computed.
     least_call_rate
-        The least of these; None if there is none.
+        The lowest of these call rates; None if none was computed.
     problems
-        What is not as it should be, a line each.
+        One line for each limit that is violated, and for a command that failed.
     """
 
     store: str
@@ -56,16 +56,16 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it should be."""
+        """Whether there are no problems."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        said = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"ok": self.ok, **said, "problems": list(self.problems)}
+        """Return the result as a JSON-serialisable dict."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"ok": self.ok, **values, "problems": list(self.problems)}
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         rate = "" if self.least_call_rate is None else f", call rates from {self.least_call_rate:.4f}"
         verdict = "as it should be" if self.ok else in_words({"problems": len(self.problems)})
         yield f"check {self.store}: {verdict}; {in_words({'samples': self.samples})}{rate}"
@@ -73,7 +73,7 @@ class Checked:
 
 
 class Limits(Protocol):
-    """What a store should hold; None where it does not matter. See the options of ``check``."""
+    """Limits that a store should meet; None where there is no limit. See the options of ``check``."""
 
     @property
     def min_samples(self) -> int | None: ...
@@ -87,16 +87,16 @@ class Limits(Protocol):
 
 def check_store(store: Store, limits: Limits, options: Options) -> Checked:
     """
-    Look at a store.
+    Check a store against limits.
 
     Parameters
     ----------
     store
-        The store, on the branch that is looked at.
+        The store, opened on the branch to check.
     limits
-        What it should hold.
+        The limits, and the shell command to run.
     options
-        What runs the tasks.
+        Executor and memory of the tasks that count calls.
     """
     vcz = store.open()
     present = int(np.count_nonzero(vcz.sample_ids != REMOVED))
@@ -120,9 +120,9 @@ def check_store(store: Store, limits: Limits, options: Options) -> Checked:
 
 
 def _run(command: str, store: Store, vcz: Vcz) -> int:
-    """The exit status of a shell command; what it prints goes to standard error."""
-    found = {"STORE": store.label, "BRANCH": store.branch or "", "SNAPSHOT": vcz.snapshot or ""}
-    environment = {**os.environ, **{f"VCZSTORE_{name}": value for name, value in found.items()}}
+    """Run a shell command and return its exit status; its standard output is redirected to standard error."""
+    variables = {"STORE": store.label, "BRANCH": store.branch or "", "SNAPSHOT": vcz.snapshot or ""}
+    environment = {**os.environ, **{f"VCZSTORE_{name}": value for name, value in variables.items()}}
     sys.stderr.flush()
     done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=2, check=False)
     return done.returncode
@@ -132,7 +132,7 @@ def _run(command: str, store: Store, vcz: Vcz) -> int:
 
 
 def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -> np.ndarray:
-    """The call rates of samples; on a branch, of those that main does not have."""
+    """Return the call rate of each sample; on a branch, only of samples that main does not have."""
     array = vcz.arrays.get(GENOTYPES)
     if array is None or not vcz.n_variants:
         problems.append(f"there are no calls: {f'the store has no {GENOTYPES}' if array is None else 'no variants'}")
@@ -144,8 +144,8 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
     scans = tuple(_Calls(array, column, -(-MOST_TASKS // len(columns))) for column in columns)
     rates = np.zeros(vcz.n_samples)
     counted = run_survey(Survey(OPERATION, scans, options.memory), store, options)
-    for column, found in zip(columns, counted, strict=True):
-        rates[column] = sum(found) / vcz.n_variants
+    for column, counts in zip(columns, counted, strict=True):
+        rates[column] = sum(counts) / vcz.n_variants
     selected: np.ndarray = rates[wanted]
     return selected
 
@@ -153,16 +153,16 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
 @dataclass(frozen=True)
 class _Calls:
     """
-    Counts at how many variants samples have a call.
+    Scan that counts, for each sample of a chunk column, the variants at which any allele is called.
 
     Attributes
     ----------
     array
-        The genotypes.
+        ``call_genotype``.
     samples
-        Those of one chunk column.
+        The samples of one chunk column.
     n_tasks
-        How many tasks count, about.
+        Approximate number of tasks for the column.
     """
 
     array: AnyArray
@@ -170,13 +170,13 @@ class _Calls:
     n_tasks: int
 
     def by_cubed(self, memory: Memory, tag: int) -> list[ScanReader]:
-        """Over ranges of whole chunks."""
+        """Return a reader over ranges of whole chunks of variants."""
         rows, n = arrays.outer_chunks(self.array)[0], self.array.shape[0]
         per_task = rows * ceil(ceil(n / rows) / self.n_tasks)
         return [ScanReader(self.look, n, per_task, tag, arrays.decode_mem(self.array, 1))]
 
     def look(self, rows: slice) -> np.ndarray:
-        """Count, chunk by chunk."""
+        """Return the number of called variants of each sample among some rows, reading chunk by chunk."""
         counts = np.zeros(self.samples.stop - self.samples.start, dtype="i8")
         step = arrays.outer_chunks(self.array)[0]
         for start in range(rows.start, rows.stop, step):

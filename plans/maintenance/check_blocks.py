@@ -1,4 +1,4 @@
-"""Whether kept reference blocks are in order, sample by sample; looked at by tasks."""
+"""Scan that checks the order of kept reference blocks, sample by sample."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from vczstore.vcz.model import Vcz, has_grid
 @dataclass(frozen=True)
 class BlockOrder:
     """
-    Runs of kept blocks follow one another, and so do the records of each.
+    Scan that checks the order of each sample's runs by row, and of each run's records by position.
 
     Attributes
     ----------
     blocks, runs
-        The arrays, as `plans.variants.kept_blocks` has them.
+        The arrays `BLOCKS` and `RUNS` of `plans.variants.kept_blocks`.
     """
 
     blocks: AnyArray
@@ -39,12 +39,12 @@ class BlockOrder:
 
     @classmethod
     def scans(cls, vcz: Vcz) -> list[FindingScan]:
-        """Over all samples, if the store keeps blocks, and metadata say that they are some."""
+        """Return a scan over all samples; none if there are no kept blocks, or their arrays have another layout."""
         blocks, runs = vcz.arrays.get(BLOCKS), vcz.arrays.get(RUNS)
         if blocks is None or runs is None or not (has_grid(blocks) and has_grid(runs)):
             return []
-        found = [(a.ndim, a.shape[0], a.shape[-1], a.dtype.kind) for a in (blocks, runs)]
-        if found != [(3, vcz.n_samples, len(FIELDS), "i"), (3, vcz.n_samples, len(RUN_FIELDS), "i")]:
+        layouts = [(a.ndim, a.shape[0], a.shape[-1], a.dtype.kind) for a in (blocks, runs)]
+        if layouts != [(3, vcz.n_samples, len(FIELDS), "i"), (3, vcz.n_samples, len(RUN_FIELDS), "i")]:
             return []
         width, height, _ = arrays.outer_chunks(blocks)
         mem = (
@@ -55,16 +55,16 @@ class BlockOrder:
         return [FindingScan(cls(blocks, runs).look, vcz.n_samples, width, mem)]
 
     def look(self, samples: slice) -> TaskFindings | None:
-        """Look at some samples: at the first fault of the runs, or else of each chunk of records."""
+        """Return the first error in the runs of some samples, or else the first error in each chunk row of records."""
         try:
             runs = arrays.read(self.runs, (samples, slice(0, self.runs.shape[1]), slice(0, len(RUN_FIELDS))))
-            found = list(self._runs(runs.astype("i8"), samples.start)) or list(self._records(runs, samples))
+            errors = list(self._runs(runs.astype("i8"), samples.start)) or list(self._records(runs, samples))
         except Exception:
-            return None  # the scan of chunks tells
-        return TaskFindings(self.blocks.path, errors=found) if found else None
+            return None  # the scan of chunks reports chunks that cannot be decoded
+        return TaskFindings(self.blocks.path, errors=errors) if errors else None
 
     def _runs(self, runs: np.ndarray, first_sample: int) -> Iterator[Finding]:
-        """Runs that overlap, or have rows that are not there."""
+        """Yield the first run that overlaps the run before it, or has rows beyond the array."""
         first, after = runs[..., FIRST_ROW], runs[..., AFTER_ROW]
         is_run = first >= 0
         is_wrong = is_run & ((after <= first) | (after > self.blocks.shape[1]))
@@ -75,18 +75,18 @@ class BlockOrder:
             yield self._finding(self.runs, at, f"{what} are not there, or not after those of the run before")
 
     def _records(self, runs: np.ndarray, samples: slice) -> Iterator[Finding]:
-        """Records that begin before the one before them, or end before they begin, or are not where their run is."""
+        """Yield the first bad record per chunk row: out of order, ending before its start, or off its run's start."""
         for rows in arrays.cuts(self.blocks)[1].spans():
             low = max(0, rows.start - 1)
             starts, ends = (
                 arrays.read(self.blocks, (samples, slice(low, rows.stop), slice(field, field + 1)))[..., 0]
                 for field in (START, STOP)
             )
-            is_here = runs[..., FIRST_ROW] >= 0
+            is_run = runs[..., FIRST_ROW] >= 0
             first, after = runs[..., FIRST_ROW] - low, runs[..., AFTER_ROW] - low
-            inside = rows_of_runs(is_here, first, after, starts.shape[1])
+            inside = rows_of_runs(is_run, first, after, starts.shape[1])
             begins = np.full(starts.shape, -1, dtype="i8")
-            sample, run = np.nonzero(is_here & (first >= 0) & (first < starts.shape[1]))
+            sample, run = np.nonzero(is_run & (first >= 0) & (first < starts.shape[1]))
             begins[sample, first[sample, run]] = runs[sample, run, RUN_START]
             is_wrong = inside & (ends < starts)
             is_wrong |= (begins >= 0) & (begins != starts)

@@ -1,4 +1,4 @@
-"""Whether the chunks of an array decode, and hold what they may; looked at by tasks."""
+"""Scans that check that chunks decode, and that their values are allowed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ from vczstore.vcz.model import listing
 
 @dataclass(frozen=True)
 class Outside:
-    """Chunks that lie outside the grids of arrays, each with its name."""
+    """Scan that counts stored chunks outside the grids of arrays; `arrays` are pairs of name and array."""
 
     arrays: tuple[tuple[str, AnyArray], ...]
 
     def look(self, number: slice) -> TaskFindings | None:
-        """Count those of one array."""
+        """Count the chunks outside the grid of one array, given by a slice of length 1."""
         name, array = self.arrays[number.start]
         n = encoded_chunks.count_outside(array)
         return TaskFindings(name, outside=n) if n else None
@@ -32,16 +32,17 @@ class Outside:
 @dataclass(frozen=True)
 class Chunks:
     """
-    The chunks of one array decode, and hold what they may.
+    Scan that decodes all chunks of one array and checks their values.
 
     Attributes
     ----------
     name, array
         The array.
     axis, removed
-        Where removed samples are, whose values have to be missing.
+        The samples axis, and the sorted positions of removed samples along it, whose values must be missing. The axis
+        is None where no sample is checked.
     n_alleles
-        How many alleles genotypes may name.
+        Number of alleles, to check genotypes against; None for other arrays.
     """
 
     name: str
@@ -51,10 +52,10 @@ class Chunks:
     n_alleles: int | None
 
     def scan(self) -> FindingScan:
-        """Over all chunks by number, about `TASK_BYTES` in a task."""
+        """Return a scan over all chunks by their number in C order, about `TASK_BYTES` in a task."""
         n = math.prod(self._grid)
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // max(1, self._chunk_bytes), math.ceil(n / MIN_TASKS)))
-        # some encoded ones; of one that is decoded the bytes, its values, and what they are compared with
+        # encoded chunks read together, plus the values of the decoded one and temporaries of the comparison
         mem = (self._at_once + 2) * self._chunk_bytes + arrays.decode_mem(self.array, 1)
         return FindingScan(self.look, n, per_task, mem)
 
@@ -71,7 +72,7 @@ class Chunks:
         return max(1, min(pipeline.READS_AT_ONCE, TASK_BYTES // max(1, self._chunk_bytes)))
 
     def look(self, numbers: slice) -> TaskFindings:
-        """Decode some chunks, one after the other."""
+        """Check some chunks: read their bytes in groups, decode one after the other."""
         seen = TaskFindings(self.name)
         decoder = encoded_chunks.ChunkDecoder(self.array)
         for start in range(numbers.start, numbers.stop, self._at_once):
@@ -80,16 +81,16 @@ class Chunks:
             for at, value in self._encoded(coords):
                 if value is None:
                     seen.absent += 1
-                    what = self._left_in_fill(at)
+                    error = self._left_in_fill(at)
                 else:
                     seen.stored += 1
-                    what = value if isinstance(value, str) else self._wrong(decoder, at, value)
-                if what is not None:
-                    seen.errors.append(Finding(self.name, key_in_array(self.array, at), what))
+                    error = value if isinstance(value, str) else self._wrong(decoder, at, value)
+                if error is not None:
+                    seen.errors.append(Finding(self.name, key_in_array(self.array, at), error))
         return seen
 
     def _encoded(self, coords: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], Buffer | str | None]]:
-        """The bytes of chunks, None for those that are absent, and why for those that cannot be read."""
+        """Yield the coordinates of chunks with their bytes, None if absent, or a message if they cannot be read."""
         try:
             yield from zip(coords, encoded_chunks.get_encoded(self.array, coords), strict=True)
         except Exception as error:
@@ -100,10 +101,10 @@ class Chunks:
                 yield from self._encoded([at])
 
     def _wrong(self, decoder: encoded_chunks.ChunkDecoder, at: tuple[int, ...], value: Buffer) -> str | None:
-        """What is wrong with a chunk, None if nothing is."""
-        said = encoded_chunks.frame_length(self.array, value)
-        if said is not None and said != len(value):
-            return f"is {'cut off' if said > len(value) else 'too long'}: it has {len(value):,} bytes of {said:,}"
+        """Return a message about what is wrong with a stored chunk, or None."""
+        size = encoded_chunks.frame_length(self.array, value)
+        if size is not None and size != len(value):
+            return f"is {'cut off' if size > len(value) else 'too long'}: it has {len(value):,} bytes of {size:,}"
         try:
             values = decoder.decode(at, value)
         except Exception as error:
@@ -113,7 +114,7 @@ class Chunks:
         return self._left(values, at)
 
     def _left_in_fill(self, at: tuple[int, ...]) -> str | None:
-        """Whether removed samples have the fill value of a chunk that is absent, and it is not missing."""
+        """Return a message if removed samples lie in an absent chunk whose fill value is not missing, or None."""
         fill = np.asarray(self.array.fill_value)
         if self.axis is None or self.array.fill_value is None or fill.dtype.kind != self.array.dtype.kind:
             return None
@@ -123,26 +124,26 @@ class Chunks:
         return _describe_left(here)
 
     def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
-        """Which removed samples a chunk has."""
+        """Return the positions of the removed samples in a chunk."""
         region = encoded_chunks.chunk_region(self.array, at)[self.axis or 0]
         return self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
 
     def _left(self, values: np.ndarray, at: tuple[int, ...]) -> str | None:
-        """Whether removed samples have values still."""
+        """Return a message if a chunk still has values of removed samples, or None."""
         if self.axis is None:
             return None
         region, here = encoded_chunks.chunk_region(self.array, at)[self.axis], self._removed_in(at)
         if not len(here):
             return None
-        theirs = np.moveaxis(values, self.axis, 0)[here - region.start]
-        left = ~is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
+        by_sample = np.moveaxis(values, self.axis, 0)[here - region.start]
+        left = ~is_missing(self.name, self.array, by_sample).reshape(len(here), -1).all(axis=1)
         if not left.any():
             return None
         return _describe_left(here[left])
 
 
 LEFT = "has values of removed samples"
-"""How what is said of an array begins that `plans.compilers.remove.compile_repair` mends."""
+"""Prefix of the findings that `plans.compilers.remove.compile_repair` can fix."""
 
 
 def _describe_left(samples: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What metadata and sample IDs tell of what is wrong with a store."""
+"""Errors of a store that its metadata and sample IDs reveal, without reading other chunks."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ FIXED: dict[str, tuple[str, tuple[str, ...]]] = {
     "call_genotype_mask": ("b", (*CALL, "ploidy")),
     "call_genotype_phased": ("b", CALL),
 }
-"""The kinds of dtype, and the dimensions, of the arrays that the VCF Zarr specification 0.4 names."""
+"""The allowed dtype kinds and the dimensions of the arrays named in the VCF Zarr specification 0.4."""
 
 DECIDES = {
     SAMPLES: SAMPLE_ID,
@@ -40,47 +40,47 @@ DECIDES = {
     "filters": "filter_id",
     "ploidy": "call_genotype",
 }
-"""The array whose length counts, where arrays disagree on a dimension; else it is that of most."""
+"""The reference array for the length of a dimension; for other dimensions, the most common length is used."""
 
 BEGINS: dict[str, tuple[str, ...]] = {"call_": CALL, "variant_": (VARIANTS,)}
-"""The first dimensions of other fields, by how their names begin."""
+"""The leading dimensions of other fields, by prefix of their name."""
 
 FIELD_KINDS = "biuf" + TEXT
-"""What fields may be: VCF has no other types."""
+"""The allowed dtype kinds of other fields, from the types of VCF."""
 
 
 def metadata_errors(vcz: Vcz) -> list[Finding]:
-    """What metadata and sample IDs tell."""
+    """Return all errors in the metadata and sample IDs of a store."""
     inner = [Finding(path, None, why) for path, why in vcz.out_of_reach.items() if path in vcz.inner]
     return [*length_errors(vcz), *_fields(vcz), *inner, *_samples(vcz), *consolidated_errors(vcz)]
 
 
 def length_errors(vcz: Vcz) -> Iterator[Finding]:
-    """Arrays that disagree on the length of a dimension."""
-    found: dict[str, dict[str, int]] = {}
+    """Yield an error for each array whose length along a dimension differs from the reference array's."""
+    by_dimension: dict[str, dict[str, int]] = {}
     for name, array in vcz.arrays.items():
         for dimension, n in zip(dimensions(array), array.shape, strict=False):
             if dimension is not None:
-                found.setdefault(dimension, {})[name] = n
-    for dimension, lengths in found.items():
-        decides = DECIDES.get(dimension)
-        if decides not in lengths:
+                by_dimension.setdefault(dimension, {})[name] = n
+    for dimension, lengths in by_dimension.items():
+        reference = DECIDES.get(dimension)
+        if reference not in lengths:
             (usual, _), *_ = Counter(lengths.values()).most_common(1)
-            decides = next(name for name, n in lengths.items() if n == usual)
+            reference = next(name for name, n in lengths.items() if n == usual)
         way_out = (
             "; if an append was stopped here, run that append again, or vczstore repair" if dimension == SAMPLES else ""
         )
         for name, n in lengths.items():
-            if n != lengths[decides]:
-                yield Finding(name, None, f"has {n:,} {dimension}, {decides} has {lengths[decides]:,}{way_out}")
+            if n != lengths[reference]:
+                yield Finding(name, None, f"has {n:,} {dimension}, {reference} has {lengths[reference]:,}{way_out}")
 
 
 def _fields(vcz: Vcz) -> Iterator[Finding]:
-    """Arrays that are not as the specification has them."""
+    """Yield an error for each dtype, list of dimensions and chunk grid that violates the specification."""
     for name, array in vcz.arrays.items():
         names, kind = dimensions(array), array.dtype.kind
-        begin = next((dims for prefix, dims in BEGINS.items() if name.startswith(prefix)), ())
-        kinds, dims = FIXED.get(name, (FIELD_KINDS if begin else kind, None))
+        leading = next((dims for prefix, dims in BEGINS.items() if name.startswith(prefix)), ())
+        kinds, dims = FIXED.get(name, (FIELD_KINDS if leading else kind, None))
         if kind not in kinds:
             yield Finding(name, None, f"has dtype {array.dtype}, which VCF Zarr does not have for it")
         if name in vcz.out_of_reach:
@@ -89,15 +89,15 @@ def _fields(vcz: Vcz) -> Iterator[Finding]:
             yield Finding(name, None, "has dimensions without a name")
         elif len(set(names)) < len(names):
             yield Finding(name, None, f"has dimensions {names}, one of them twice")
-        elif (dims is not None and names != dims) or names[: len(begin)] != begin:
-            wanted = dims or (*begin, "...")
+        elif (dims is not None and names != dims) or names[: len(leading)] != leading:
+            wanted = dims or (*leading, "...")
             yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
         if not has_grid(array):
             yield Finding(name, None, "has chunks of different sizes")
 
 
 def _samples(vcz: Vcz) -> Iterator[Finding]:
-    """Sample IDs that are there twice, removed ones aside."""
+    """Yield an error if ``sample_id`` cannot be read or has duplicate IDs; removed samples do not count."""
     try:
         ids = vcz.sample_ids.tolist()
     except VczstoreError as error:
@@ -111,7 +111,7 @@ def _samples(vcz: Vcz) -> Iterator[Finding]:
 
 
 def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
-    """Consolidated metadata, where there are any, that are not a copy of the arrays' own."""
+    """Yield an error for each difference between the consolidated metadata, if any, and those of arrays and groups."""
     way_out = "; if an append was stopped here, run that append again, or vczstore repair"
     for folder in parent_metadata.stale(vcz):
         yield Finding(None, None, f"consolidated metadata of {folder}, the group it lies in, are not its own{way_out}")
@@ -122,7 +122,7 @@ def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
         return
     if copy is None:
         return
-    members, copies = ({**one.arrays, **one.inner} for one in (vcz, copy))
+    members, copies = ({**each.arrays, **each.inner} for each in (vcz, copy))
     for name in sorted({*members, *copies}):
         mine, theirs = (
             None if array is None else metadata.documents(array.metadata)

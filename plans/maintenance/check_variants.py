@@ -1,4 +1,4 @@
-"""Whether variants are sorted, and ``region_index`` says where they are; looked at by tasks."""
+"""Scan that checks that variants are sorted, and that ``region_index`` describes them."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -14,22 +14,22 @@ from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.model import VARIANTS, Vcz
 
 INDEX_COLUMNS = ("chunk", "contig", "start", "end", "max end", "records")
-"""Of ``region_index``, one row for each contig in each chunk of variants."""
+"""The columns of ``region_index``, which has one row for each contig in each chunk of variants."""
 
 
 @dataclass(frozen=True)
 class Order:
     """
-    Variants are sorted within contigs, which ``contig_id`` lists, and ``region_index`` says where they are.
+    Scan that checks the sort order of variants, their contig numbers, and ``region_index``.
 
     Attributes
     ----------
     contig, position, length, index
-        The arrays; the last two where a store has them.
+        ``variant_contig``, ``variant_position``, ``variant_length`` and ``region_index``; the last two may be None.
     n_contigs
-        How many contigs there are, None if nothing says.
+        Length of ``contig_id``; None if the store lacks it.
     chunk
-        How many variants make a chunk, as the index counts them: arrays may have multiples of them in one.
+        Variants per chunk as counted by the index; the chunks of an array may be multiples of it.
     """
 
     contig: AnyArray
@@ -41,11 +41,11 @@ class Order:
 
     @classmethod
     def scans(cls, vcz: Vcz) -> list[FindingScan]:
-        """Over all variants, if metadata say that there is anything to compare."""
-        found = {name: vcz.arrays.get(f"variant_{name}") for name in ("contig", "position", "length")}
+        """Return a scan over all variants; none if ``variant_contig`` or ``variant_position`` is unsuitable."""
+        candidates = {name: vcz.arrays.get(f"variant_{name}") for name in ("contig", "position", "length")}
         contig, position, length = (
             a if a is not None and a.shape == (vcz.n_variants,) and a.dtype.kind in "iu" else None
-            for a in found.values()
+            for a in candidates.values()
         )
         if contig is None or position is None or not metadata.has_regular_grid(position):
             return []
@@ -67,18 +67,18 @@ class Order:
         return [FindingScan(order.look, vcz.n_variants, per_task, mem)]
 
     def look(self, rows: slice) -> TaskFindings | None:
-        """Compare some rows with each other, with the row before them, and with their part of the index."""
+        """Compare some rows with each other, with the row before them, and with their rows of the index."""
         start = max(0, rows.start - 1)
         try:
             contig, position = (arrays.read(a, (slice(start, rows.stop),)) for a in (self.contig, self.position))
             length = None if self.length is None else arrays.read(self.length, (rows,)).astype("i8")
             index = None if self.index is None else arrays.read(self.index, (slice(None), slice(None))).astype("i8")
         except Exception:
-            return None  # the scan of chunks tells
+            return None  # the scan of chunks reports chunks that cannot be decoded
         contig, position = contig.astype("i8"), position.astype("i8")
         seen = TaskFindings("variant_position")
         new = np.flatnonzero(contig[1:] != contig[:-1]) + 1
-        # if there are more of these than contigs, some come back already
+        # with more starts than contigs, some contig is not contiguous
         limit = len(contig) if self.n_contigs is None else self.n_contigs + 1
         seen.contigs = [(start + int(i), int(contig[i])) for i in ([0] * (rows.start == 0) + new.tolist())[:limit]]
         back = (contig[1:] == contig[:-1]) & (position[1:] < position[:-1])
@@ -102,7 +102,7 @@ class Order:
     def _index(
         self, rows: slice, contig: np.ndarray, position: np.ndarray, length: np.ndarray | None, index: np.ndarray
     ) -> Iterator[Finding]:
-        """Rows of the index that are not what the variants are; those of chunks that do not exist with the first."""
+        """Yield an error per chunk with wrong index rows; from row 0 on, also one for rows of chunks out of range."""
         chunk = self.chunk
         last = math.ceil(self.position.shape[0] / chunk)
         beyond = (index[:, 0] < 0) | (index[:, 0] >= last)
@@ -112,17 +112,19 @@ class Order:
         for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)):
             part = slice(i * chunk - rows.start, min((i + 1) * chunk, rows.stop) - rows.start)
             ends = None if length is None else position[part] + length[part] - 1
-            wanted, found = _index_rows(i, contig[part], position[part], ends), index[index[:, 0] == i]
+            expected, actual = _index_rows(i, contig[part], position[part], ends), index[index[:, 0] == i]
             if ends is None:
-                wanted, found = (np.delete(table, INDEX_COLUMNS.index("max end"), axis=1) for table in (wanted, found))
-            # an index of 32 bits stops there
-            wanted, found = (np.minimum(table, np.iinfo("i4").max) for table in (wanted, found))
-            if not np.array_equal(wanted, found):
+                expected, actual = (
+                    np.delete(table, INDEX_COLUMNS.index("max end"), axis=1) for table in (expected, actual)
+                )
+            # a 32-bit index saturates
+            expected, actual = (np.minimum(table, np.iinfo("i4").max) for table in (expected, actual))
+            if not np.array_equal(expected, actual):
                 yield Finding("region_index", None, f"does not say which variants are in chunk {i}{way_out}")
 
 
 def _index_rows(i: int, contig: np.ndarray, position: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
-    """The rows of the index for one chunk of variants."""
+    """Return the expected rows of the index for chunk `i` of variants."""
     first = np.flatnonzero(np.append(True, contig[1:] != contig[:-1]))
     after = np.append(first[1:], len(contig))
     longest = position[first] if ends is None else np.maximum.reduceat(ends, first)
@@ -130,10 +132,10 @@ def _index_rows(i: int, contig: np.ndarray, position: np.ndarray, ends: np.ndarr
     return np.stack(columns, axis=1)
 
 
-def contig_errors(seen: Iterable[TaskFindings]) -> Iterator[Finding]:
-    """Contigs that come back: their variants are not next to one another."""
+def contig_errors(reports: Iterable[TaskFindings]) -> Iterator[Finding]:
+    """Yield an error for the first contig whose variants are not contiguous."""
     begun: set[int] = set()
-    for row, contig in sorted(begin for one in seen for begin in one.contigs):
+    for row, contig in sorted(begin for report in reports for begin in report.contigs):
         if contig in begun:
             yield Finding("variant_contig", None, f"contig {contig} comes back at variant {row}; sort the variants")
             return

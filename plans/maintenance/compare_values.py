@@ -1,4 +1,4 @@
-"""The values in which two VCZs differ, of variants and samples that both have; looked at by tasks, chunk by chunk."""
+"""Scans that count the values in which two VCZs differ, among the variants and samples that both have."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ _PHASED = "call_genotype_phased"
 
 
 def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
-    """Whether two arrays have the same dimensions, in an order that can be compared, and the same kind of values."""
+    """Whether two arrays have the same leading dimensions, in a supported order, and the same kind of dtype."""
     names = dimensions(ours)
     in_order = (
         names[:2] == (VARIANTS, SAMPLES) if {VARIANTS, SAMPLES} <= set(names) else names[0] in (VARIANTS, SAMPLES)
@@ -38,14 +38,14 @@ def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
     return in_order and same and has_grid(ours) and has_grid(theirs)
 
 
-def phased_of(found: Mapping[str, AnyArray]) -> AnyArray | None:
-    """The array that says which genotypes are phased, if there is one."""
-    array = found.get(_PHASED)
+def phased_of(fields: Mapping[str, AnyArray]) -> AnyArray | None:
+    """Return ``call_genotype_phased``, or None if there is none over variants and samples."""
+    array = fields.get(_PHASED)
     return array if array is not None and dimensions(array) == (VARIANTS, SAMPLES) else None
 
 
 def is_by_allele(name: str, array: AnyArray, numbers: Mapping[str, str]) -> bool:
-    """Whether values go by allele, and cannot be put in another order as genotypes can."""
+    """Whether values depend on the order of alleles and, unlike genotypes, cannot be compared in another order."""
     base = masked_by(name)
     if base == _GENOTYPE:
         return False
@@ -55,7 +55,7 @@ def is_by_allele(name: str, array: AnyArray, numbers: Mapping[str, str]) -> bool
 
 
 def same_values(ours: AnyArray, theirs: AnyArray) -> bool | None:
-    """Whether two arrays that no variants or samples have are the same; None if they are too large to be read whole."""
+    """Whether two arrays without variants or samples axis are equal; None if they are too large to read whole."""
     if ours.shape != theirs.shape or _kind(ours) != _kind(theirs):
         return False
     if max(ours.size, theirs.size) > _MANY:
@@ -76,28 +76,28 @@ def differing(
     name: str, ours: AnyArray, values: np.ndarray, theirs: AnyArray, others: np.ndarray, n_axes: int
 ) -> np.ndarray:
     """
-    Where values differ.
+    Find the variants and samples at which any value differs.
 
     Parameters
     ----------
     name, ours, theirs
-        The field, and both arrays of it.
+        Name of the field, and its array in either VCZ.
     values, others
-        What was read of each, of the same variants and samples. Vectors may be of different lengths: what is beyond the
-        end of one is fill.
+        Values read from `ours` and `theirs` for the same variants and samples. Trailing axes may differ in length: the
+        shorter is padded with fill.
     n_axes
-        How many of the first axes are those of variants and samples.
+        Number of leading axes, which are those of variants and samples.
 
     Returns
     -------
     numpy.ndarray of bool
-        For each variant and sample.
+        True where any value differs; its shape is that of the leading axes.
     """
     shape = (*values.shape[:n_axes], *np.maximum(values.shape[n_axes:], others.shape[n_axes:]))
     a, b = _padded(name, ours, values, shape), _padded(name, theirs, others, shape)
     if a.dtype.kind == "f":
         dtype = np.promote_types(a.dtype, b.dtype)
-        a, b = (np.ascontiguousarray(recast(one, dtype)).view(f"u{dtype.itemsize}") for one in (a, b))
+        a, b = (np.ascontiguousarray(recast(x, dtype)).view(f"u{dtype.itemsize}") for x in (a, b))
     elif a.dtype != b.dtype and _is_text(a):
         a, b = a.astype(object), b.astype(object)
     return np.asarray((a != b).reshape(*shape[:n_axes], -1).any(axis=-1))
@@ -119,16 +119,17 @@ def _padded(name: str, array: AnyArray, values: np.ndarray, shape: tuple[int, ..
 @dataclass(frozen=True)
 class Common:
     """
-    Which of some variants of a VCZ another one has.
+    The variants that two VCZs have in common, among some rows of the first.
 
     Attributes
     ----------
     rows, others
-        Their rows in both.
+        Row of each variant in the first VCZ, and in the other.
     alleles
-        For each allele of the other one its number here.
+        For each variant, the index in the first VCZ of each allele of the other; alleles that the first lacks come
+        after its own.
     realigned
-        Whether any allele has another number.
+        Whether any allele of a variant has different indices in the two VCZs.
     """
 
     rows: np.ndarray
@@ -138,19 +139,19 @@ class Common:
 
     @classmethod
     def of(cls, unit: Unit, cut: slice) -> "Common":
-        """Those of a unit. Variants that have ALTs, and none in common, are different ones."""
-        found = unit.sources[0]
-        is_shared = ((found.alleles > 0) & (found.alleles < unit.n_before[:, np.newaxis])).any(axis=1)
-        is_same = (found.rows >= 0) & (is_shared | (unit.n_before < 2) | (found.n_alleles < 2))
+        """Return the common variants of a range of a unit. Variants whose ALTs are disjoint count as different."""
+        matches = unit.sources[0]
+        is_shared = ((matches.alleles > 0) & (matches.alleles < unit.n_before[:, np.newaxis])).any(axis=1)
+        is_same = (matches.rows >= 0) & (is_shared | (unit.n_before < 2) | (matches.n_alleles < 2))
         here = np.arange(unit.start, unit.stop)[cut][is_same[cut]] - unit.start
-        return cls(here + unit.start, found.rows[here], found.alleles[here], found.reordered[here])
+        return cls(here + unit.start, matches.rows[here], matches.alleles[here], matches.reordered[here])
 
     def choose(self, which: np.ndarray) -> "Common":
-        """Some of them."""
+        """Return the subset selected by a mask or index."""
         return Common(self.rows[which], self.others[which], self.alleles[which], self.realigned[which])
 
     def pieces(self, height: int) -> "Iterator[Common]":
-        """Those that lie in one chunk of the other one together."""
+        """Yield subsets whose rows lie in one chunk of the other VCZ, given its chunk length."""
         chunks = self.others // height
         for chunk in np.unique(chunks):
             yield self.choose(chunks == chunk)
@@ -158,17 +159,17 @@ class Common:
 
 @dataclass(frozen=True)
 class CountCommon:
-    """Counts the variants that two VCZs have in common, and those whose alleles have other numbers."""
+    """Scan that counts the variants that two VCZs have in common, and those among them with realigned alleles."""
 
     matching: FindMatches
 
     def look(self, rows: slice) -> tuple[int, int]:
-        """Count those of some rows."""
-        found = [Common.of(unit, cut) for unit, cut in self.matching.index.units(rows)]
-        return sum(len(one.rows) for one in found), sum(int(one.realigned.sum()) for one in found)
+        """Return both counts for some rows."""
+        parts = [Common.of(unit, cut) for unit, cut in self.matching.index.units(rows)]
+        return sum(len(part.rows) for part in parts), sum(int(part.realigned.sum()) for part in parts)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks."""
+        """Return a reader over ranges of rows, in a list; an empty list if there are no variants."""
         from plans.core import scan_tasks
 
         n = self.matching.index.n_variants
@@ -178,23 +179,25 @@ class CountCommon:
 @dataclass(frozen=True)
 class CompareColumn:
     """
-    One chunk column of a field, compared with the same samples of another VCZ.
+    Scan that compares one chunk column of a field with the same samples of another VCZ.
 
     Attributes
     ----------
     name, ours, theirs
-        The field, and both arrays of it.
+        Name of the field, and its array in either VCZ.
     matching
-        Which variants are which.
+        The index that matches variants.
     here, there
-        Where samples that both have are in both; `here` increasing, in one chunk column. None of a field of variants.
+        Positions of the common samples in either VCZ; `here` is increasing and within one chunk column. None for a
+        field without samples axis.
     changed
-        The numbers of the chunks of this column that may differ between two states of a repository; None if that is
+        Coordinates of the chunks of this column that may differ between two states of a repository; None if that is
         not known without reading them.
     by_allele
-        Whether values go by allele, so that they are not compared where alleles are in another order.
+        Whether values depend on the order of alleles, so that realigned variants are not compared.
     phased
-        Of genotypes, the arrays that say which are phased; None where there is none, and none are.
+        For ``call_genotype`` and its masks, ``call_genotype_phased`` of either VCZ. Where it is None, no genotype
+        counts as phased.
     """
 
     name: str
@@ -208,7 +211,7 @@ class CompareColumn:
     phased: tuple[AnyArray | None, AnyArray | None] = (None, None)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks, over whole units."""
+        """Return a reader over ranges of whole units, in a list; an empty list if there are no variants."""
         from plans.core import scan_tasks
 
         index = self.matching.index
@@ -216,14 +219,14 @@ class CompareColumn:
             return []
         size = arrays.chunk_bytes(self.ours) // arrays.outer_chunks(self.ours)[0] * index.unit
         rows = index.unit * max(1, min(TASK_BYTES // max(1, size), math.ceil(index.n_variants / index.unit / 16)))
-        reading = sum(
+        decoding = sum(
             arrays.decode_mem(array, 4) for array in (self.ours, self.theirs, *self.phased) if array is not None
         )
-        return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * reading)]
+        return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * decoding)]
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether it is the same in two states of a repository, if these have the same variants and alleles."""
+        """Whether the column is known to be equal in two states of a repository with the same variants and alleles."""
         if self.changed is None or self.changed or not self._same_form:
             return False
         if arrays.widths(self.ours)[0] != arrays.widths(self.theirs)[0]:
@@ -235,22 +238,22 @@ class CompareColumn:
 
     @property
     def _same_form(self) -> bool:
-        """Whether a chunk of the one may be, byte for byte, one of the other."""
+        """Whether chunks of the two arrays can be byte-for-byte equal: same trailing axes and encoding."""
         return self.ours.shape[2:] == self.theirs.shape[2:] and same_encoding(self.ours, self.theirs)
 
     def look(self, rows: slice) -> int | None:
-        """Count the values that differ among some variants; None if none do."""
+        """Return the number of values that differ among some variants, or None if none do."""
         n = 0
         for unit, cut in self.matching.index.units(rows):
             common = Common.of(unit, cut)
             if self.by_allele:
                 common = common.choose(~common.realigned)
             for piece in common.pieces(arrays.outer_chunks(self.theirs)[0]):
-                n += sum(self._count(piece, *some) for some in self._samples())
+                n += sum(self._count(piece, *samples) for samples in self._samples())
         return n or None
 
     def _samples(self) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
-        """The samples that lie in one chunk column of the other one together."""
+        """Yield `here` and `there` restricted to each chunk column of the other VCZ."""
         if self.here is None or self.there is None:
             yield None, None
             return
@@ -259,20 +262,20 @@ class CompareColumn:
             yield self.here[columns == column], self.there[columns == column]
 
     def _count(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> int:
-        """How many values differ, all of which lie in one chunk of the other one, but for its other axes."""
+        """Count the values that differ for variants and samples within one chunk row and column of the other VCZ."""
         if self._is_same_chunk(piece, here, there):
             return 0
         ours, theirs = _read(self.ours, piece.rows, here), _read(self.theirs, piece.others, there)
         if self.name == _GENOTYPE and piece.realigned.any():
             row = np.arange(len(theirs)).reshape(-1, 1, 1)
             theirs = np.where(theirs >= 0, piece.alleles[row, np.maximum(theirs, 0)], theirs)
-        found = differing(self.name, self.ours, ours, self.theirs, theirs, 1 if here is None else 2)
-        if masked_by(self.name) == _GENOTYPE and here is not None and there is not None and found.any():
+        differs = differing(self.name, self.ours, ours, self.theirs, theirs, 1 if here is None else 2)
+        if masked_by(self.name) == _GENOTYPE and here is not None and there is not None and differs.any():
             ordered = self._is_phased(0, piece.rows, here) & self._is_phased(1, piece.others, there)
-            # fill, the smallest, stays at the end
+            # sort unphased genotypes descending: fill is the smallest value and stays at the end
             ours, theirs = (np.sort(values, axis=-1)[..., ::-1] for values in (ours, theirs))
-            found &= ordered | differing(self.name, self.ours, ours, self.theirs, theirs, 2)
-        return int(found.sum())
+            differs &= ordered | differing(self.name, self.ours, ours, self.theirs, theirs, 2)
+        return int(differs.sum())
 
     def _is_phased(self, which: int, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
         array = self.phased[which]
@@ -280,7 +283,7 @@ class CompareColumn:
         return np.zeros(shape, bool) if array is None else _read(array, rows, samples).astype(bool)
 
     def _is_same_chunk(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> bool:
-        """Whether these are chunks at the same place of both grids, with the same bytes."""
+        """Whether the values lie in chunks with the same coordinates and the same bytes in both arrays."""
         if not self._same_form:
             return False
         if (self.name == _GENOTYPE and piece.realigned.any()) or not np.array_equal(piece.rows, piece.others):
@@ -302,19 +305,19 @@ class CompareColumn:
 
 
 def _place(array: AnyArray, at: list[int]) -> list[tuple[int, int, int]]:
-    """In which chunk along each axis a value is, where that begins, and how wide it is encoded."""
+    """Return, along each axis, the chunk number of a position, and the start and encoded width of that chunk."""
     cuts = arrays.cuts(array)[: len(at)]
     numbers = [int(cut.of(i)) for cut, i in zip(cuts, at, strict=True)]
     return [(n, int(cut.start(n)), int(cut.encoded(n))) for cut, n in zip(cuts, numbers, strict=True)]
 
 
 def _read(array: AnyArray, rows: np.ndarray, samples: np.ndarray | None) -> np.ndarray:
-    """The values of some variants and samples, which lie close to each other."""
+    """Read the bounding region of some variants and samples, and select their values from it."""
     chosen = [rows] if samples is None else [rows, samples]
-    first = [int(one.min()) for one in chosen]
-    region = [slice(start, int(one.max()) + 1) for start, one in zip(first, chosen, strict=True)]
+    first = [int(indices.min()) for indices in chosen]
+    region = [slice(start, int(indices.max()) + 1) for start, indices in zip(first, chosen, strict=True)]
     values = arrays.read_normalised(array, (*region, *[slice(None)] * (array.ndim - len(chosen))))
-    for axis, (start, one) in enumerate(zip(first, chosen, strict=True)):
-        if len(one) < values.shape[axis] or (np.diff(one) != 1).any():
-            values = np.take(values, one - start, axis=axis)
+    for axis, (start, indices) in enumerate(zip(first, chosen, strict=True)):
+        if len(indices) < values.shape[axis] or (np.diff(indices) != 1).any():
+            values = np.take(values, indices - start, axis=axis)
     return values

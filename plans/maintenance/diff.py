@@ -1,4 +1,4 @@
-"""What differs between two states of a store, or two stores."""
+"""Compare two states of a store, or two stores."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +33,10 @@ from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimen
 OPERATION = "diff"
 
 _KEYS = (SAMPLE_ID, "variant_contig", "variant_position", "variant_allele", "region_index")
-"""What samples and variants are told by, or follows from it, and is not compared as values."""
+"""Arrays that identify samples and variants, or are derived from them; their values are not compared."""
 
 _VARIANT_KEYS = frozenset({"contig_id", "variant_contig", "variant_position", "variant_allele"})
-"""What variants are told by."""
+"""Arrays that identify variants."""
 
 _FILTERS = "filter_id"
 
@@ -44,35 +44,35 @@ _FILTERS = "filter_id"
 @dataclass(frozen=True)
 class Difference:
     """
-    What differs between two VCZs. What is "in" only the second one has, what is "out" only the first.
+    The differences between two VCZs. "in" means only in the second, "out" means only in the first.
 
     Attributes
     ----------
     store, other
-        Which ones.
+        Labels of the first and the second VCZ.
     snapshot, other_snapshot
         Their snapshots; None on plain Zarr.
     samples_in, samples_out, samples_common
-        How many samples.
+        Numbers of samples.
     ids_in, ids_out
-        The IDs of those that only one has, if they were asked for.
+        IDs of the samples that only one has, if requested; else None.
     fields_in, fields_out
-        The arrays that only one has.
+        Names of the arrays that only one has.
     variants_in, variants_out, variants_common
-        How many variants.
+        Numbers of variants.
     variants_realigned
-        For how many of those that both have the alleles that both have are numbered otherwise.
+        Number of common variants at which a common allele has different indices.
     changed
-        For each field that both have, how many values differ: calls, or values of variants or of samples; an array
-        of neither counts as one value.
+        Number of values that differ in each compared field: calls, or values per variant or per sample. An array with
+        neither axis counts as one value.
     not_compared
-        The fields that cannot be compared, since their dimensions or kinds of values differ, they go by filters that
-        differ, or they are large and of neither variants nor samples. Those that `changed` has, too, go by allele and
-        were not compared at the `variants_realigned` variants.
+        Fields that were not compared: their dimensions or kinds of dtype differ, they index filters that differ, or
+        they are large and have neither axis. Those that are in `changed` too depend on the order of alleles, and were
+        not compared at the `variants_realigned` variants only.
     attributes_changed
-        The attributes of the root group that differ, other than those of vczstore.
+        Attributes of the root group that differ, except those of vczstore.
     exit_code
-        Whether a difference makes the exit status 1.
+        Whether the exit status is 1 if there is a difference.
     """
 
     store: str
@@ -95,14 +95,14 @@ class Difference:
     ids_out: list[str] | None = None
     exit_code: bool = field(default=False, repr=False)
     is_all: ClassVar[bool] = True
-    """What is printed is all that is done."""
+    """Printing the result is all that the command does, so failing to print it is an error."""
 
     @property
     def is_same(self) -> bool:
         """Whether nothing differs."""
-        some = (self.samples_in, self.samples_out, self.variants_in, self.variants_out, self.variants_realigned)
+        counts = (self.samples_in, self.samples_out, self.variants_in, self.variants_out, self.variants_realigned)
         fields_differ = (self.fields_in, self.fields_out, self.not_compared, self.attributes_changed)
-        return not any((*some, *self.changed.values(), *fields_differ))
+        return not any((*counts, *self.changed.values(), *fields_differ))
 
     @property
     def ok(self) -> bool:
@@ -110,23 +110,23 @@ class Difference:
         return self.is_same or not self.exit_code
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "exit_code"}
         return {"same": self.is_same, **{name: value for name, value in values.items() if value is not None}}
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
 
-        def told(*numbers: int) -> str:
+        def in_out_both(*numbers: int) -> str:
             return ", ".join(f"{n:,} {what}" for n, what in zip(numbers, ("in", "out", "in both"), strict=True))
 
         first, second = self._name(self.store, self.snapshot), self._name(self.other, self.other_snapshot)
         yield f"diff {first} {second}: {'no difference' if self.is_same else 'different'}"
-        yield f"  samples   {told(self.samples_in, self.samples_out, self.samples_common)}"
+        yield f"  samples   {in_out_both(self.samples_in, self.samples_out, self.samples_common)}"
         for mark, ids in (("+", self.ids_in), ("-", self.ids_out)):
             yield from (f"    {mark} {sample if sample.isprintable() else repr(sample)}" for sample in ids or ())
         realigned = f", {self.variants_realigned:,} with alleles in another order" * bool(self.variants_realigned)
-        yield f"  variants  {told(self.variants_in, self.variants_out, self.variants_common)}{realigned}"
+        yield f"  variants  {in_out_both(self.variants_in, self.variants_out, self.variants_common)}{realigned}"
         partly = [name for name in self.not_compared if name in self.changed]
         for what, names in (
             ("in", self.fields_in),
@@ -148,7 +148,7 @@ class Difference:
 
 
 def _unit(name: str) -> str:
-    """What is counted of a field."""
+    """Return the unit in which the differences of a field are counted."""
     return next(
         (what for head, what in (("call_", "calls"), ("sample_", "samples")) if name.startswith(head)), "values"
     )
@@ -163,13 +163,13 @@ def compare(
     Parameters
     ----------
     first, second
-        Where each is, and in which state; None is the present one.
+        The store of each, and its tag, branch or snapshot; None is the present state.
     options
-        What runs the tasks.
+        Executor and memory of the tasks.
     ids
-        Whether to tell the IDs of samples that only one has.
+        Whether to list the IDs of samples that only one has.
     exit_code
-        As of `Difference`.
+        As in `Difference`.
     """
     check_reachable(OPERATION, second[0], options)
     a, b = (open_at(OPERATION, store, at) for store, at in (first, second))
@@ -181,9 +181,9 @@ def compare(
     small = {name: same_values(a.arrays[name], b.arrays[name]) for name in common if name not in compared}
     fit = {name: pair for name, pair in compared.items() if comparable(*pair)}
     if not small.get(_FILTERS, _FILTERS not in a.arrays and _FILTERS not in b.arrays):
-        fit.pop("variant_filter", None)  # its numbers are those of other filters
-    of_chunks = _changed_chunks(a, b, first[0]) if first[0] is second[0] else None
-    counts, changed = _counts(a, b, fit, samples, of_chunks, first[0], options)
+        fit.pop("variant_filter", None)  # its columns are those of other filters
+    changed_chunks = _changed_chunks(a, b, first[0]) if first[0] is second[0] else None
+    counts, changed = _counts(a, b, fit, samples, changed_chunks, first[0], options)
     matched, realigned = counts
     partly = [name for name in fit if realigned and _goes_by_allele(name, a, b)]
     of_small = {name: int(not same) for name, same in small.items() if same is not None}
@@ -216,7 +216,7 @@ def _changed_attributes(a: Vcz, b: Vcz) -> list[str]:
 
 
 def _goes_by_allele(name: str, a: Vcz, b: Vcz) -> bool:
-    """Whether values of a field go by allele, as either one says."""
+    """Whether the values of a field depend on the order of alleles, according to the metadata of either VCZ."""
     arrays_of = [vcz.arrays[name] for vcz in (a, b)]
     if VARIANTS not in dimensions(arrays_of[0]):
         return False
@@ -230,7 +230,7 @@ def _has_axis(array: AnyArray) -> bool:
 
 @dataclass(frozen=True)
 class _Samples:
-    """The samples that both have, by position here (increasing) and there; and the IDs of the others."""
+    """Positions of the common samples in the first (increasing) and the second VCZ, and the IDs of the others."""
 
     here: np.ndarray
     there: np.ndarray
@@ -252,11 +252,11 @@ def _counts(
     b: Vcz,
     fit: Mapping[str, tuple[AnyArray, AnyArray]],
     samples: _Samples,
-    of_chunks: Mapping[str, np.ndarray | None] | None,
+    changed_chunks: Mapping[str, np.ndarray | None] | None,
     store: Store,
     options: Options,
 ) -> tuple[tuple[int, int], Counter[str]]:
-    """How many variants match, how many of them with alleles numbered otherwise; and how many values differ."""
+    """Return the numbers of common and of realigned variants, and the number of values that differ in each field."""
     memory = options.memory
     scans = run_scans(OPERATION, a, [b])
     seen = run_survey(Survey(OPERATION, tuple(scans), memory), store, options)
@@ -264,19 +264,21 @@ def _counts(
     matching = match_scan(OPERATION, a, [b], Rules(allow_new_alleles=True), runs, [None])
     matching = replace(matching, index=replace(matching.index, is_surveyed=True))
     phased = (phased_of(a.arrays), phased_of(b.arrays))
-    has_same_variants = of_chunks is not None and a.n_variants == b.n_variants and _VARIANT_KEYS.isdisjoint(of_chunks)
-    found = [
+    has_same_variants = (
+        changed_chunks is not None and a.n_variants == b.n_variants and _VARIANT_KEYS.isdisjoint(changed_chunks)
+    )
+    columns = [
         replace(
             scan, by_allele=_goes_by_allele(name, a, b), phased=phased if masked_by(name) == GENOTYPE else (None,) * 2
         )
         for name, pair in fit.items()
-        for scan in _scans(name, *pair, samples, matching, of_chunks)
+        for scan in _scans(name, *pair, samples, matching, changed_chunks)
         if not (has_same_variants and scan.is_unchanged)
     ]
-    values = run_survey(Survey(OPERATION, (CountCommon(matching), *found), memory), store, options)
+    values = run_survey(Survey(OPERATION, (CountCommon(matching), *columns), memory), store, options)
     matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()
     changed = Counter[str]()
-    for scan, items in zip(found, values[1:], strict=True):
+    for scan, items in zip(columns, values[1:], strict=True):
         changed[scan.name] += sum(items)
     for name, (ours, theirs) in fit.items():
         if VARIANTS not in dimensions(ours) and len(samples.here):
@@ -286,10 +288,10 @@ def _counts(
 
 
 def _changed_chunks(a: Vcz, b: Vcz, store: Store) -> Mapping[str, np.ndarray | None] | None:
-    """Which chunks may differ between two states of a repository; None if that is not known without reading them."""
+    """Return, by array, the chunks that may differ between two states of a repository; None if that is not known."""
     states = (a.snapshot or "", b.snapshot or "")
-    found = store.history.changed_chunks(*states)
-    return store.history.changed_chunks(*reversed(states)) if found is None else found
+    chunks = store.history.changed_chunks(*states)
+    return store.history.changed_chunks(*reversed(states)) if chunks is None else chunks
 
 
 def _scans(
@@ -298,10 +300,10 @@ def _scans(
     theirs: AnyArray,
     samples: _Samples,
     matching: FindMatches,
-    of_chunks: Mapping[str, np.ndarray | None] | None,
+    changed_chunks: Mapping[str, np.ndarray | None] | None,
 ) -> Sequence[CompareColumn]:
-    """What is looked at of a field: its chunk columns, as far as they have samples that both have."""
-    changed = None if of_chunks is None else of_chunks.get(name, np.empty((0, ours.ndim), "i8"))
+    """Return the comparisons of a field with a variants axis, one per chunk column that has common samples."""
+    changed = None if changed_chunks is None else changed_chunks.get(name, np.empty((0, ours.ndim), "i8"))
     if VARIANTS not in dimensions(ours):
         return []
     if SAMPLES not in dimensions(ours):

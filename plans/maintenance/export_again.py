@@ -1,8 +1,8 @@
-"""Exports of jobs: one that is there already is left alone, or replaced by that of another state, at once.
+"""Exports of jobs: an up-to-date export is left alone, an outdated one is replaced as a whole.
 
-Beside an export lies a record, which says of what it is, and what its files are like: their sizes and times. So a file
-or folder that is no export of a job, or has been changed since, is never replaced. A folder or file is made under
-another name, and takes its own when it is whole. An object store cannot replace at once, so there nothing is replaced.
+A record next to each export identifies the exported state and fingerprints the files by size and time. So a file or
+folder that was not exported by a job, or was changed since, is never replaced. A file or folder is written under a
+temporary name and renamed when complete. Object stores have no rename, so nothing is replaced there.
 """
 
 import glob
@@ -29,7 +29,7 @@ from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import Document, clear, fingerprint, get_many, names, read_json, write_json
 
 OPERATION, SUFFIX, ASIDE = "export", ".vczstore-export", ".vczstore-export-"
-"""The record lies beside an export, under its name and the suffix; an export is made under a name that begins so."""
+"""The name of the record is that of the export plus SUFFIX; an export is written under a name with prefix ASIDE."""
 
 _ROOTS = ("zarr.json", ".zgroup")
 
@@ -37,14 +37,14 @@ _ROOTS = ("zarr.json", ".zgroup")
 @dataclass(frozen=True)
 class Unchanged:
     """
-    An export that is there already.
+    The result where the export is up to date already.
 
     Attributes
     ----------
     store, snapshot
-        Of what it is; None on plain Zarr.
+        Label of the exported store, and its snapshot; the latter None on plain Zarr.
     out
-        Where it is.
+        Path or URL of the export.
     """
 
     store: str
@@ -53,32 +53,32 @@ class Unchanged:
     unchanged: ClassVar[bool] = True
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {**asdict(self), "written": False}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         return [f"{OPERATION} {self.out}: {self.store} is there already, as it is now"]
 
 
 def digest(*parts: object) -> str:
-    """What tells one export from another."""
+    """Return a digest that identifies an export; `parts` are JSON-serialisable."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class Place:
     """
-    Where a job exports to.
+    The destination of an export.
 
     Attributes
     ----------
     url
-        As the job names it.
+        Path or URL as given in the job.
     address
-        The same, links resolved.
+        The parsed URL, symbolic links resolved.
     options
-        What reaches it.
+        Storage options of the object store.
     """
 
     url: str
@@ -88,12 +88,12 @@ class Place:
     @classmethod
     def of(cls, url: str, options: Mapping[str, Any]) -> "Place":
         """
-        A path, or a place in an object store.
+        Parse a path or a URL of an object store.
 
         Raises
         ------
         UnsuitableError
-            If it has no place beside it.
+            If it is another kind of URL, or the root of a file system or bucket.
         """
         address = parse(url)
         if address.path is not None:
@@ -104,17 +104,17 @@ class Place:
 
     @property
     def path(self) -> Path | None:
-        """The path; None in an object store."""
+        """The local path; None in an object store."""
         return self.address.path
 
     @property
     def aside(self) -> Path:
-        """Where an export is made before it takes its name; it keeps its suffix."""
+        """The temporary path, with the same suffix, at which an export is written before it is renamed."""
         assert self.path is not None
         return self.path.with_name(ASIDE + self.path.name)
 
     def found(self) -> str | None:
-        """What is there is like; None if nothing is."""
+        """Return the fingerprint of the destination; None if nothing exists there."""
         if self.path is None:
             store = self._objects()
             return fingerprint(store) if names(store) else None
@@ -122,19 +122,19 @@ class Place:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is there, or a folder with nothing in it, into which an export goes too."""
+        """Whether nothing exists there, or only an empty folder."""
         is_folder = self.path is not None and self.path.is_dir()
         return not os.listdir(self.path) if is_folder else self.found() is None
 
     def objects(self) -> ZarrStore:
-        """What is there, in an object store, to be written to."""
+        """Return a writable Zarr store of the destination in an object store."""
         return self._objects().with_read_only(False)
 
     def _objects(self) -> ZarrStore:
         return ObjectStore(object_store(self.address, self.options), read_only=True)
 
     def record(self) -> Document:
-        """What the record says; nothing if there is none."""
+        """Return the record; an empty document if there is none."""
         if self.path is not None and not self.path.parent.is_dir():
             return {}
         folder, name = self._beside()
@@ -146,7 +146,7 @@ class Place:
             ) from error
 
     def write_record(self, of: str, known: list[str], *, begun: bool = False) -> None:
-        """Write what is there, and how it is recognised."""
+        """Write the record: the digest of the export, and the fingerprints by which it may be recognised."""
         folder, name = self._beside()
         write_json(folder.with_read_only(False), name, {"of": of, "known": known, "begun": begun})
 
@@ -158,15 +158,15 @@ class Place:
         return ObjectStore(object_store(inside, self.options), read_only=True), name + SUFFIX
 
     def tidy(self) -> None:
-        """Delete what a run that was killed has left beside the path."""
+        """Delete temporary files and folders left next to the path by a killed run."""
         if self.path is not None:
-            record = f"{glob.escape(self.path.name + SUFFIX)}.{'[0-9a-f]' * 32}.partial"  # which has no name yet
+            record = f"{glob.escape(self.path.name + SUFFIX)}.{'[0-9a-f]' * 32}.partial"  # not renamed yet
             others = (f".{glob.escape(self.aside.name)}-*", record)
-            for left in (self.aside, *(path for name in others for path in self.path.parent.glob(name))):
-                _delete(left)
+            for leftover in (self.aside, *(path for name in others for path in self.path.parent.glob(name))):
+                _delete(leftover)
 
     def clear(self) -> None:
-        """Delete what is there."""
+        """Delete everything at the destination."""
         if self.path is None:
             clear(self.objects())
         else:
@@ -174,12 +174,12 @@ class Place:
 
     def check(self) -> None:
         """
-        Check that nothing is there, or an export of a job that has not been changed since.
+        Check that nothing exists there, or only an unchanged export of a job.
 
         Raises
         ------
         UnsuitableError
-            If anything else is there.
+            If anything else exists there.
         """
         found, record = self.found(), self.record()
         if found is None or found in record.get("known", ()) or (self.path is None and record.get("begun")):
@@ -192,20 +192,21 @@ class Place:
 
 
 @contextmanager
-def of_one_state(group: StoreSet, found: Mapping[str, Vcz], places: Sequence[Place]) -> Iterator[None]:
+def of_one_state(group: StoreSet, parts: Mapping[str, Vcz], places: Sequence[Place]) -> Iterator[None]:
     """
-    Within which the parts of a set on plain Zarr, which no snapshot keeps, are exported one after the other.
+    Context manager within which the parts of a set on plain Zarr, which has no snapshots, are exported in turn.
 
     Raises
     ------
     StaleError
-        If a part has changed meanwhile, or is about to: parts of different states are no export, so none is left.
+        If a part has changed meanwhile, or an operation on the set is pending. New exports are deleted then, since the
+        parts may be of different states.
     """
-    stamps = {name: vcz.stamp for name, vcz in found.items() if vcz.store.supports_listing}
+    stamps = {name: vcz.stamp for name, vcz in parts.items() if vcz.store.supports_listing}
     new = [place for place in places if place.is_empty]
     try:
         yield
-        changed = [name for name, stamp in stamps.items() if fingerprint(found[name].store) != stamp]
+        changed = [name for name, stamp in stamps.items() if fingerprint(parts[name].store) != stamp]
         if changed or group.record.read() is not None:
             raise StaleError(
                 f"{OPERATION}: {group.label} was changed by another writer while it was copied; nothing was exported, "
@@ -218,34 +219,34 @@ def of_one_state(group: StoreSet, found: Mapping[str, Vcz], places: Sequence[Pla
 
 
 def like(path: Path) -> str:
-    """What changes when a file does, or any file of a folder."""
+    """Return a fingerprint of a file or folder, which changes when any of its files does."""
     if path.is_dir():
         return fingerprint(LocalStore(path, read_only=True))
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def export_again(place: Place, of: str, unchanged: Unchanged, write: Callable[[str], Found]) -> Found:
     """
-    Let an export be that of a state of a store.
+    Export a state of a store, unless the export is up to date.
 
     Parameters
     ----------
     place
-        Where it is, or will be.
+        The destination.
     of
-        What tells this export from any other.
+        The digest that identifies this export; see `digest`.
     unchanged
-        What is returned if it is there already.
+        The result to return if the export is up to date.
     write
-        Writes it to a path or URL.
+        Writes the export to a path or URL, and returns the result.
 
     Raises
     ------
     UnsuitableError
-        If something else is there, or an object store has an export of another state.
+        If something else exists there, or an object store has an export of another state.
     StorageError
-        If it cannot take its place.
+        If the finished export cannot be renamed.
     """
     place.check()
     place.tidy()
@@ -259,7 +260,7 @@ def export_again(place: Place, of: str, unchanged: Unchanged, write: Callable[[s
 def _to_path(place: Place, of: str, found: str | None, write: Callable[[str], Found]) -> Found:
     path, aside = place.path, place.aside
     assert path is not None
-    done = write(str(aside))
+    result = write(str(aside))
     try:
         place.write_record(of, [*([] if found is None else [found]), like(aside)])
         if found is None or not path.is_dir():
@@ -274,14 +275,14 @@ def _to_path(place: Place, of: str, found: str | None, write: Callable[[str], Fo
         raise StorageError(
             f"{OPERATION}: {place.url} cannot be written ({first_line(error)}); run the job again"
         ) from error
-    return done
+    return result
 
 
 def _to_objects(place: Place, of: str, unchanged: Unchanged, write: Callable[[str], Found]) -> Found:
     store, record = place.objects(), place.record()
     if names(store):
-        is_whole = any(found is not None for found in get_many(store, _ROOTS))
-        if is_whole and record.get("of") == of:  # a run was killed before it could say so
+        is_whole = any(document is not None for document in get_many(store, _ROOTS))
+        if is_whole and record.get("of") == of:  # a run was killed before it updated the record
             place.write_record(of, [fingerprint(store)])
             return unchanged
         if is_whole:
@@ -289,15 +290,15 @@ def _to_objects(place: Place, of: str, unchanged: Unchanged, write: Callable[[st
                 f"{OPERATION}: {place.url} has an export of another state, which cannot be replaced at once in an "
                 "object store; give each its own name, such as one with a date: release-${DATE}.vcz"
             )
-        clear(store)  # what a run that was killed has left
+        clear(store)  # an incomplete export of a killed run
     place.write_record(of, [], begun=True)
-    done = write(place.url)
+    result = write(place.url)
     place.write_record(of, [fingerprint(store)])
-    return done
+    return result
 
 
 def _delete(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

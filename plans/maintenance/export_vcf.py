@@ -1,4 +1,4 @@
-"""Export to VCF and BCF, through vcztools."""
+"""Export to VCF and BCF with vcztools."""
 
 import io
 import os
@@ -34,22 +34,22 @@ OPERATION, GENOTYPE = "export", "call_genotype"
 @dataclass(frozen=True)
 class Exported:
     """
-    What was exported.
+    The result of an export to VCF or BCF.
 
     Attributes
     ----------
     store, snapshot
-        From where, and its snapshot; None on plain Zarr.
+        Label of the exported store, and its snapshot; the latter None on plain Zarr.
     out
-        The file.
+        Path of the file.
     samples
-        How many samples it has.
+        Number of exported samples.
     notes
-        What was left out.
+        Messages for the user, such as about INFO fields that were left out.
     written
         False after a dry run.
     seconds
-        What it took.
+        Elapsed time.
     """
 
     store: str
@@ -61,30 +61,30 @@ class Exported:
     seconds: float = field(compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
-        how = f"in {self.seconds:.2f} s" if self.written else "(dry run, nothing was written)"
-        head = f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {how}"
+        """Return the lines that the command prints."""
+        outcome = f"in {self.seconds:.2f} s" if self.written else "(dry run, nothing was written)"
+        head = f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {outcome}"
         return [head, *(f"  {AFTERWARDS:<7} {note}" for note in self.notes)]
 
 
 def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *, dry_run: bool) -> Exported:
     """
-    Write samples of a VCZ to a VCF or BCF file, which is there when all is written.
+    Write samples of a VCZ to a VCF or BCF file, which gets its final name when it is complete.
 
     Parameters
     ----------
     vcz, chosen
-        What is written, and which samples.
+        The VCZ, and the samples to write.
     regions
-        Where; everywhere if there are none.
+        Regions to write; all variants if empty.
     out
-        The file.
+        Path of the file.
     dry_run
-        Whether to check alone whether it can be written.
+        Whether to check only that it can be written.
     """
     started = time.perf_counter()
     path = check_vcf(vcz, out)
@@ -108,11 +108,11 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
 
 
 _RECOUNTED = frozenset({"AC", "AN"})
-"""The INFO fields that vcztools makes from the genotypes."""
+"""INFO fields that vcztools computes from the genotypes."""
 
 
 def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
-    """The INFO fields that count samples which are gone, and are not made from the genotypes."""
+    """Return the INFO fields that count samples which are gone, except those that vcztools recomputes."""
     fields = {*stale(vcz)} | (
         {name for name in FIELDS if array_name(name) in vcz.arrays} if chosen.n_withdrawn else set()
     )
@@ -121,12 +121,12 @@ def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
 
 def check_vcf(vcz: Vcz, out: str) -> Path:
     """
-    Check that a VCZ can be written to a file, whether there is one or not; returns its path.
+    Check that a VCZ can be written to a file, and return the path of the file; it may exist.
 
     Raises
     ------
     UnsuitableError
-        If it is nowhere on this machine, its folder is not there, or vcztools does not read the VCZ.
+        If the file is not local, its folder does not exist, or vcztools cannot read the grid or shards of the VCZ.
     MissingDependencyError
         If vcztools is not installed.
     """
@@ -154,22 +154,22 @@ def check_vcf(vcz: Vcz, out: str) -> Path:
     return path
 
 
-def _publish(made: Path, path: Path) -> None:
-    """Give a file its name, unless there is something by now."""
+def _publish(finished: Path, path: Path) -> None:
+    """Move the finished file to its final path, unless that exists by now."""
     try:
-        os.link(made, path)
+        os.link(finished, path)
     except FileExistsError as error:
         raise UnsuitableError(f"{OPERATION}: {path} exists by now; choose another path") from error
-    except OSError:  # a file system without links: an empty file takes the name first
+    except OSError:  # a file system without hard links: reserve the name with an empty file first
         try:
             path.open("x").close()
         except FileExistsError as error:
             raise UnsuitableError(f"{OPERATION}: {path} exists by now; choose another path") from error
-        made.replace(path)
+        finished.replace(path)
 
 
 class _Content(NamedTuple):
-    """What is written: of a VCZ samples by position, rows as from `_rows`, and all INFO fields but some."""
+    """What to write: positions of samples, the chunk plan of `_rows`, and the INFO fields to leave out."""
 
     vcz: Vcz
     chosen: np.ndarray
@@ -179,7 +179,7 @@ class _Content(NamedTuple):
 
 @contextmanager
 def _explained(vcz: Vcz, path: Path) -> Iterator[None]:
-    """Turn what goes wrong while vcztools reads a VCZ into one line."""
+    """Convert any exception of vcztools into a `VczstoreError` with a one-line message."""
     try:
         yield
     except VczstoreError:
@@ -193,30 +193,30 @@ def _explained(vcz: Vcz, path: Path) -> Iterator[None]:
 
 
 def _write(content: _Content, path: Path, folder: Path) -> Path:
-    """Write the file into a folder; returns where it is."""
+    """Write the file into a temporary folder, and return its path there."""
     import pysam.bcftools
 
     suffix = path.suffix.lower()
-    made = folder / ("all.vcf" if suffix == ".vcf" else "all.vcf.gz")
+    output = folder / ("all.vcf" if suffix == ".vcf" else "all.vcf.gz")
     with _explained(content.vcz, path):
         if suffix == ".vcf":
-            with made.open("w") as file:
+            with output.open("w") as file:
                 _write_text(content, file)
         else:
-            with io.TextIOWrapper(cast("Any", pysam.BGZFile(str(made), "w"))) as file:
+            with io.TextIOWrapper(cast("Any", pysam.BGZFile(str(output), "w"))) as file:
                 _write_text(content, file)
         if suffix == ".bcf":
-            pysam.bcftools.view("--no-version", "-Ob", "-o", str(folder / "all.bcf"), str(made), catch_stdout=False)
-            made = folder / "all.bcf"
-    return made
+            pysam.bcftools.view("--no-version", "-Ob", "-o", str(folder / "all.bcf"), str(output), catch_stdout=False)
+            output = folder / "all.bcf"
+    return output
 
 
 def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
-    """What reads samples of a VCZ."""
+    """Return a vcztools reader of some samples of a VCZ."""
     from vcztools import VczReader
 
     reader = VczReader(_Group(vcz))
-    reader.set_bcftools_semantics()  # or AF, NS and others of chosen samples would be in records that do not have them
+    reader.set_bcftools_semantics()  # else AF, NS and others are added to records that lack them
     if not _is_all(vcz, chosen):
         reader.set_sample_indexes(chosen)
     return reader
@@ -224,9 +224,10 @@ def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
 
 class _Group(dict[str, AnyArray]):
     """
-    What vcztools takes for a group of zarr: its arrays refuse chunks that are cut off.
+    Stand-in for the Zarr group that vcztools expects, with arrays that reject truncated chunks.
 
-    A field that the header declares and no record has may be an array without elements, which vcztools cannot write.
+    Arrays of size 0, as of fields that are declared in the header but absent from all records, are left out: vcztools
+    cannot write them.
     """
 
     def __init__(self, vcz: Vcz) -> None:
@@ -234,12 +235,12 @@ class _Group(dict[str, AnyArray]):
         self.store, self.attrs = vcz.store, {**vcz.attributes, **vcf_headers.without_samples(vcz.attributes)}
 
     def array_keys(self) -> Iterable[str]:
-        """The names of the arrays."""
+        """Return the names of the arrays."""
         return self.keys()
 
 
 def _is_empty(array: AnyArray) -> bool:
-    """Whether a field has no element, however many variants and samples there are."""
+    """Whether a field has size 0 along an axis other than variants and samples."""
     lengths = list(zip(dimensions(array), array.shape, strict=True))
     is_field = bool(lengths) and lengths[0][0] == VARIANTS
     return is_field and any(n == 0 for name, n in lengths if name not in (VARIANTS, SAMPLES))
@@ -250,7 +251,7 @@ def _is_all(vcz: Vcz, chosen: np.ndarray) -> bool:
 
 
 def _rows(vcz: Vcz, chosen: np.ndarray, regions: Sequence[Region]) -> list[Any] | None:
-    """The rows that overlap regions, by chunk, as vcztools has them; None if there are no regions."""
+    """Return the chunk plan of vcztools for the rows that overlap regions; None if there are no regions."""
     if not regions:
         return None
     from vcztools.regions import build_chunk_plan
@@ -271,5 +272,5 @@ def _write_text(content: _Content, file: TextIO) -> None:
             reader.field_names = frozenset(reader.field_names) - {array_name(field) for field in left_out}
         tags = _RECOUNTED.intersection(stale(vcz)) if _is_all(vcz, chosen) else _RECOUNTED
         tags = tags if GENOTYPE in vcz.arrays else frozenset()
-        # the command line would tell which samples were left out
+        # no_version: the command line in the header would name the samples that were left out
         write_vcf(reader, file, no_version=True, fill_tags=tags)

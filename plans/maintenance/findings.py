@@ -1,7 +1,7 @@
-"""What is found wrong with a store, and how tasks look for it.
+"""Errors found in a store, and the scans by which tasks find them.
 
-Tasks look at chunks by number, or at variants by row, and say what they have seen in the reports that every task sends
-to the driver. What they meet they tell, and go on: a store may be damaged in more than one place.
+Tasks scan chunks by number, or variants by row, and return what they found to the driver in their task reports. They
+continue after an error, since a store may be damaged in more than one place.
 """
 
 import re
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Finding:
     """
-    One thing that is wrong.
+    One error in a store.
 
     Attributes
     ----------
     array
-        Where, None if with the store as a whole.
+        Name of the array; None if the error concerns the store as a whole.
     chunk
-        The chunk's key within the array; None if with no chunk alone.
+        Key of the chunk relative to the array; None if the error concerns no single chunk.
     what
-        In words. Never a sample ID.
+        Message. It never contains a sample ID.
     """
 
     array: str | None
@@ -42,27 +42,27 @@ class Finding:
 
     @property
     def order(self) -> tuple[str, list[int], str]:
-        """By array, then by chunk, numbers as numbers."""
+        """Sort key: by array, then by chunk in numeric order, then by message."""
         return self.array or "", [int(i) for i in re.findall(r"\d+", self.chunk or "")], self.what
 
 
 @dataclass
 class TaskFindings:
     """
-    What one task has seen.
+    The report of one task.
 
     Attributes
     ----------
     array
-        Of which array.
+        Name of the array.
     stored, absent
-        How many chunks are stored, and how many are not, which stand for the fill value.
+        Number of chunks that are stored, and that are absent and read as the fill value.
     outside
-        How many chunks are stored outside the grid.
+        Number of chunks that are stored outside the grid.
     errors
-        What is wrong.
+        The errors found.
     contigs
-        The variants, by row, at which another contig begins, and that contig.
+        Pairs of a row at which another contig begins, and the number of that contig.
     """
 
     array: str
@@ -76,16 +76,16 @@ class TaskFindings:
 @dataclass(frozen=True)
 class FindingScan:
     """
-    Something to look at in tasks.
+    A scan over a range of numbers, such as rows or chunks, split into tasks.
 
     Attributes
     ----------
     look
-        Looks at a range.
+        Function that scans a part of the range, and returns findings or None.
     n, per_task
-        How much there is, and how much of it one task takes.
+        Length of the range, and of the part that one task scans.
     mem
-        What a task needs for it, in bytes.
+        Bytes of memory that a task needs.
     """
 
     look: Callable[[slice], TaskFindings | None]
@@ -94,7 +94,7 @@ class FindingScan:
     mem: int
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """As a Cubed array, of what was seen."""
+        """Return a reader with one task per part of the range, in a list; an empty list if the range is empty."""
         from plans.core import scan_tasks
 
         if not self.n:
@@ -103,12 +103,12 @@ class FindingScan:
 
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:
-    """The key of a chunk below its array."""
+    """Return the key of a chunk relative to its array."""
     return encoded_chunks.chunk_key(array, tuple(at)).removeprefix(f"{array.path}/")
 
 
 class WithErrors:
-    """A dataclass of what was found in a store, errors among it."""
+    """Mixin for dataclasses of results with a field `errors`."""
 
     errors: Sequence[Finding]
 
@@ -118,6 +118,6 @@ class WithErrors:
         return not self.errors
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(cast("Any", self))}
+        """Return the result as a JSON-serialisable dict."""
+        values = {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
         return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def history_of(location: Location, options: "Options", operation: str = "tag") -> History:
     """
-    Open the history of a store.
+    Return the history of a store.
 
     Raises
     ------
     TagError
-        If it is on plain Zarr, which has none.
+        If the store is on plain Zarr, which has no history.
     """
     history = options.open(location).history
     history.require(operation)
@@ -29,12 +29,12 @@ def history_of(location: Location, options: "Options", operation: str = "tag") -
 
 def open_at(operation: str, store: Store, at: str | None) -> Vcz:
     """
-    Read the metadata of a store, now or at a tag, branch or snapshot.
+    Read the metadata of the present state of a store, or of a tag, branch or snapshot.
 
     Raises
     ------
     TagError
-        If there is no such state, or it is on plain Zarr, which keeps none but the present one.
+        If there is no such state, or the store is on plain Zarr, which has only the present one.
     """
     if at is not None:
         store.history.require(operation)
@@ -44,16 +44,16 @@ def open_at(operation: str, store: Store, at: str | None) -> Vcz:
 @dataclass(frozen=True)
 class Tagged(Unnamed):
     """
-    The tags of a store, or what was done to one.
+    The tags of a store, or the tag that was created or deleted.
 
     Attributes
     ----------
     tags
         The snapshot of each tag, by name.
     tag, snapshot
-        The tag that was made, and what it names.
+        Name of the tag that was created, and its snapshot; else None.
     deleted
-        The tag that was deleted.
+        Name of the tag that was deleted, else None.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -63,17 +63,17 @@ class Tagged(Unnamed):
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was done but to list the tags."""
+        """Whether the tags were only listed."""
         return self.tag is None and self.deleted is None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the tags, or what was done."""
+        """Return the result as a JSON-serialisable dict."""
         if self.deleted is not None:
             return {"deleted": self.deleted}
         return dict(self.tags) if self.tag is None else {"tag": self.tag, "snapshot": self.snapshot}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         if self.deleted is not None:
             return [f"deleted tag {self.deleted}"]
         if self.tag is not None:
@@ -82,42 +82,42 @@ class Tagged(Unnamed):
 
 
 def past_commits(history: History) -> Iterator[dict[str, Any]]:
-    """Yield what is told of each snapshot of a history, newest first."""
+    """Yield a description of each snapshot of a history, newest first, and then of the purged ones on record."""
     names: dict[str, list[str]] = {}
     for name, snapshot in history.tags().items():
         names.setdefault(snapshot, []).append(name)
     seen, past = set[str](), list[dict[str, Any]]()
     for entry in history.snapshots():
-        said = dict(entry.metadata.get("vczstore", {}))
-        past = past or said.pop(PAST, [])
-        said.pop(PAST, None)
+        record = dict(entry.metadata.get("vczstore", {}))
+        past = past or record.pop(PAST, [])
+        record.pop(PAST, None)
         seen.add(entry.id)
-        yield _describe(entry.id, entry.time, entry.message, said, names.get(entry.id, []))
-    for one in past:
-        if one["snapshot"] not in seen:
-            said = {key: value for key, value in one.items() if key not in ("snapshot", "time")}
-            yield _describe(one["snapshot"], one["time"], f"(purged) {_message(said)}", said, [])
+        yield _describe(entry.id, entry.time, entry.message, record, names.get(entry.id, []))
+    for commit in past:
+        if commit["snapshot"] not in seen:
+            record = {key: value for key, value in commit.items() if key not in ("snapshot", "time")}
+            yield _describe(commit["snapshot"], commit["time"], f"(purged) {_message(record)}", record, [])
 
 
-def _message(said: Mapping[str, Any]) -> str:
-    """What was done, in words, from what is told of it in numbers."""
-    steps = said.get("steps") or [said]
+def _message(record: Mapping[str, Any]) -> str:
+    """Compose a commit message from the operations and counts in the record of a commit."""
+    steps = record.get("steps") or [record]
     numbers = [({k: n for k, n in s.items() if isinstance(n, int)}, s.get("operation", "a commit")) for s in steps]
     return "; ".join(f"{operation}: {in_words(counts)}" if counts else operation for counts, operation in numbers)
 
 
-def _describe(snapshot: str, time: str, message: str, said: dict[str, Any], tags: list[str]) -> dict[str, Any]:
-    """What is told of one commit."""
-    versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
-    operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
-    for key in ("same", RESTORED):  # snapshots, which are no numbers
-        said.pop(key, None)
+def _describe(snapshot: str, time: str, message: str, record: dict[str, Any], tags: list[str]) -> dict[str, Any]:
+    """Return the JSON-serialisable description of one commit; keys are popped from `record`."""
+    versions = {"vczstore": record.pop("version"), **dict(sorted(record.pop("versions", {}).items()))} if record else {}
+    operation, job, steps = record.pop("operation", None), record.pop("job", None), record.pop("steps", None)
+    for key in ("same", RESTORED):  # snapshot IDs, not counts
+        record.pop(key, None)
     return {
         "snapshot": snapshot,
         "time": time,
         "message": message,
         "operation": operation,
-        "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+        "steps": steps if steps is not None else [{"operation": operation, **record}] if operation else [],
         "job": job,
         "versions": versions,
         "tags": tags,
@@ -127,17 +127,17 @@ def _describe(snapshot: str, time: str, message: str, said: dict[str, Any], tags
 @dataclass(frozen=True)
 class PastCommits(Unnamed):
     """
-    The history of a repository; an iterator, which reads as far as it is looked at.
+    The history of a repository, as an iterator that reads lazily.
 
     Attributes
     ----------
     entries
-        What `past_commits` yields.
+        The descriptions that `past_commits` yields.
     """
 
     entries: Iterator[dict[str, Any]]
     is_all: ClassVar[bool] = True
-    """What is printed is all that is done."""
+    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.entries
@@ -146,14 +146,14 @@ class PastCommits(Unnamed):
         return next(self.entries)
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """For JSON: a list of all entries."""
+        """Return the list of all entries, JSON-serialisable."""
         return list(self)
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         for entry in self:
             tags = "".join(f" ({name})" for name in entry["tags"])
             yield f"{entry['snapshot']}{tags}  {entry['time']}  {entry['message']}"
             job = [f"job {entry['job']}"] if entry["job"] else []
-            if made := [*job, *(f"{name} {number}" for name, number in entry["versions"].items())]:
-                yield f"  {', '.join(made)}"
+            if details := [*job, *(f"{name} {number}" for name, number in entry["versions"].items())]:
+                yield f"  {', '.join(details)}"

@@ -1,4 +1,4 @@
-"""What is in a store."""
+"""Description of the contents of a store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,44 +14,44 @@ from vczstore.vcz import arrays
 from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 HISTORY = 20
-"""How many snapshots are shown."""
+"""Number of snapshots to show."""
 
 
 @dataclass(frozen=True)
 class Description:
     """
-    What is in a store.
+    The contents of a store.
 
     Attributes
     ----------
     store, backend, zarr_format, vcf_zarr_version
-        Which store it is, and how it is kept.
+        Label, storage backend, Zarr format and VCF Zarr version of the store.
     snapshot
-        What was looked at, None on plain Zarr.
+        The snapshot that was read; None on plain Zarr.
     branch
-        The branch that was looked at; None on plain Zarr.
+        The branch that was read; None on plain Zarr, or if another state was requested.
     samples, removed_samples
-        How many samples are present, and how many have been removed.
+        Number of samples that are present, and that have been removed.
     variants
-        How many variants there are.
+        Number of variants.
     samples_chunk_size, variants_chunk_size
-        Of ``call_genotype``, or of the first field that has both dimensions; None if there is none. Where columns have
-        widths of their own, that of the widest.
+        Chunk lengths of ``call_genotype``, or of the first field with both dimensions; None if there is none. With a
+        flexible sample grid, the width of the widest column.
     samples_shard_size, variants_shard_size
-        Of the same field; None if it has no shards.
+        Shard lengths of the same field; None if it has no shards.
     sample_columns
-        How many samples each chunk column has, where columns have widths of their own; else None.
+        Number of samples in each chunk column of a flexible sample grid; else None.
     fields
-        The arrays with a samples dimension.
+        Names of the arrays with a samples dimension.
     stale
-        The INFO fields that were not recomputed since samples came, went or changed.
+        INFO fields that were not recomputed since samples were added, removed or changed.
     decoded_bytes, stored_bytes
-        Of all arrays, decoded and as they are stored, older snapshots included. `stored_bytes` is None where
-        it would take a listing of a remote store.
+        Decoded size of all arrays, and size in storage including older snapshots. `stored_bytes` is None where it would
+        require listing a remote store.
     tags
         The snapshot of each tag, by name.
     history
-        The latest snapshots up to what was looked at, newest first: id, time, message.
+        The latest snapshots up to the one that was read, newest first: id, time, message.
     """
 
     store: str
@@ -75,14 +75,14 @@ class Description:
     samples_shard_size: int | None = None
     variants_shard_size: int | None = None
     is_all: ClassVar[bool] = True
-    """What is printed is all that is done."""
+    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
-        """What the command prints: a row for each thing, its name first."""
+        """Return the lines that the command prints: a name and a value in each."""
         removed = f" ({self.removed_samples:,} removed)" if self.removed_samples else ""
         chunks = (
             "none"
@@ -124,7 +124,7 @@ class Description:
 
 
 def describe(store: Store, at: str | None = None) -> Description:
-    """Look at a store, now or at a tag or snapshot. Only metadata and sample IDs are read."""
+    """Describe the present state of a store, or a tag, branch or snapshot. Only metadata and sample IDs are read."""
     vcz = store.open(at)
     removed = int(np.sum(vcz.sample_ids == REMOVED))
     (samples_chunk, variants_chunk), (samples_shard, variants_shard) = _chunk_sizes(vcz)
@@ -156,17 +156,17 @@ def describe(store: Store, at: str | None = None) -> Description:
 
 def _runs(columns: list[int]) -> str:
     """
-    The widths of columns, those of one width together.
+    Format the widths of columns, run-length encoded.
 
     >>> _runs([1000, 1000, 7, 1])
     '2 x 1,000, 7, 1'
     """
-    counted = [(width, len(list(run))) for width, run in groupby(columns)]
-    return listing([f"{n:,} x {width:,}" if n > 1 else f"{width:,}" for width, n in counted], limit=20) or "none"
+    run_lengths = [(width, len(list(run))) for width, run in groupby(columns)]
+    return listing([f"{n:,} x {width:,}" if n > 1 else f"{width:,}" for width, n in run_lengths], limit=20) or "none"
 
 
 def _chunk_sizes(vcz: Vcz) -> tuple[tuple[int | None, int | None], tuple[int | None, int | None]]:
-    """How many samples and variants a chunk has, and a shard."""
+    """Return the lengths of a chunk along samples and variants, and those of a shard; None where there is none."""
     none = None, None
     names = sorted(vcz.arrays, key=lambda name: name != "call_genotype")
     for array in (vcz.arrays[name] for name in names):

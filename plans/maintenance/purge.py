@@ -1,8 +1,8 @@
 """
-Purge and gc: what nothing needs is deleted.
+Purge and gc: delete the history, or unreferenced objects.
 
-A purge deletes the history of a store, so that what was removed cannot be read through any of its snapshots. A
-collection of garbage leaves the history alone, and deletes what no snapshot leads to.
+A purge deletes the history of a store, so that removed samples cannot be read through any older snapshot. Garbage
+collection leaves the history alone, and deletes objects that no snapshot references.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from vczstore.stores.base import HeldLock, Keep, Store
 from vczstore.vcz.model import REMOVED, Vcz
 
 RECREATE = "recreate"
-"""The operation that rewrites a state that a tag names."""
+"""Name of the operation that rewrites the state of a tag, in commit metadata."""
 
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
@@ -26,20 +26,20 @@ NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten alrea
 @dataclass(frozen=True)
 class Purged:
     """
-    What a purge has done.
+    The result of a purge.
 
     Attributes
     ----------
     store
-        Which store.
+        Label of the store.
     snapshot
-        The new snapshot, None on plain Zarr, which has none.
+        The new snapshot; None on plain Zarr.
     counts
-        What was deleted, in numbers; ``bytes`` too.
+        Numbers of deleted objects by kind, and ``bytes``.
     deleted
-        The tags and branches that were deleted.
+        Tags and branches that were deleted.
     recreated
-        The names that rewritten tags have now, by those that they had.
+        The new name of each rewritten tag, by old name.
     """
 
     store: str
@@ -49,11 +49,11 @@ class Purged:
     recreated: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"deleted": list(self.deleted)}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         counts = dict(self.counts)
         if self.snapshot is None:
             return [f"purge {self.store}: {_in_words(counts) or 'nothing to do'}; {NO_HISTORY}"]
@@ -72,18 +72,18 @@ def _in_words(counts: Mapping[str, int]) -> str:
 @dataclass(frozen=True)
 class Foreseen:
     """
-    What a purge would delete.
+    The result of a dry run of a purge.
 
     Attributes
     ----------
     store
-        Which store.
+        Label of the store.
     counts
-        What would be deleted, in numbers; ``bytes`` are those that nothing references already.
+        Numbers of objects that would be deleted, by kind; ``bytes`` counts those that are unreferenced already.
     names
-        The tags and branches that would be deleted.
+        Tags and branches that would be deleted.
     recreated
-        The tags that would be rewritten.
+        Tags that would be rewritten.
     """
 
     store: str
@@ -92,12 +92,12 @@ class Foreseen:
     recreated: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         lists = {"names": list(self.names), "recreated": list(self.recreated)}
         return {**asdict(self), "counts": dict(self.counts), **lists, "dry_run": True}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         counts = dict(self.counts)
         size = counts.pop("bytes", 0)
         also = f", and {human_size(size)} that nothing references already" * bool(size)
@@ -110,14 +110,14 @@ class Foreseen:
 
 def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
     """
-    What a purge would delete.
+    Find what a purge would delete.
 
     Parameters
     ----------
     store, tags
         As in `purge_store`.
     changing
-        Whether a commit comes before it, such as a removal.
+        Whether a commit, such as a removal, would precede it.
     """
     counts, names = store.history.preview_purge(tags=tags, changing=changing)
     recreated: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
 
 
 def refuse_pins(store: Store, tags: str) -> None:
-    """Raise a `TagError` if what is going to be removed would be kept by a tag or a branch."""
+    """Raise a `TagError` if a tag or branch would keep samples that are about to be removed."""
     if tags != "delete":
         store.history.refuse_pins(changing=True, keep=store.history.tags() if tags == "recreate" else ())
 
@@ -140,29 +140,29 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
     Parameters
     ----------
     store
-        Which.
+        The store.
     tags
-        What to do with tags and branches that keep older snapshots.
+        Treatment of tags and branches that keep older snapshots.
     lock
-        That of jobs; it is held until this returns.
+        The lock of jobs, held until this returns.
     options
-        What runs removals from tagged states.
+        Executor and memory of the removals from tagged states.
     """
     again = f"run it again: vczstore purge {store.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:
-        now, base = dict[str, str](), None
+        renames, base = dict[str, str](), None
         if tags == "recreate" and store.history.tags():
             present = store.open()
-            now, base = _recreate(store, present, again, options), present.snapshot
+            renames, base = _recreate(store, present, again, options), present.snapshot
         snapshot, counts, deleted = store.history.purge(
             tags=tags,
-            keep=set(now.values()),
+            keep=set(renames.values()),
             base=base,
             before=lock.check,
         )
     except KeyboardInterrupt as error:
         raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error
-    recreated = {old: new for old, new in now.items() if old != new}
+    recreated = {old: new for old, new in renames.items() if old != new}
     if recreated:
         counts = {**counts, "tags recreated": len(recreated)}
     return Purged(store.label, snapshot, counts, tuple(deleted), recreated)
@@ -170,17 +170,18 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
 
 def _recreate(store: Store, present: Vcz, again: str, options: Options) -> dict[str, str]:
     """
-    Rewrite the states that tags name, without the samples that the present state has no longer.
+    Rewrite the states of tags without the samples that are missing from the present state.
 
-    Each is removed from on a branch of its own, in one commit. All states are looked at before any is rewritten.
+    Samples are removed from each state in one commit on a branch of its own. All states are read before any is
+    rewritten.
 
     Returns
     -------
     dict of str to str
-        What each tag is called now; most may be called what they were.
+        The new name of each tag by its old name; the same for a tag that was not rewritten.
     """
     history = store.history
-    history.refuse_pins(keep=history.tags())  # branches, before anything is done
+    history.refuse_pins(keep=history.tags())  # fail early if a branch keeps older snapshots
     ids = {REMOVED, *present.sample_ids.tolist()}
     withdrawn = {name: sorted(_samples(store, name) - ids) for name in history.tags()}
     renamed = history.complete_renames()
@@ -191,10 +192,10 @@ def _recreate(store: Store, present: Vcz, again: str, options: Options) -> dict[
         try:
             with history.rewriting(name) as branch:
                 plan = compile_remove(branch, branch.open(), withdrawn[name], options.memory)
-                said = {"operation": RECREATE, **plan.counts}
-                (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, options)
-                assert done.snapshot is not None
-                now[name] = history.rename_tag(name, done.snapshot)
+                metadata = {"operation": RECREATE, **plan.counts}
+                (result,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", metadata, options)
+                assert result.snapshot is not None
+                now[name] = history.rename_tag(name, result.snapshot)
         except VczstoreError as error:
             raise type(error)(f"purge: the tag {name} could not be rewritten: {error}; {again}") from error
     return {**now, **{old: now[new] for old, new in renamed.items()}}
@@ -213,18 +214,18 @@ def _samples(store: Store, tag: str) -> set[str]:
 @dataclass(frozen=True)
 class Collected:
     """
-    What a collection of garbage has done.
+    The result of a garbage collection.
 
     Attributes
     ----------
     store
-        Which store.
+        Label of the store.
     committed
         False after a dry run.
     snapshot
-        The new snapshot; None on plain Zarr, after a dry run, and where there was nothing to delete.
+        The new snapshot; None on plain Zarr, after a dry run, and if there was nothing to delete.
     counts
-        What was deleted, or would be, in numbers; ``bytes`` too.
+        Numbers of objects that were deleted, or would be, by kind, and ``bytes``.
     """
 
     store: str
@@ -238,11 +239,11 @@ class Collected:
         return not any(self.counts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {**asdict(self), "counts": dict(self.counts)}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         counts = dict(self.counts)
         size = human_size(counts.pop("bytes"))
         dry = "" if self.committed else " (dry run, nothing was deleted)"
@@ -252,23 +253,23 @@ class Collected:
 
 def collect_garbage(store: Store, lock: HeldLock | None, *, dry_run: bool, keep: Keep | None = None) -> Collected:
     """
-    Delete unreferenced objects: what writers that were stopped have left.
+    Delete unreferenced objects, such as those left by interrupted writers.
 
     Parameters
     ----------
     store
-        Which.
+        The store.
     lock
-        That of jobs; it is held until this returns.
+        The lock of jobs, held until this returns; None in a dry run.
     dry_run
-        Count, and delete nothing.
+        Whether to count only.
     keep
-        What is kept of the history; all of it if None.
+        Part of the history to keep; all of it if None.
 
     Raises
     ------
     TagError
-        If something is to be kept of a history that there is none of.
+        If `keep` is given and the store has no history.
     """
     if keep is not None:
         store.history.require("gc")

@@ -1,8 +1,8 @@
 """
-Repair: what stopped operations have left half-done on plain Zarr is finished or undone, where that is safe.
+Repair: finish or undo operations that were interrupted on plain Zarr, where that is safe.
 
-Also what vczstore 0.1.0 leaves, on Icechunk too: its `create` empty IDs without calls, its `remove` masks that say that
-calls are not missing, and values in ``sample_*`` arrays.
+Also fix what vczstore 0.1.0 leaves, on Icechunk too: empty IDs without calls from its `create`; and masks that mark
+removed calls as present, and values in ``sample_*`` arrays, from its `remove`.
 """
 
 from collections.abc import Callable
@@ -33,20 +33,20 @@ from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 @dataclass(frozen=True)
 class Repaired(WithErrors):
     """
-    What a repair has done.
+    The result of a repair.
 
     Attributes
     ----------
     store
-        Which store.
+        Label of the store.
     dry_run
-        Whether nothing was done, and `done` is what would be.
+        Whether nothing was written, and `done` lists what would be repaired.
     done
-        What was done, in words; never a sample ID.
+        Message for each repair; never with a sample ID.
     errors
-        What is wrong still, as `verify` tells it, and is not safe to repair: it takes the data, or a decision.
+        Remaining errors, as found by `verify`. They are not safe to repair without the data or a decision.
     note
-        Why there is nothing to do, or what is left that is no error.
+        Why there is nothing to repair, or what is left that is not an error.
     """
 
     store: str
@@ -56,7 +56,7 @@ class Repaired(WithErrors):
     note: str = ""
 
     def lines(self) -> list[str]:
-        """What the command prints: what was repaired, and what was not, a line each."""
+        """Return the lines that the command prints: repairs and remaining errors, one line each."""
         n = len(self.errors)
         left = f"; {n:,} error{'s' * (n > 1)} left that repair does not fix" if n else ""
         done = f"{len(self.done):,} repaired" if self.done else "nothing to repair"
@@ -75,11 +75,11 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
     Parameters
     ----------
     location, opts
-        What the store is called, and how it is found and looked at.
+        Location of the store, and the options to open and verify it.
     dry_run
         Whether to write nothing.
     quick
-        Whether to look for other errors in metadata and sample IDs only.
+        Whether to check for remaining errors in metadata and sample IDs only.
     """
     path = folder_of(place_of(location))
     done = _compaction(path, opts, dry_run=dry_run)
@@ -87,30 +87,30 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
         return Repaired(str(location), dry_run, tuple(done), ())
     store = opts.open(location)
     with nullcontext() if dry_run else store.exclusive_lock() as lock:
-        mended = _stopped(store, done, dry_run=dry_run)
+        repaired = _stopped(store, done, dry_run=dry_run)
         done += _half_written(path, dry_run=dry_run)
-        found = verify_store(store, opts, quick=quick)
-        left = set(found.errors)
-        if dry_run:  # what would be repaired is found still
-            left -= mended
+        verified = verify_store(store, opts, quick=quick)
+        errors = set(verified.errors)
+        if dry_run:  # errors that would be repaired are still there
+            errors -= repaired
         check = None if lock is None else lock.check
         _header(store, opts, done, dry_run=dry_run, check=check)
-        left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
+        errors = _half_removed(store, errors, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
-        note = store.why_consistent or _describe_outside(store, sum(found.outside.values()))
-    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda finding: finding.order)), note)
+        note = store.why_consistent or _describe_outside(store, sum(verified.outside.values()))
+    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(errors, key=lambda finding: finding.order)), note)
 
 
 def _describe_outside(store: Store, n: int) -> str:
-    """What an append that failed has left, and is no error: the same append writes it once more."""
-    there = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
-    return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
+    """Describe the chunks left by a failed append, which are not an error: the same append overwrites them."""
+    text = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
+    return f"{text}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
 
 
 def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
-    """What a stopped append has left of shapes and consolidated metadata is mended; returns what was wrong."""
-    if store.zarr_store is None:  # all is in transactions
+    """Repair shapes and consolidated metadata after an interrupted append, and return the errors that this fixes."""
+    if store.zarr_store is None:  # a transactional store has no such errors
         return set()
     before = store.open()
     after, *edits = _reveal(before, done)
@@ -128,12 +128,12 @@ def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
 
 
 def _header(store: Store, opts: Options, done: list[str], *, dry_run: bool, check: Callable[[], None] | None) -> None:
-    """Lines of the VCF's header go that name samples of which the store knows that they were removed."""
+    """Drop the lines of the VCF header that name samples recorded as removed."""
     vcz = store.open()
     present = {*vcz.sample_ids.tolist()}
     words = {*vcf_headers.words(vcz.attributes)} - present
     gone = list[str]()
-    with suppress(StorageError):  # without the key nothing is known of them
+    with suppress(StorageError):  # without the key the record of removed samples cannot be read
         gone = Withdrawn.of(store, vcz).among(sorted(words))
     if gone and (header := vcf_headers.without(vcz.attributes, gone, present)):
         done.append(f"lines of the VCF's header that name removed samples, in {listing([*header])}: dropped")
@@ -151,11 +151,11 @@ def _half_removed(
     quick: bool,
     check: Callable[[], None] | None,
 ) -> set[Finding]:
-    """What vczstore 0.1.0 leaves of samples without an ID: values, or places without calls; returns what is left."""
+    """Remove the values, or positions without calls, that vczstore 0.1.0 leaves of samples; return remaining errors."""
     vcz = store.open()
-    mine = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
-    found = {d.array for d in mine if d.array is not None and has_missing_value(vcz.arrays[d.array])}
-    # in all arrays: what is fill there is no value for `verify`, and tells of a person's ploidy all the same
+    stale = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
+    found = {d.array for d in repairable if d.array is not None and has_missing_value(vcz.arrays[d.array])}
+    # in all arrays: `verify` takes fill for missing, but its amount reveals a person's ploidy
     names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
     n = vcz.beyond_calls
     if not names and n is None:
@@ -168,11 +168,11 @@ def _half_removed(
     if not dry_run:
         run_plan(plan, opts, before_commit=check)
         return set(verify_store(store, opts, quick=quick).errors)
-    return errors - {d for d in mine if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
+    return errors - {d for d in stale if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
 
 
 def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]:
-    """A replacement of the folder that was stopped, as of a compaction: what it has left beside the store goes."""
+    """Finish or undo an interrupted replacement of the folder, as by a compaction; return messages about it."""
     if path is None or not leftovers(path):
         return []
     with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
@@ -195,33 +195,33 @@ def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
 
 def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
     """
-    An append that was stopped while its samples became visible: arrays are as long as sample_id is again.
+    Undo an append that was interrupted while its samples became visible: shrink arrays to the length of ``sample_id``.
 
-    Shapes follow in the order of the arrays' names, sample_id last; so the first ones have one length, which is more,
-    and the others that of sample_id. What else may have made arrays disagree is not repaired.
+    An append resizes arrays in the order of their names, sample_id last. So arrays up to some name have one greater
+    length, and the others that of sample_id. Arrays that disagree in any other way are not repaired.
 
     Returns
     -------
     Vcz
         The store as it will be.
     Edit
-        What makes it so. If this is stopped, it looks like the same append stopped earlier.
+        Edits that shrink the arrays. If interrupted, they leave the state of the same append interrupted earlier.
     """
     n = vcz.n_samples
     lengths = {name: array.shape[samples_axis(array) or 0] for name, array in vcz.samples_arrays.items()}
     longer = [name for name, length in lengths.items() if length > n]
-    rest = [length for name, length in lengths.items() if name not in longer]
+    others = [length for name, length in lengths.items() if name not in longer]
     if (
         not longer
         or list(lengths)[: len(longer)] != longer
         or len({lengths[m] for m in longer}) > 1
-        or set(rest) != {n}
+        or set(others) != {n}
     ):
         return (vcz,)
-    back = vcz.resized(n)
+    resized = vcz.resized(n)
     done.append(
         f"an append that was stopped is undone: {listing(longer)} had {lengths[longer[0]]:,} samples, {SAMPLE_ID} has "
         f"{n:,}; the same append brings them in"
     )
-    edits = [SetShape.of(back[name]) for name in reversed(longer)]
-    return (replace(vcz, arrays={**vcz.arrays, **{name: back[name] for name in longer}}), *edits)
+    edits = [SetShape.of(resized[name]) for name in reversed(longer)]
+    return (replace(vcz, arrays={**vcz.arrays, **{name: resized[name] for name in longer}}), *edits)

@@ -1,4 +1,4 @@
-"""The samples of a store."""
+"""List the samples of a store."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -23,17 +23,17 @@ class SampleList(Unnamed):
     Attributes
     ----------
     store, snapshot
-        Which store was looked at, and its snapshot; None on plain Zarr.
+        Label of the store, and the snapshot that was read; the latter None on plain Zarr.
     ids
-        The IDs of the samples that are present, in the order of the store; empty if removed ones were asked for.
+        IDs of the samples that are present, in store order; empty if removed samples were requested.
     removed
-        The positions of removed samples along the samples axis, if these were asked for.
+        Positions of removed samples along the samples axis, if requested; else empty.
     n_samples, n_removed
-        How many samples are present, and how many have been removed.
+        Number of samples that are present, and that have been removed.
     batches
-        If they were asked for, the number of the append that each of these samples came in by; -1 if that is not known.
+        Number of the append that added each sample of `ids`, -1 if unknown; None unless requested.
     table
-        Those appends: their numbers, times, digests of their sources, and the ids of jobs.
+        The appends, if `batches` is given: number, time, digest of the sources, and ID of the job.
     """
 
     store: str
@@ -45,22 +45,22 @@ class SampleList(Unnamed):
     batches: list[int] | None = None
     table: list[dict[str, Any]] | None = None
     is_all: ClassVar[bool] = True
-    """What is printed is all that is done."""
+    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None or name == "snapshot"}
 
     def lines(self) -> Iterator[str]:
-        """What the command prints: an ID or a position a line."""
+        """Yield the lines that the command prints: one ID or position in each."""
         ids = (sample if sample.isprintable() else repr(sample) for sample in self.ids)
         if self.batches is None:
             yield from ids
         else:
-            known = {row["batch"]: f"{row.get('time', '')}\t{row.get('job', '')}" for row in self.table or ()}
-            nothing = "\t"
-            yield from (f"{i}\t{n}\t{known.get(n, nothing)}" for i, n in zip(ids, self.batches, strict=True))
+            appends = {row["batch"]: f"{row.get('time', '')}\t{row.get('job', '')}" for row in self.table or ()}
+            unknown = "\t"
+            yield from (f"{i}\t{n}\t{appends.get(n, unknown)}" for i, n in zip(ids, self.batches, strict=True))
         yield from map(str, self.removed)
 
 
@@ -79,12 +79,12 @@ def require_same(store: str, parts: Mapping[str, Any]) -> None:
 
 def list_samples(store: Store, at: str | None = None, *, removed: bool = False, long: bool = False) -> SampleList:
     """
-    List the samples of a store, now or at a tag, branch or snapshot; or where removed ones were.
+    List the samples of a store, or of its state at a tag, branch or snapshot; or the positions of removed samples.
 
     Raises
     ------
     UnsuitableError
-        If it is asked by which append they came in, and the store does not keep that.
+        If `long` is set and the store does not record which append added a sample.
     """
     vcz = open_at("samples", store, at)
     ids = vcz.sample_ids

@@ -1,4 +1,4 @@
-"""What tasks look at in a store: all of its chunks, and the order of its variants and kept blocks."""
+"""The scans of `verify` over the data of a store."""
 
 import numpy as np
 
@@ -11,23 +11,23 @@ from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_grid, samples_axis
 
 
 def data_scans(vcz: Vcz) -> list[FindingScan]:
-    """What to look at in the chunks of a store: all of them, and the order of variants and kept blocks."""
+    """Return scans over all chunks of a store, and over the order of its variants and kept blocks."""
     try:
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
     except VczstoreError:
-        removed = np.empty(0, dtype="i8")  # which chunk it is will be seen
+        removed = np.empty(0, dtype="i8")  # the scan of chunks reports the damaged chunk
     alleles = vcz.arrays.get("variant_allele")
     n_alleles = alleles.shape[1] if alleles is not None and alleles.ndim == 2 else None
     regular = {name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if has_grid(array)}
     scans = [FindingScan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
     for name, array in regular.items():
         axis = samples_axis(array)
-        of_array = Chunks(
+        chunks = Chunks(
             name,
             array,
             axis if len(removed) and name != SAMPLE_ID else None,
             removed if axis is not None else removed[:0],
             n_alleles if name == "call_genotype" and array.dtype.kind == "i" else None,
         )
-        scans.append(of_array.scan())
+        scans.append(chunks.scan())
     return [*scans, *Order.scans(vcz), *BlockOrder.scans(vcz)]

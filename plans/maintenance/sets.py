@@ -1,4 +1,4 @@
-"""What is in a set of stores, whether its parts are in step, and how they are brought there."""
+"""Describe a set of stores, find parts that are out of step, and repair the set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,61 +19,61 @@ from vczstore.vcz.model import listing
 @dataclass(frozen=True)
 class SetDescription:
     """
-    What is in a set of stores.
+    The contents of a set of stores.
 
     Attributes
     ----------
     store
-        What the set is called.
+        Label of the set.
     parts
-        What is in each part, by its name.
+        Description of each part, by name.
     errors
-        Why the parts are not in step; nothing where all have the same samples and tags.
+        How the parts are out of step; empty if all have the same samples and tags.
     """
 
     store: str
     parts: Mapping[str, Description]
     errors: Sequence[str]
     is_all: ClassVar[bool] = True
-    """What is printed is all that is done."""
+    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        parts = {name: one.as_dict() for name, one in self.parts.items()}
+        """Return the result as a JSON-serialisable dict."""
+        parts = {name: part.as_dict() for name, part in self.parts.items()}
         return {"store": self.store, "errors": list(self.errors), "parts": parts}
 
     def lines(self) -> list[str]:
-        """What the command prints: a row for each part."""
+        """Return the lines that the command prints: the set, and then a line for each part."""
         first = next(iter(self.parts.values()))
         same = "not in step" if self.errors else f"{in_words({'samples': first.samples})}, the same in all"
         tags = [] if self.errors or not first.tags else [("tags", ", ".join(first.tags))]
         rows = [("set", f"{self.store}: {in_words({'parts': len(self.parts)})}, {same}"), *tags]
         rows += [("error", error) for error in self.errors]
-        for name, one in self.parts.items():
-            at = f", snapshot {one.snapshot}" if one.snapshot else ""
-            removed = f" ({one.removed_samples:,} removed)" if one.removed_samples else ""
+        for name, part in self.parts.items():
+            at = f", snapshot {part.snapshot}" if part.snapshot else ""
+            removed = f" ({part.removed_samples:,} removed)" if part.removed_samples else ""
             rows.append(
-                (name, f"{in_words({'samples': one.samples})}{removed}, {in_words({'variants': one.variants})}{at}")
+                (name, f"{in_words({'samples': part.samples})}{removed}, {in_words({'variants': part.variants})}{at}")
             )
         width = max(8, *(len(name) for name, _ in rows)) + 2
         return [f"{name:<{width}}{value}" for name, value in rows]
 
 
 def out_of_step(stores: Mapping[str, Store], at: str | None = None) -> list[str]:
-    """Say how the parts of a set differ: other samples, or tags that not all have."""
+    """Return messages about differences between the parts of a set: in their samples, or in their tags."""
     errors = []
     samples = {name: Samples.of(store.open(at)) for name, store in stores.items()}
-    if (found := differing(samples)) is not None:
-        errors.append(f"the parts {found}")
+    if (difference := differing(samples)) is not None:
+        errors.append(f"the parts {difference}")
     tags = {name: set(store.history.tags()) for name, store in stores.items()}
     for tag in sorted(set().union(*tags.values())):
-        lacking = [name for name, there in tags.items() if tag not in there]
+        lacking = [name for name, own in tags.items() if tag not in own]
         errors += [f"the tag {tag} is not in {listing(lacking)}"] * bool(lacking)
     return errors
 
 
 def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
-    """Complete what was stopped before all parts had it, as far as that is known, and repair each part."""
+    """Complete an interrupted operation on a set if its record allows it, and repair each part."""
     record, notes, errors = group.record.read(), list[str](), list[str]()
     if record is not None and record.is_staged:
         stores = group.open()
@@ -90,7 +90,7 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
                 purge_all(group, record, stores, purge)
             notes.append(f"completed {record.operation} ({record.summary}): {listing(behind) or 'no part lacked it'}")
     if record is None and not dry_run:
-        with group.locked(group.open()):  # which deletes what a run has left that was stopped before it had a record
+        with group.locked(group.open()):  # cleans up after a run that was interrupted before it wrote a record
             pass
     parts = group.perform(dry_run=dry_run)
     if record is not None and not record.is_staged:
@@ -103,22 +103,22 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
                 group.record.delete()
     if not dry_run:
         stores = group.open()
-        if (found := differing({name: Samples.of(store.open()) for name, store in stores.items()})) is not None:
-            errors.append(f"the parts {found}")
+        if (difference := differing({name: Samples.of(store.open()) for name, store in stores.items()})) is not None:
+            errors.append(f"the parts {difference}")
     return FoundInParts(group.called, group.label, parts, errors, notes)
 
 
 def _settled(group: StoreSet, record: Record) -> str | None:
-    """What has become of an operation on plain Zarr that was stopped; None if only running it again completes it."""
+    """Return the outcome of an operation interrupted on plain Zarr; None if only running it again completes it."""
     group.require_parts_of(record)
     try:
-        now = {name: Samples.of(store.open()).digest for name, store in group.open().items()}
+        digests = {name: Samples.of(store.open()).digest for name, store in group.open().items()}
     except VczstoreError:
         return None
     if any(part.before == part.after for part in record.parts.values()):
         return None
-    if all(now[name] == part.after for name, part in record.parts.items()):
+    if all(digests[name] == part.after for name, part in record.parts.items()):
         return f"{record.operation} ({record.summary}) is done in all parts"
-    if record.is_hidden and all(now[name] == part.before for name, part in record.parts.items()):
+    if record.is_hidden and all(digests[name] == part.before for name, part in record.parts.items()):
         return f"{record.operation} ({record.summary}) is done in no part; run it again"
     return None

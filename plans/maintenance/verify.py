@@ -1,4 +1,4 @@
-"""Whether a store is whole."""
+"""Verify that a store is complete and consistent."""
 
 import time
 from collections import Counter
@@ -20,24 +20,24 @@ OPERATION = "verify"
 @dataclass(frozen=True)
 class Verified(WithErrors):
     """
-    What was found in a store.
+    The result of verifying a store.
 
     Attributes
     ----------
     store, snapshot
-        Which store was looked at, and its snapshot; None on plain Zarr.
+        Label of the store, and the snapshot that was read; the latter None on plain Zarr.
     quick
-        Whether metadata and sample IDs are all that was looked at.
+        Whether only metadata and sample IDs were checked.
     arrays
-        How many arrays there are.
+        Number of arrays.
     chunks, absent
-        How many chunks are stored, and how many are not and stand for the fill value, as Zarr allows. None if quick.
+        Number of chunks that are stored, and that are absent and read as the fill value. None if `quick`.
     outside
-        How many chunks each array has outside its grid, where no reader looks; arrays without any are left out.
+        Number of chunks outside the grid of each array, which readers ignore; arrays without any are left out.
     errors
-        What is wrong, sorted by array and chunk.
+        The errors found, sorted by array and chunk.
     seconds
-        What it took.
+        Elapsed time.
     """
 
     store: str
@@ -51,14 +51,14 @@ class Verified(WithErrors):
     seconds: float = field(compare=False)
 
     def lines(self) -> list[str]:
-        """What the command prints: what was looked at, and what is wrong, a line each."""
+        """Return the lines that the command prints: a summary, and one line for each problem."""
         n = len(self.errors)
         verdict = f"{n:,} errors" if n > 1 else "1 error" if n else "consistent"
         chunks = "" if self.chunks is None else f", {self.chunks:,} chunks stored, {self.absent:,} absent"
-        what = "metadata and sample IDs" if self.quick else "all"
-        looked = f"looked at {what} of {self.arrays:,} arrays{chunks}, in {self.seconds:.2f} s"
+        scope = "metadata and sample IDs" if self.quick else "all"
+        summary = f"looked at {scope} of {self.arrays:,} arrays{chunks}, in {self.seconds:.2f} s"
         return [
-            f"verify {self.store}: {verdict}; {looked}",
+            f"verify {self.store}: {verdict}; {summary}",
             *(
                 f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such"
                 for name, n in self.outside.items()
@@ -69,34 +69,34 @@ class Verified(WithErrors):
 
 def verify_store(store: Store, options: Options, *, quick: bool) -> Verified:
     """
-    Look at all of a store, or at its metadata and sample IDs.
+    Verify a store.
 
     Parameters
     ----------
     store
         The store.
     quick
-        Whether to leave the chunks alone.
+        Whether to check metadata and sample IDs only.
     options
-        What runs the tasks.
+        Executor and memory of the tasks.
     """
     started = time.perf_counter()
     vcz = store.open()
     errors = set(metadata_errors(vcz))
-    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), store, options)
-    seen = [one for ones in found for one in ones]
-    errors.update(finding for one in seen for finding in one.errors)
-    errors.update(contig_errors(seen))
+    results = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), store, options)
+    reports = [report for of_scan in results for report in of_scan]
+    errors.update(finding for report in reports for finding in report.errors)
+    errors.update(contig_errors(reports))
     outside: Counter[str] = Counter()
-    for one in seen:
-        outside[one.array] += one.outside
+    for report in reports:
+        outside[report.array] += report.outside
     return Verified(
         store=store.label,
         snapshot=vcz.snapshot,
         quick=quick,
         arrays=len(vcz.arrays),
-        chunks=None if quick else sum(one.stored for one in seen),
-        absent=None if quick else sum(one.absent for one in seen),
+        chunks=None if quick else sum(report.stored for report in reports),
+        absent=None if quick else sum(report.absent for report in reports),
         outside={name: n for name, n in sorted(outside.items()) if n},
         errors=sorted(errors, key=lambda finding: finding.order),
         seconds=time.perf_counter() - started,

@@ -1,15 +1,15 @@
 """
-Verification of a removal: every object of a store is read, to show that nothing of the samples is left.
+Verify a removal: read every object of a store, to show that no trace of the removed samples is left.
 
-What is looked for, and where:
+What is checked:
 
-- IDs of four bytes and more: in the key and the bytes of every object, in what is compressed in it, and in the strings
-  of the store as it is now, as UTF-8, as JSON escapes and as UTF-32, which NumPy's fixed-width strings are. Where the
-  ID of a sample that stays contains one, that is no finding.
-- Shorter IDs: as whole sample IDs only, in every snapshot that can be reached. "1" is a contig, too, and is in any
-  object by chance.
-- Values: at the positions of all removed samples, every array holds what stands for "missing".
-- History, on Icechunk: no snapshot that can be reached has the samples, and no unreferenced object is left.
+- IDs of four bytes and more: searched for in the key and the bytes of every object, in the compressed data in it, and
+  in the strings of the present state; encoded as UTF-8, with JSON escapes, and as UTF-32 (NumPy's fixed-width strings).
+  An occurrence within the ID of another sample of the store is no finding.
+- Shorter IDs: compared with whole sample IDs only, in every reachable snapshot. "1" is also a contig name, and occurs
+  in most objects by chance.
+- Values: at the positions of all removed samples, every array is missing.
+- History, on Icechunk: no reachable snapshot has the samples, and there are no unreferenced objects.
 """
 
 import hashlib
@@ -43,40 +43,40 @@ from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import spellings, spelt_otherwise
 
 SHORT = 4
-"""IDs of fewer bytes are not looked for in bytes."""
+"""IDs with fewer bytes are not searched for in the bytes of objects."""
 
 MANY = 50
-"""So many different beginnings of IDs are looked for one by one."""
+"""With fewer distinct prefixes of IDs than this, data are searched for each prefix before the full pattern."""
 
 SHOWN = 10
-"""So many places of each kind of finding are named."""
+"""Maximum number of places to list for each kind of finding."""
 LONGEST = 1000
-"""Of longer IDs so many characters are looked for: it would take seconds to make an expression of a million."""
+"""IDs are cut to this many characters for the search: compiling a pattern of a million takes seconds."""
 
 
 @dataclass(frozen=True)
 class Verification:
     """
-    What a verification has found. Never a sample ID.
+    The result of verifying a removal. It never contains a sample ID.
 
     Attributes
     ----------
     store, backend
-        Which store.
+        Label of the store, and its storage backend.
     reasons
-        Why the samples are not erased; none if they are.
+        Why the samples are not erased; empty if they are.
     not_checked
-        What could not be checked, or is beyond what can be.
+        What was not checked, or cannot be.
     figures
-        What was checked, in numbers.
+        Counts of what was checked and found, by name.
     digest
         SHA-256 over a line ``KEY<tab>SIZE<tab>SHA-256<newline>`` for each object, sorted by key.
     snapshot
-        The store's present snapshot, None on plain Zarr.
+        The present snapshot of the store; None on plain Zarr.
     started, seconds
-        When, as an ISO time, and what it took.
+        Start as an ISO time, and elapsed time.
     versions
-        Of the software.
+        Versions of vczstore and of packages that it depends on.
     """
 
     store: str
@@ -92,11 +92,11 @@ class Verification:
 
     @property
     def erased(self) -> bool:
-        """Whether nothing of the samples was found."""
+        """Whether no trace of the samples was found."""
         return not self.reasons
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON-serialisable dict."""
         return {
             "store": self.store,
             "backend": self.backend,
@@ -117,13 +117,13 @@ class Verification:
         return self.erased
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """Return the lines that the command prints."""
         figures = {n: f"{v:,}" if isinstance(v, int) else f"{v:.2g}" for n, v in self.figures.items()}
         return [
             f"verify-removal {self.store}: {'erased' if self.erased else 'not erased'}",
             *(f"  found        {reason}" for reason in self.reasons),
             *(f"  not checked  {what}" for what in self.not_checked),
-            *(f"  {name:<46} {value}" for name, value in figures.items()),  # beside their names, which fit any number
+            *(f"  {name:<46} {value}" for name, value in figures.items()),  # aligned for any figure
             f"  sha256       {self.digest}",
         ]
 
@@ -132,25 +132,25 @@ def verify(
     url: Location, store: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
 ) -> Verification:
     """
-    Read all of a store, and look for what should not be there.
+    Read all objects of a store, and search for traces of removed samples.
 
     Parameters
     ----------
     url, store, options
-        The store: its path or URL, opened, and what reaches it.
+        Path or URL of the store, the store opened, and its storage options.
     samples
-        The IDs. They are used, and kept nowhere.
+        The sample IDs to search for. They are not stored anywhere.
     report
-        A folder for ``report.json`` and ``report.html``.
+        Folder for ``report.json`` and ``report.html``; None for no report.
 
     Raises
     ------
     SampleError
-        If there are no IDs.
+        If there are no IDs, or one contains a tab.
     DamagedStoreError
         If a chunk cannot be decoded.
     StaleError
-        If the store changes meanwhile.
+        If the store changes while it is read.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     ids = frozenset(samples) - {REMOVED}
@@ -177,7 +177,7 @@ def verify(
         look.at_grid(vcz, sizes)
     if store.open().state != vcz.state or objects.sizes() != sizes:
         raise StaleError(f"verify-removal: {store.label} was changed while it was read; run it again")
-    found = Verification(
+    result = Verification(
         store=look.shown(store.label),
         backend=store.backend,
         reasons=tuple(look.reasons),
@@ -190,14 +190,14 @@ def verify(
         versions={package: version(package) for package in ("vczstore", "icechunk", "numcodecs", "numpy", "zarr")},
     )
     if report is not None:
-        figures = {name: _shown(name, n) for name, n in found.figures.items()}
-        page.write(report, found.as_dict(), "verification.html.j2", found=found, figures=figures)
-    return found
+        figures = {name: _shown(name, n) for name, n in result.figures.items()}
+        page.write(report, result.as_dict(), "verification.html.j2", found=result, figures=figures)
+    return result
 
 
 @dataclass
 class _Look:
-    """What was found so far."""
+    """Collects findings and figures while objects and states of the store are searched."""
 
     ids: frozenset[str]
     needles: "_Needles"
@@ -206,11 +206,11 @@ class _Look:
     figures: dict[str, int | float] = field(default_factory=dict)
 
     def shown(self, text: str) -> str:
-        """A text for the report, unless an ID is in it."""
+        """Return a text for the report, or a placeholder if it contains an ID."""
         return "(a name that holds an ID)" if self.needles.count(text.encode(errors="surrogateescape")) else text
 
     def at_objects(self, objects: Objects, sizes: Mapping[str, int]) -> str:
-        """Look into every object; returns the digest of all."""
+        """Search every object, and return the digest over all of them."""
         digest, holding = hashlib.sha256(), dict[str, None]()
         hidden = versions = searched = 0
         for key, data, object_version in objects.read(sizes):
@@ -248,7 +248,7 @@ class _Look:
         return digest.hexdigest()
 
     def at_leftovers(self, url: Location) -> None:
-        """What killed processes were writing, and what a compaction that was stopped has left beside the store."""
+        """Report partial files of killed processes, and leftovers of an interrupted compaction next to the store."""
         path = folder_of(url)
         n = 0 if path is None else sum(1 for _ in half_written(path))
         if n:
@@ -263,19 +263,19 @@ class _Look:
             )
 
     def at_versions(self, kind: str | None, versions: int) -> None:
-        """What object stores keep of objects that were deleted or replaced."""
+        """Report old versions of objects that were deleted or replaced, and storage that cannot be checked."""
         if kind in ("s3", "az") and versions:
             self.reasons.append(
                 f"the bucket keeps old versions of objects ({_n(versions, 'object')} here have one): what was deleted "
                 "or replaced can be read by its version; delete the versions that are not current"
             )
         elif kind is not None and kind != "s3":
-            # S3 names the version of every object that has any. A generation on Google Cloud says nothing
+            # S3 reports a version ID where versioning is on; a generation on Google Cloud does not imply old versions
             self.not_checked.append(
                 "old versions of objects, and objects deleted softly: the object store does not tell"
             )
         if kind is not None:
-            # obstore sends what is longer than 5 MB in parts, and lists objects only
+            # obstore uploads objects over 5 MB in parts, and cannot list incomplete multipart uploads
             self.not_checked.append(
                 "uploads in parts that were begun and never completed: they are no objects; a lifecycle rule of the "
                 "bucket can end them, which deletes their parts"
@@ -286,7 +286,7 @@ class _Look:
         self.not_checked.append("the spelling of the IDs: one that the store never had is not found, either")
 
     def at_present(self, vcz: Vcz) -> None:
-        """Look at the store as it is now: sample IDs, strings, and the values of removed samples."""
+        """Search the present state: sample IDs, strings, VCF headers, and the values of removed samples."""
         names = [name for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if self._in_strings(array)]
         if names:
             self.reasons.append(f"an ID is in the strings of {_n(names, 'array')}: {_places(map(self.shown, names))}")
@@ -315,11 +315,11 @@ class _Look:
                 for block in _values_at(array, removed):
                     values += block.size
                     wrong[name] += block.size - _count_missing(name, array, block)
-        left_in = [name for name in wrong if wrong[name]]
-        if left_in:
+        affected = [name for name in wrong if wrong[name]]
+        if affected:
             self.reasons.append(
                 f"removed samples have {_n(wrong.total(), 'value')} that {_s(wrong.total(), 'is', 'are')} not missing, "
-                f"in {_places(map(self.shown, left_in))}; vczstore repair {self.shown(vcz.label)} makes them missing, "
+                f"in {_places(map(self.shown, affected))}; vczstore repair {self.shown(vcz.label)} makes them missing, "
                 "where there is such a value"
             )
         self.figures |= {
@@ -330,7 +330,7 @@ class _Look:
         }
 
     def _at_other_spellings(self, samples: Sequence[str]) -> None:
-        """Look for samples that the list means, though it does not have their IDs as they are."""
+        """Report samples of the store whose IDs differ from listed ones only in spelling or case."""
         others = self.ids.difference(samples)
         if meant := spelt_otherwise(others, samples):
             self.reasons.append(
@@ -344,7 +344,7 @@ class _Look:
             )
 
     def _in_strings(self, array: AnyArray) -> bool:
-        """Whether an ID is in an array of strings, however its chunks are encoded."""
+        """Whether an ID occurs in the decoded values of an array of strings."""
         if array.dtype.kind not in "OTUS":
             return False
         for region in chunk_regions(array, {}):
@@ -354,38 +354,38 @@ class _Look:
         return False
 
     def _is_in(self, store: Store, snapshot: str) -> bool:
-        """Whether a snapshot has an ID."""
+        """Whether a snapshot has a sample with one of the IDs, in any spelling."""
         try:
             samples = store.open(snapshot).sample_ids.tolist()
         except NotAStoreError:
-            return False  # the first snapshot of a repository is empty, and groups come later
+            return False  # the first snapshot of a repository is empty, and groups are created later
         return not self.ids.isdisjoint(samples) or bool(spelt_otherwise(self.ids, {*samples} - {REMOVED}))
 
     def at_history(self, store: Store, sizes: Mapping[str, int]) -> None:
-        """Look at every snapshot of a repository, and for unreferenced objects."""
+        """Check the sample IDs of every reachable snapshot, and look for unreferenced objects."""
         snapshots = store.history.reachable()
         folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
         for key in sizes:
             folder, _, name = key.partition("/")
             folders.get(folder, set()).add(name)
-        left = store.history.unreachable(snapshots, folders)
-        with_ids = [one for one in snapshots if any(self._is_in(vcz, one) for vcz in store.sharing_history())]
+        unreferenced = store.history.unreachable(snapshots, folders)
+        with_ids = [s for s in snapshots if any(self._is_in(other, s) for other in store.sharing_history())]
         label = self.shown(store.label)
         if with_ids:
             self.reasons.append(
                 f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "
                 f"vczstore purge {label}"
             )
-        if any(left.values()):
-            told = ", ".join(_n(n, what) for what, n in left.items() if n)
-            self.reasons.append(f"there are unreferenced objects: {told}; vczstore purge {label}")
+        if any(unreferenced.values()):
+            counts = ", ".join(_n(n, what) for what, n in unreferenced.items() if n)
+            self.reasons.append(f"there are unreferenced objects: {counts}; vczstore purge {label}")
         self.figures |= {
             "snapshots that can be reached": len(snapshots),
-            **{f"{what}s, unreferenced": n for what, n in left.items()},
+            **{f"{what}s, unreferenced": n for what, n in unreferenced.items()},
         }
 
     def at_grid(self, vcz: Vcz, sizes: Mapping[str, int]) -> None:
-        """Look for chunks of a plain Zarr that lie outside the arrays' shapes, and for what belongs to no array."""
+        """On plain Zarr, count chunks outside the grids of arrays, and objects that belong to no array."""
         outside = foreign = 0
         for key in sizes:
             head, _, name = key.partition("/")
@@ -415,47 +415,47 @@ _DOCUMENTS = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 @dataclass(frozen=True)
 class _Needles:
-    """The IDs as bytes to look for; `others` are the sample IDs of the store, of which some may contain one."""
+    """The encoded IDs to search for; `others` are the sample IDs of the store, some of which may contain one."""
 
     ids: frozenset[str]
     others: Sequence[str]
 
     @cached_property
     def long(self) -> list[str]:
-        """The IDs that are long enough."""
+        """The IDs of at least `SHORT` bytes."""
         return [sample for sample in self.ids if len(sample.encode()) >= SHORT]
 
     @property
     def n_ids(self) -> int:
-        """How many these are."""
+        """The number of IDs that are searched for in bytes."""
         return len(self.long)
 
     @cached_property
     def forms(self) -> dict[bytes, list[tuple[int, bytes]]]:
-        """What to look for; for each, where in which longer IDs of others it is no finding."""
+        """Each encoded ID, with the offsets at which encoded IDs of other samples contain it, which are no findings."""
         cut = {sample[:LONGEST] for sample in self.long}
-        found: dict[bytes, list[tuple[int, bytes]]] = {form: [] for sample in cut for form in _forms(sample)}
-        if not found:
-            return found
-        pattern = re.compile(_any_of(set(found)))
+        contained: dict[bytes, list[tuple[int, bytes]]] = {form: [] for sample in cut for form in _forms(sample)}
+        if not contained:
+            return contained
+        pattern = re.compile(_any_of(set(contained)))
         for other in set(self.others) - self.ids:
             for form in _forms(other):
                 for start, needle in _matches(pattern, form):
-                    found[needle].append((start, form))
-        return found
+                    contained[needle].append((start, form))
+        return contained
 
     @cached_property
     def pattern(self) -> re.Pattern[bytes] | None:
-        """All of it as one expression."""
+        """One pattern that matches any encoded ID; None if there are none."""
         return re.compile(_any_of(set(self.forms))) if self.forms else None
 
     @cached_property
     def heads(self) -> set[bytes]:
-        """What every one of them begins with: to find that none is there is ten times as fast as the expression."""
+        """Encoded prefixes of the IDs. A search that finds none of them is ten times as fast as the pattern."""
         return {head for sample in self.long for head in _forms(sample[:SHORT])}
 
     def count(self, data: bytes) -> int:
-        """How often an ID is in some bytes, other than as a part of another sample's."""
+        """Count the occurrences of IDs in some bytes, except those within the ID of another sample."""
         if self.pattern is None or (len(self.heads) < MANY and not any(head in data for head in self.heads)):
             return 0
         return sum(
@@ -464,17 +464,17 @@ class _Needles:
         )
 
     def expected(self, searched: int) -> float:
-        """How often so many random bytes would hold one of them."""
+        """Return the expected number of occurrences in random data of `searched` bytes."""
         return sum(searched * 256.0 ** -len(form) for form in self.forms)
 
 
 def _forms(sample: str) -> set[bytes]:
-    """The ways to write an ID: in UTF-8, in JSON, and in UTF-32."""
+    """Return an ID encoded as UTF-8, with JSON escapes, and as UTF-32."""
     return {sample.encode(), json.dumps(sample)[1:-1].encode(), sample.encode("utf-32-le")}
 
 
 def _matches(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Where a pattern is, overlapping or not."""
+    """Yield the offset and bytes of each match of a pattern, overlapping ones too."""
     match = pattern.search(data)
     while match:
         yield match.start(), match[0]
@@ -483,7 +483,7 @@ def _matches(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple[int, byt
 
 def _any_of(words: set[bytes]) -> bytes:
     """
-    An expression for any of some words, the longest first. As a tree, so that its time does not grow with their number.
+    Return a pattern for any of some words, longest match first, as a trie: its speed does not depend on their number.
 
     >>> _any_of({b"NA1", b"NA12", b"NA7"})
     b'NA(?:1(?:2|)|7)'
@@ -499,7 +499,7 @@ def _any_of(words: set[bytes]) -> bytes:
 
 
 def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
-    """The values of some samples, chunk by chunk."""
+    """Yield the values of some samples, chunk by chunk."""
     axis = samples_axis(array)
     assert axis is not None
     cut, positions = arrays.cuts(array)[axis], positions[positions < array.shape[axis]]
@@ -531,7 +531,7 @@ def _places(names: Iterable[str]) -> str:
 
 
 def _shown(name: str, figure: int | float) -> str:
-    """A figure for a report."""
+    """Format a figure for the report."""
     if "bytes " in name and "ID" not in name:
         return human_size(figure)
     return f"{figure:,}" if isinstance(figure, int) else f"{figure:.2g}"
