@@ -154,7 +154,7 @@ def _half_removed(
     """Remove the values, or positions without calls, that vczstore 0.1.0 leaves of samples; return remaining errors."""
     vcz = store.open()
     stale = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
-    found = {d.array for d in repairable if d.array is not None and has_missing_value(vcz.arrays[d.array])}
+    found = {d.array for d in stale if d.array is not None and has_missing_value(vcz.arrays[d.array])}
     # in all arrays: `verify` takes fill for missing, but its amount reveals a person's ploidy
     names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
     n = vcz.beyond_calls
