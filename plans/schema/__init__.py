@@ -1,1 +1,1 @@
-"""The fields of a store: whether those of a source fit, and what changes in the store where they do not."""
+"""Schema of a store: check that the arrays of sources fit, and compile the changes needed where they do not."""

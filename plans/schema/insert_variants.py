@@ -30,7 +30,7 @@ from plans.schema.widen import (
     changed_rows,
     completed,
     follows_alleles,
-    goes_by,
+    vector_number,
 )
 from plans.variants.field_numbers import field_of, number_of, numbers_of
 from plans.variants.find_insertion import Insertion
@@ -238,7 +238,7 @@ class ArrayInsertions:
         """The first row of an array in which anything changes, of which a chunk begins."""
         array = self.was.arrays[name]
         chunk = arrays.outer_chunks(array)[0]
-        is_by_allele = follows_alleles(name, array) or goes_by(name, self.was, self.findings)
+        is_by_allele = follows_alleles(name, array) or vector_number(name, self.was, self.findings)
         rows = changed_rows(self.findings, self.insertion.records.n_variants, chunk) if is_by_allele else ()
         return min([self.insertion.first // chunk, *rows]) * chunk
 

@@ -1,4 +1,4 @@
-"""Arrays of a store with rows for the variants that are inserted: old rows as they are, and the values of new ones."""
+"""Views of the arrays of a store with rows inserted for new variants: old rows unchanged, new rows computed."""
 
 import math
 from abc import abstractmethod
@@ -27,43 +27,43 @@ from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same
 @dataclass(frozen=True)
 class Inserted(View):
     """
-    An array of a store with rows for the variants that are inserted.
+    View of an array of a store with rows for the inserted variants.
 
     Attributes
     ----------
     source, like
-        The array as it is, in the dtype and with the axes that it will have; and as it will be.
+        The existing array, with the final dtype and trailing axes; and the array as it will be.
     name
-        Of the array.
+        Name of the array.
     records
-        Which variants there will be.
+        The variants of the store after the insertion.
     """
 
     name: str
     records: InsertedVariants
 
     def in_store(self, store: ZarrStore) -> AnyArray:
-        """The same: while it is written, only the state before tells what its rows were."""
+        """Return self: the old rows can only be read from the state before the insertion."""
         return cast("AnyArray", self)
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to look the variants up, and a copy of the old rows that are read together."""
+        """Return the memory to look up variants, plus a copy of the old rows that are read together."""
         size = arrays.element_bytes(cast("AnyArray", self))
         slab = (min(block[0], self._slab_rows), *block[1:])
         return self.records.reading_mem + math.prod(slab) * size
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region: the rows that the store has, and new ones between them."""
+        """Read a region: existing rows, with new rows between them."""
         rows = region[0]
         assert isinstance(rows, slice)
-        given = list(region[1:]) + [slice(None)] * (self.ndim - len(region))
+        trailing = list(region[1:]) + [slice(None)] * (self.ndim - len(region))
         others = [
-            slice(*r.indices(n)) if isinstance(r, slice) else r for r, n in zip(given, self.shape[1:], strict=True)
+            slice(*r.indices(n)) if isinstance(r, slice) else r for r, n in zip(trailing, self.shape[1:], strict=True)
         ]
         parts = [(part, np.arange(here.start, here.stop)) for part, here in self.records.parts(rows)]
         old = np.concatenate([np.empty(0, "i8"), *(part.old[at] for part, at in parts)])
-        wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in (rows, *others)]
-        values = np.empty(wanted, dtype=self.dtype)
+        shape = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in (rows, *others)]
+        values = np.empty(shape, dtype=self.dtype)
         self._put_old(values, old, others)
         begin = 0
         for part, at in parts:
@@ -74,12 +74,12 @@ class Inserted(View):
         return values
 
     def _put_old(self, values: np.ndarray, old: np.ndarray, others: Sequence[Any]) -> None:
-        """Put the rows that a store has where they go, run by run: one ends where a variant is inserted."""
+        """Copy existing rows to their positions in `values`, in runs that end where a variant is inserted."""
         kept = np.flatnonzero(old >= 0)
         if not len(kept):
             return
         read: Any = arrays.read_at if any(isinstance(r, np.ndarray) for r in others) else arrays.read
-        first = int(old[kept[0]])  # one after the other: no row of a store moves before another
+        first = int(old[kept[0]])  # kept rows are contiguous in the store: insertion preserves their order
         for a, b in self._slabs(first, first + len(kept)):
             slab, to = read(self.source, (slice(a, b), *others)), kept[a - first : b - first]
             starts = np.flatnonzero(np.diff(to, prepend=-2) != 1).tolist()
@@ -87,7 +87,7 @@ class Inserted(View):
                 values[to[start] : to[start] + stop - start] = slab[start:stop]
 
     def _slabs(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Rows of a store that are read together: as many chunks as zarr reads at once."""
+        """Return the ranges of rows that are read together: as many chunks as Zarr reads concurrently."""
         step = self._slab_rows
         return pairwise([start, *range((start // step + 1) * step, stop, step), stop])
 
@@ -97,24 +97,24 @@ class Inserted(View):
 
     @abstractmethod
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
-        """The values of new rows, given by their numbers in a range, within a region of the other axes."""
+        """Compute the values of new rows, given by their offsets in `part`, within a region of the other axes."""
 
 
 @dataclass(frozen=True)
 class InsertedCalls(Inserted):
     """
-    Calls: samples of a store have none of the variants that are inserted.
+    View of an array of calls, in which existing samples have no calls at inserted variants.
 
     Attributes
     ----------
     is_reference
-        Whether they have the reference there.
+        Whether existing samples are homozygous reference there rather than missing.
     haploid
-        The contigs where genotypes have one allele.
+        Contigs on which genotypes have one allele.
     removed
-        The positions of samples that were removed, which are missing even where others are not.
+        Positions of removed samples, which are missing in any case.
     kept
-        What the reference blocks that the store keeps tell of them; None if nothing.
+        Calls derived from reference blocks that the store keeps; None if it keeps none for this array.
     """
 
     is_reference: bool
@@ -123,9 +123,9 @@ class InsertedCalls(Inserted):
     kept: KeptCalls | None = None
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to look the variants up, and the blocks of samples."""
-        looking = 0 if self.kept is None else self.kept.reading_mem(block[0], block[1])
-        return super().extra_mem(block) + looking
+        """Return the memory to look up variants, plus that to look up kept reference blocks."""
+        of_kept = 0 if self.kept is None else self.kept.reading_mem(block[0], block[1])
+        return super().extra_mem(block) + of_kept
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         samples, is_haploid = np.arange(self.shape[1])[others[0]], np.isin(part.contig[rows], self.haploid)
@@ -133,8 +133,8 @@ class InsertedCalls(Inserted):
         missing = absent_calls(self.name, self.like, self.like, is_missing, is_haploid)
         values = absent_calls(self.name, self.like, self.like, is_missing | self.is_reference, is_haploid)
         if self.is_reference and len(self.removed):
-            where = np.isin(samples, self.removed).reshape(1, -1, *(1,) * (values.ndim - 2))
-            values = np.where(where, missing, values)
+            is_removed = np.isin(samples, self.removed).reshape(1, -1, *(1,) * (values.ndim - 2))
+            values = np.where(is_removed, missing, values)
         if self.kept is not None:
             values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
             self.kept.put(values, missing, part.start + rows, part.contig[rows], part.position[rows], samples)
@@ -143,48 +143,48 @@ class InsertedCalls(Inserted):
 
 @dataclass(frozen=True)
 class Unmoved(Fitted):
-    """An array without a variants axis in a dtype that has become wider, read as the store was before."""
+    """View of an array without variants axis in a wider dtype, read from the state before the change."""
 
     def in_store(self, store: ZarrStore) -> AnyArray:
-        """The same: it is read while it is written."""
+        """Return self: the array is read while it is rewritten."""
         return cast("AnyArray", self)
 
 
 @dataclass(frozen=True)
 class SourceField:
     """
-    What a source has of a field of variants, in the dtype and with the axes of the store's.
+    A per-variant field of a source, read with the dtype and axes of the store's array.
 
     Attributes
     ----------
     array
-        The source's.
+        The array of the source.
     field
-        What its vectors go by; None if by nothing.
+        How to reorder vectors per allele or genotype; None for any other field.
     columns
-        For each filter of the source, its number in the store; None of any other field.
+        For ``variant_filter``, the index in the store of each filter of the source; None for any other field.
     """
 
     array: AnyArray
     field: Field | None
     columns: np.ndarray | None
 
-    def read(self, mine: Matches, n_alleles: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    def read(self, matches: Matches, n_alleles: np.ndarray, empty: np.ndarray) -> np.ndarray:
         """
-        The values of some variants, all of which the source has.
+        Read the values of some variants, all of which the source has.
 
         Parameters
         ----------
-        mine
-            Which they are in the source.
+        matches
+            The rows and alleles of the variants in the source.
         n_alleles
-            How many alleles they have in the store.
+            Number of alleles of each variant in the store.
         empty
-            What they have if the source says nothing.
+            Default values of the variants, which are kept where the source has no value.
         """
-        low, high = int(mine.rows.min()), int(mine.rows.max()) + 1
+        low, high = int(matches.rows.min()), int(matches.rows.max()) + 1
         region = (slice(low, high), *(slice(0, n) for n in self.array.shape[1:]))
-        values = arrays.read_normalised(self.array, region)[mine.rows - low]
+        values = arrays.read_normalised(self.array, region)[matches.rows - low]
         result = empty.copy()
         if self.columns is not None:
             result[:, self.columns] = values
@@ -193,11 +193,11 @@ class SourceField:
             inside = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, result.shape, strict=True))
             result[inside] = _cast(values, result.dtype)[inside]
             return result
-        for i in range(len(values)):  # those that are inserted are few
-            width, n = result.shape[-1], int(mine.n_alleles[i])
+        for i in range(len(values)):  # few variants are inserted
+            width, n = result.shape[-1], int(matches.n_alleles[i])
             own = _lengthened(_cast(values[i : i + 1, np.newaxis], result.dtype), width, self.field.fill)
-            numbers = mine.alleles[i, :n].tolist()
-            unseen = -1 if mine.unseen is None else int(mine.unseen[i])
+            numbers = matches.alleles[i, :n].tolist()
+            unseen = -1 if matches.unseen is None else int(matches.unseen[i])
             result[i] = self.field.put_in_order(own, n, int(n_alleles[i]), numbers, width, None, unseen)[0, 0]
         return result
 
@@ -221,29 +221,29 @@ def _lengthened(values: np.ndarray, width: int, fill: Any) -> np.ndarray:
 @dataclass(frozen=True)
 class InsertedSites(Inserted):
     """
-    Fields of variants: those that are inserted have what the first source says that says anything.
+    View of a per-variant field: inserted variants have the value of the first source in which it is not missing.
 
     Attributes
     ----------
     fields
-        What each source has; None where it has nothing that the store could take.
+        The field in each source; None if a source lacks it, or the store cannot take it.
     masked
-        What a mask says it of; None of any other array.
+        For a mask, the view of the array that it masks; else None.
     """
 
     fields: tuple[SourceField | None, ...]
     masked: "InsertedSites | None" = None
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to look the variants up, and to read what a source has of them."""
-        read = [field.array for field in self.fields if field is not None]
-        return super().extra_mem(block) + max((arrays.decode_mem(array, 3) for array in read), default=0)
+        """Return the memory to look up variants, plus that to read the field of one source."""
+        sources = [field.array for field in self.fields if field is not None]
+        return super().extra_mem(block) + max((arrays.decode_mem(array, 3) for array in sources), default=0)
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         return self._values(part, rows)[(slice(None), *others)]
 
     def _values(self, part: MergedRange, rows: np.ndarray) -> np.ndarray:
-        """All that variants have."""
+        """Return the values of new rows over all trailing axes."""
         if self.masked is not None:
             values = self.masked._values(part, rows)
             return mask_of(self.name, self.masked.name, self.masked.like, values)
@@ -260,27 +260,27 @@ class InsertedSites(Inserted):
                 return self._first(part, rows)
 
     def _first(self, part: MergedRange, rows: np.ndarray) -> np.ndarray:
-        """What the first source has that has anything."""
+        """Return the values of the first source in which they are not missing."""
         missing = missing_value(self.name, self.like)
         result = np.full((len(rows), *self.shape[1:]), missing, dtype=self.dtype)
         if self.name != FILTER:
             result.reshape(len(rows), -1)[:, 1:] = fill_value(self.name, self.like)
-        is_due = np.ones(len(rows), dtype=bool)
+        is_pending = np.ones(len(rows), dtype=bool)
         for source, field in zip(part.sources, self.fields, strict=True):
-            at = np.flatnonzero(is_due & (source.rows[rows] >= 0))
+            at = np.flatnonzero(is_pending & (source.rows[rows] >= 0))
             if field is None or not len(at):
                 continue
             chosen = rows[at]
             unseen = None if source.unseen is None else source.unseen[chosen]
-            mine = Matches(source.rows[chosen], source.alleles[chosen], source.n_alleles[chosen], unseen)
-            values = field.read(mine, part.n_alleles[rows[at]], result[at])
-            is_said = self._is_said(values)
-            result[at[is_said]] = values[is_said]
-            is_due[at[is_said]] = False
+            matches = Matches(source.rows[chosen], source.alleles[chosen], source.n_alleles[chosen], unseen)
+            values = field.read(matches, part.n_alleles[rows[at]], result[at])
+            is_present = self._is_present(values)
+            result[at[is_present]] = values[is_present]
+            is_pending[at[is_present]] = False
         return result
 
-    def _is_said(self, values: np.ndarray) -> np.ndarray:
-        """Which of some values are not missing; filters that are not applied are said, too."""
+    def _is_present(self, values: np.ndarray) -> np.ndarray:
+        """Return the mask of variants whose values are not all missing; ``variant_filter`` is always present."""
         if self.name == FILTER:
             return np.ones(len(values), dtype=bool)
         flat = values.reshape(len(values), -1)

@@ -12,7 +12,7 @@ from zarr.types import AnyArray
 from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.views import like_source
-from plans.schema.fitting import MadeView
+from plans.schema.fitting import ComputedView
 from plans.schema.layout import Fields, Layout, base_of, field_of, named
 from plans.variants.block_calls import BlockRecords
 from plans.variants.findings import Findings
@@ -291,7 +291,7 @@ class HighestKept:
 
 
 @dataclass(frozen=True)
-class LeftOut(MadeView):
+class LeftOut(ComputedView):
     """Blocks that another store keeps, some of whose variants are left out."""
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
@@ -304,7 +304,7 @@ class LeftOut(MadeView):
 
 
 @dataclass(frozen=True)
-class _SourceView(MadeView):
+class _SourceView(ComputedView):
     """An array of a gVCF that it has not stored."""
 
     @property

@@ -1,8 +1,8 @@
-"""Missing: fields that get missing values, and whose dtype has none, become signed integers or are refused.
+"""Missing values: fields that need them but whose dtype has no sentinel become signed integers, or are refused.
 
-VCF Zarr (0.4, "Missing and fill values") has missing values of signed integers, floats and strings. Any value of an
-unsigned integer or a boolean is a real one: a depth of 0 is none of a sample that has no depth. Masks and phases are
-booleans that are False, or True, where there is no value.
+VCF Zarr (0.4, "Missing and fill values") defines sentinels for signed integers, floats and strings. Every value of an
+unsigned integer or a boolean is a real value: a depth of 0 does not mean that the depth is missing. Masks and phases
+need no sentinel: they are booleans that are True, or False, where the value is missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 def signed(dtype: np.dtype) -> np.dtype | None:
     """
-    The signed integers that hold the values of an unsigned one; None if there are none.
+    Return the signed dtype that holds all values of an unsigned one; None if there is none.
 
     >>> signed(np.dtype("u1")), signed(np.dtype("u8")), signed(np.dtype("?"))
     (dtype('int16'), None, None)
@@ -35,23 +35,23 @@ def with_missing_values(
     operation: str, store: Vcz, sources: Sequence[Vcz], layout: Layout, findings: Findings | None
 ) -> Layout:
     """
-    A layout in which all fields that get missing values have a dtype with one.
+    Return a layout in which all fields that get missing values have a dtype with a sentinel.
 
     Parameters
     ----------
     operation
-        For the message.
+        Name of the operation, for error messages.
     store, sources
-        A store, and what comes to it without the fields that are dropped.
+        The store, and its sources without dropped fields.
     layout
-        Theirs.
+        The layout of the store and its sources.
     findings
         How the sources are harmonised; None if they are not.
 
     Raises
     ------
     IncompatibleError
-        Naming the first field that would need a missing value and can have none, and why.
+        If a field needs a missing value and no signed dtype can hold its values.
     """
     forms = dict(layout.forms)
     for name, form in layout.forms.items():
@@ -68,12 +68,12 @@ def with_missing_values(
 
 def with_missing(operation: str, label: str, name: str, form: Form, why: str) -> Form:
     """
-    A form of signed integers in place of unsigned ones.
+    Return a form with a signed dtype in place of an unsigned one.
 
     Raises
     ------
     IncompatibleError
-        If there are none that hold the same values.
+        If no signed dtype holds the same values.
     """
     dtype = signed(form.dtype)
     if dtype is None:
@@ -88,7 +88,7 @@ def with_missing(operation: str, label: str, name: str, form: Form, why: str) ->
 def _reasons(
     name: str, form: Form, store: Vcz, sources: Sequence[Vcz], layout: Layout, findings: Findings | None
 ) -> Iterator[str]:
-    """Why a field gets missing values, for a message."""
+    """Yield the reasons why a field gets missing values, for an error message."""
     for source in sources:
         if name not in source.samples_arrays and not is_derived(name, source):
             yield f"the samples of {source.label}, which lacks it"
@@ -107,7 +107,7 @@ def _reasons(
 def missing_where_harmonised(
     name: str, form: Form, store: Vcz, sources: Sequence[Vcz], findings: Findings
 ) -> str | None:
-    """Why a field of calls gets missing values as it is harmonised, for a message; None if it gets none."""
+    """Return why harmonising a field of calls adds missing values, for an error message; None if it does not."""
     if findings.counts["variants absent"]:
         return "variants that a source lacks"
     if findings.insertion is not None:
@@ -119,7 +119,7 @@ def missing_where_harmonised(
 
 
 def _final_lengths(name: str, form: Form, vcz: Vcz, layout: Layout) -> dict[str, int]:
-    """The lengths of the axes that vectors end at; those of alleles are left out, since padding is never read there."""
+    """Return the final lengths of trailing axes, except those by allele, where padding is never read."""
     is_new = name not in vcz.samples_arrays or takes_all(vcz)
     known = lengths_of(Form.of(array) for array in vcz.arrays.values()) if is_new else {}
     return {
@@ -130,12 +130,12 @@ def _final_lengths(name: str, form: Form, vcz: Vcz, layout: Layout) -> dict[str,
 
 
 def _is_shorter(form: Form, final: dict[str, int]) -> bool:
-    own = dict(zip(map(str, form.dimensions), form.lengths, strict=True))
-    return any(own.get(d, 1) < n for d, n in final.items())
+    lengths = dict(zip(map(str, form.dimensions), form.lengths, strict=True))
+    return any(lengths.get(d, 1) < n for d, n in final.items())
 
 
 def _info_that_grows(vcz: Vcz, findings: Findings | None) -> list[str]:
-    """The INFO fields of unsigned integers that go by allele, where alleles come in."""
+    """Return the INFO fields of unsigned dtype with values per allele, if alleles are added."""
     if findings is None or not findings.new_alleles:
         return []
     numbers = numbers_of(vcz, "INFO")

@@ -1,4 +1,4 @@
-"""Provenance: which append each sample came in by, in an array of the store; of stores that were created with it."""
+"""Provenance: stores created with it record the append that added each sample, in an array."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,35 +11,35 @@ from zarr.types import AnyArray
 
 from plans.core.model import Plan
 from plans.core.views import like_source
-from plans.schema.fitting import MadeView
+from plans.schema.fitting import ComputedView
 from vczstore.errors import DamagedStoreError
 from vczstore.stores.edits import Edit, SetAttribute
 from vczstore.vcz import arrays
 from vczstore.vcz.model import BATCH, SAMPLE_ID, Vcz
 
 ATTRIBUTE = "vczstore_batches"
-"""The attribute of the root group with a row for each append: its number, time, a digest of its sources, its job."""
+"""Root attribute with one row per append: its number, time, digest of the sources, and ID of the job, if any."""
 
 
 @dataclass(frozen=True)
-class Given(MadeView):
-    """The numbers of samples of a source, which are known."""
+class BatchNumbers(ComputedView):
+    """View of the batch numbers of the samples of a source, held in memory."""
 
     values: np.ndarray
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Those of some samples."""
+        """Return the numbers of some samples."""
         return np.asarray(self.values[region[0]])
 
 
 def batches(vcz: Vcz) -> list[dict[str, Any]]:
     """
-    The rows of the table.
+    Return the rows of the table of batches; empty if the store has none.
 
     Raises
     ------
     DamagedStoreError
-        If it is none of ours.
+        If the attribute is not a table of batches.
     """
     rows = vcz.attributes.get(ATTRIBUTE, [])
     if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("batch"), int) for r in rows):
@@ -49,14 +49,15 @@ def batches(vcz: Vcz) -> list[dict[str, Any]]:
 
 def numbered(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict[str, Any]]]:
     """
-    Give the samples that come in the number of their batch, where the store keeps these.
+    Add the batch number to the samples of sources, if the store records provenance.
 
     Returns
     -------
     sources : sequence of Vcz
-        With an array of numbers.
+        The sources, with an array of batch numbers.
     table : list of dict
-        With a row for the batch; that of an append that was stopped, and begins again, is there already.
+        The table with a row for the batch; an interrupted append that is run again has its row already. Empty if the
+        store does not record provenance.
     """
     if BATCH not in vcz.samples_arrays or not sources:
         return sources, []
@@ -67,30 +68,30 @@ def numbered(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict
         table = [*table, {"batch": max([0, *(r["batch"] for r in table)]) + 1, "time": time, "sources": digest}]
     number = table[-1]["batch"]
     lengths = [int(source.arrays[SAMPLE_ID].shape[0]) for source in sources]
-    return [_with(vcz, s, np.full(n, number)) for s, n in zip(sources, lengths, strict=True)], table
+    return [_with_numbers(vcz, s, np.full(n, number)) for s, n in zip(sources, lengths, strict=True)], table
 
 
 def as_before(vcz: Vcz, sources: Sequence[Vcz], places: Sequence[np.ndarray]) -> Sequence[Vcz]:
-    """Give samples that are updated the numbers that they have, at their places in the store."""
+    """Add their existing batch numbers to samples that are updated; `places` are their positions in the store."""
     if BATCH not in vcz.samples_arrays:
         return sources
-    known = arrays.read(vcz.arrays[BATCH], (slice(None),))
+    numbers = arrays.read(vcz.arrays[BATCH], (slice(None),))
     result = []
     for source, to in zip(sources, places, strict=True):
         values = np.full(int(source.arrays[SAMPLE_ID].shape[0]), -1)
-        values[source.positions] = known[to]
-        result.append(_with(vcz, source, values))
+        values[source.positions] = numbers[to]
+        result.append(_with_numbers(vcz, source, values))
     return result
 
 
-def _with(vcz: Vcz, source: Vcz, values: np.ndarray) -> Vcz:
+def _with_numbers(vcz: Vcz, source: Vcz, values: np.ndarray) -> Vcz:
     like = like_source(vcz.arrays[BATCH], source.arrays[SAMPLE_ID], (len(values),))
-    given = Given(like, like, BATCH, values.astype(like.dtype))
+    given = BatchNumbers(like, like, BATCH, values.astype(like.dtype))
     return replace(source, arrays={**source.arrays, BATCH: cast("AnyArray", given)})
 
 
 def noting(plan: Plan, table: list[dict[str, Any]]) -> Plan:
-    """A plan that writes the table of batches, too: before the samples are visible, and again where that is lost."""
+    """Return a plan that also writes the table of batches: in preparation, and with the edits that end the plan."""
     if not table:
         return plan
     edit = SetAttribute(ATTRIBUTE, table, plan.after.zarr_format)
@@ -99,16 +100,16 @@ def noting(plan: Plan, table: list[dict[str, Any]]) -> Plan:
 
 
 def of_job(plan: Plan, job: str, known: int) -> Plan:
-    """A plan of a job, which the rows of the table name, but for as many as were known before."""
+    """Return a plan in which the rows of the table after the first `known` ones have the ID of the job."""
 
-    def named(edit: Edit) -> Edit:
+    def with_job(edit: Edit) -> Edit:
         if not isinstance(edit, SetAttribute) or edit.name != ATTRIBUTE:
             return edit
         return replace(edit, value=[*edit.value[:known], *({**row, "job": job} for row in edit.value[known:])])
 
     return replace(
         plan,
-        preparations=tuple(map(named, plan.preparations)),
-        edits=tuple(map(named, plan.edits)),
-        first=tuple(of_job(one, job, known) for one in plan.first),
+        preparations=tuple(map(with_job, plan.preparations)),
+        edits=tuple(map(with_job, plan.edits)),
+        first=tuple(of_job(earlier, job, known) for earlier in plan.first),
     )

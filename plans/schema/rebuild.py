@@ -1,8 +1,8 @@
-"""Rebuild: arrays of a store take a wider dtype, or another axis, so that all of their chunks are re-encoded.
+"""Rebuild: re-encode all chunks of arrays that need a wider dtype or another axis.
 
-Tasks read the old chunks while others write the new ones to the same places, so what they read is never what they
-write: on Icechunk it is the state before, and a folder of this machine is replaced by another one, in which all that
-stays what it is are hard links. The values are the same before and after.
+Old and new chunks have the same keys, so tasks never read the state that they write: on Icechunk they read the base
+snapshot, and a local folder is replaced by a new one, in which unchanged chunks are hard links. The values are the same
+before and after.
 """
 
 import math
@@ -27,21 +27,21 @@ from vczstore.vcz.model import Vcz, dimensions, has_grid
 
 def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str] = ()) -> dict[str, AnyArray]:
     """
-    The arrays of a store that chunks beside the old ones do not widen, as they will be.
+    Return the arrays of a store that must be rebuilt, as they will be: writing additional chunks is not enough.
 
     Parameters
     ----------
     operation
-        For the message.
+        Name of the operation, for error messages.
     vcz, layout
-        What there is, and what is needed.
+        The store, and the layout that it needs.
     texts
-        Arrays of strings of fixed width that become strings of any width.
+        Arrays of fixed-width strings that become variable-length strings.
 
     Raises
     ------
     IncompatibleError
-        If the codecs of one go with its dtype alone.
+        If an array has a codec that does not support the new dtype.
     """
     if takes_all(vcz):
         return {}
@@ -52,8 +52,8 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
         n_longer = sum(n != m for n, m in zip(array.shape, grown, strict=True))
         if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)) and n_longer < 2:
             continue
-        more = (layout.lengths.get(str(d), n) for d, n in zip(form.dimensions, form.lengths, strict=True))
-        shape = (*grown, *list(more)[array.ndim :])
+        lengths = (layout.lengths.get(str(d), n) for d, n in zip(form.dimensions, form.lengths, strict=True))
+        shape = (*grown, *list(lengths)[array.ndim :])
         try:
             result[name] = conversion.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
         except metadata.UnsupportedCodecError as error:
@@ -66,23 +66,23 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
 
 def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str, AnyArray], memory: Memory) -> Plan:
     """
-    Compile the re-encoding of arrays of a store, whose values stay what they are.
+    Compile the re-encoding of arrays of a store; their values do not change.
 
     Parameters
     ----------
     operation
-        What it is a part of.
+        Name of the operation that needs it.
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state before the rebuild.
     targets
-        The arrays as they will be.
+        The arrays as they will be, by name.
     memory
-        What a task may use.
+        Memory limits of a task.
 
     Raises
     ------
     UnsuitableError
-        If the store is on plain Zarr, and no folder of this machine that can be replaced.
+        If the store is on plain Zarr, but not a local folder that can be replaced.
     """
     writes: list[Write] = [Rewritten.of(operation, vcz.arrays[name], after, memory) for name, after in targets.items()]
     store = in_place(operation, store, f"{', '.join(targets)} of {store.label} would be re-encoded")
@@ -110,13 +110,13 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
 
 def in_place(operation: str, store: Store, what: str, instead: str = "") -> Store:
     """
-    Return where new chunks are written to while tasks read the old ones.
+    Return the store to which new chunks are written while tasks read the old ones.
 
     Raises
     ------
     UnsuitableError
-        If the store is on plain Zarr, and no folder of this machine that can be replaced; `what` says for what, and
-        `instead` what else can be done.
+        If the store is on plain Zarr, but not a local folder that can be replaced. The message consists of `what` would
+        be done, and of `instead`, an alternative.
     """
     try:
         return store.in_place()
@@ -133,7 +133,7 @@ def in_place(operation: str, store: Store, what: str, instead: str = "") -> Stor
 
 
 def wider_notes(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
-    """What people are told of arrays that become wider: from what to what."""
+    """Return a note for the user on the dtypes and axes of arrays that are widened, before and after."""
     texts = []
     for name, after in sorted({**widened, **targets}.items()):
         before = vcz.arrays[name]
@@ -149,7 +149,7 @@ def wider_notes(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str,
 
 
 def cost(plan: Plan) -> dict[str, int]:
-    """What re-encoding takes, in numbers."""
-    made = [write for write in plan.writes if isinstance(write, Rewritten)]
-    n_bytes = sum(math.prod(w.target.shape) * arrays.element_bytes(w.target) for w in made)
-    return {"chunks re-encoded": sum(w.decoded_chunks for w in made), "bytes re-encoded": n_bytes}
+    """Return the numbers of chunks and decoded bytes that are re-encoded."""
+    rewrites = [write for write in plan.writes if isinstance(write, Rewritten)]
+    n_bytes = sum(math.prod(w.target.shape) * arrays.element_bytes(w.target) for w in rewrites)
+    return {"chunks re-encoded": sum(w.decoded_chunks for w in rewrites), "bytes re-encoded": n_bytes}

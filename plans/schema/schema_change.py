@@ -1,7 +1,7 @@
-"""SchemaChange: what a store needs before it can take the samples of its sources, be they new to it or not.
+"""Schema changes that a store needs before the samples of its sources can be appended or updated.
 
-An append and an update ask the same: which dtypes, axes and fields there have to be, whether the values of a wider
-dtype need it, what is re-encoded before anything comes in, and what is left for tasks to check.
+Appends and updates share these steps: find the required dtypes, axes and fields, check whether values of a wider dtype
+really need it, re-encode arrays before samples are written, and collect the checks that are left to tasks.
 """
 
 from collections.abc import Collection, Generator, Mapping, Sequence
@@ -32,20 +32,20 @@ from vczstore.vcz.model import Vcz, listing
 @dataclass(frozen=True)
 class SchemaChange:
     """
-    What changes in the arrays of a store so that they can hold the samples of its sources.
+    The changes to the arrays of a store that make room for the samples of its sources.
 
     Attributes
     ----------
     was, vcz
-        The store as it is, and with arrays that are re-encoded and created.
+        The store before the change, and with re-encoded and created arrays.
     rebuilt, created
-        These arrays, by name.
+        The arrays that are re-encoded, and those that are created, by name.
     checks
-        What is left for tasks to check.
+        Checks on data that are left to tasks.
     first
-        What re-encodes, before anything else is written.
+        Plans that change the store before anything else is written.
     is_committed_first
-        Whether the re-encoded arrays are those that tasks read, since a folder is replaced before they begin.
+        Whether tasks read the re-encoded arrays, because a local folder is replaced before they begin.
     """
 
     was: Vcz
@@ -58,15 +58,15 @@ class SchemaChange:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What re-encoding takes, in numbers."""
+        """The numbers of chunks and bytes that are re-encoded; empty if none are."""
         return cost(self.first[0]) if self.rebuilt else {}
 
     def chunks_of_store(self, widening: Sequence[Write]) -> int:
-        """How many chunks of what the store has are re-encoded or rewritten."""
+        """Return the number of existing chunks of the store that are re-encoded or rewritten."""
         return self.counts.get("chunks re-encoded", 0) + sum(write.decoded_chunks for write in widening)
 
     def notes(self, wider: Mapping[str, AnyArray], widening: Sequence[Write]) -> dict[str, str]:
-        """What people are told of arrays that become wider, be it by chunks beside the old ones."""
+        """Return notes for the user on arrays that are widened, whether by re-encoding or by additional chunks."""
         rewriting = {"rewritten": rewritten(widening)} if widening else {}
         return {**wider_notes(self.was, self.rebuilt, wider), **rewriting}
 
@@ -85,31 +85,32 @@ def compile_schema_change(
     by_allele: Mapping[str, int] | None = None,
 ) -> SchemaChange:
     """
-    Compile what a store needs before it can take the samples of its sources.
+    Compile the changes that a store needs to take the samples of its sources.
 
     Parameters
     ----------
     operation
-        What it is a part of.
+        Name of the operation that needs them.
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state before the operation.
     sources
-        What comes in, without the fields that are dropped.
+        The sources, without dropped fields.
     layout
-        What the store needs, from `plans.schema.layout.layout_of`.
+        The layout that the store needs, from `plans.schema.layout.layout_of`.
     memory
-        What a task may use.
+        Memory limits of a task.
     fields
-        What is done about fields that the store or a source lacks.
+        Fields to drop or add where the store or a source lacks them.
     surveyed
-        Whether it is known which values need a wider dtype, so that no task has to check it.
+        Whether values have been surveyed for the dtype they need, so that no task has to check it.
     findings, by_allele
-        How the sources are harmonised with the store, and how long the axes become that go by alleles.
+        How the sources are harmonised with the store, and the new lengths of dimensions per allele; None if they are
+        not harmonised.
 
     Raises
     ------
     VczstoreError
-        If metadata tell that a source does not fit, or the store cannot be re-encoded.
+        If the metadata of a source are incompatible, or the store cannot be re-encoded.
     """
     layout = with_missing_values(operation, vcz, sources, layout, findings)
     texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
@@ -126,14 +127,14 @@ def compile_growth(
     operation: str, store: Store, change: SchemaChange, layout: Layout, memory: Memory
 ) -> tuple[SchemaChange, Plan]:
     """
-    Compile what makes axes longer, and writes fields that are added, for the samples that a store has.
+    Compile the extension of axes, and the writing of added fields, for the existing samples of a store.
 
     Returns
     -------
     change
-        The same, with the longer arrays.
+        The schema change with the longer arrays.
     plan
-        What writes them, and does nothing where there are none.
+        Plan that writes them; it does nothing if no array is extended or added.
     """
     wider = arrays_to_widen(operation, change.vcz, layout.lengths)
     widening = widenings(operation, change.vcz, wider, None, None, memory)
@@ -166,12 +167,17 @@ def look_up_unfit(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], memory: Memory
 ) -> Generator[Survey, list[list[Any]], set[tuple[int, str]]]:
     """
-    Look up which arrays of sources, by number and name, have values that the store's narrower dtype cannot hold.
+    Survey which arrays of sources have values that the narrower dtype of the store cannot hold.
 
     Yields
     ------
     Survey
-        What has to be looked up, if anything has. What was found is to be sent back: a list for each of its scans.
+        The survey, if one is needed. Its results are to be sent back: a list for each of its scans.
+
+    Returns
+    -------
+    set of (int, str)
+        Index of the source, and name of the array.
     """
     scans = {
         (i, name): FitsDtype(operation, source.label, name, array, vcz.samples_arrays[name].dtype, source.chosen)
@@ -184,13 +190,13 @@ def look_up_unfit(
 
 
 def dropped_fields(vcz: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
-    """The fields that may be dropped and are missing, from some source at least, in the store or as a whole."""
-    known = {name for one in (vcz, *sources) for name in one.samples_arrays}
-    return {n for n in known if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
+    """Return the droppable fields that at least one source lacks after dropping."""
+    names = {name for each in (vcz, *sources) for name in each.samples_arrays}
+    return {n for n in names if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
 
 
 def kept_summary(brought: Sequence[Vcz], fields: Fields, dropped: Collection[str]) -> Summary:
-    """What people are told of fields that may be dropped, and come in since they fit."""
+    """Summarise, for the user, the droppable fields that are kept because they fit."""
     kept = sorted({n for source in brought for n in source.samples_arrays if named(n, fields.drop)} - set(dropped))
     if not kept:
         return Summary()
@@ -198,7 +204,7 @@ def kept_summary(brought: Sequence[Vcz], fields: Fields, dropped: Collection[str
 
 
 def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:
-    """Whether values decide if the dtype of a store's array has room for those of a source."""
+    """Whether it depends on the values of a source if the dtype of the store's array can hold them."""
     if ours is None or fits(theirs.dtype, ours.dtype) or widest(theirs.dtype, ours.dtype) is None:
         return False
     return ours.dtype.kind in "iuU" or ours.dtype.kind == theirs.dtype.kind == "S"
@@ -214,22 +220,22 @@ def _check(
     *,
     surveyed: bool,
 ) -> list[Check]:
-    """Check what metadata tell of sources and a store that has all arrays it needs; what is left for tasks to check."""
+    """Check the metadata of sources against a store with all arrays it needs; return the checks left to tasks."""
     checks: list[Check] = []
     for source in sources:
         check_metadata(operation, vcz, source, harmonised=findings is not None, may_lack=_may_lack(vcz, source, fields))
         if findings is not None:
             check_fields(operation, vcz, source, findings, by_allele or {})
-        mine = data_checks(operation, vcz, source, harmonised=findings is not None)
-        checks += [check for check in mine if not (surveyed and isinstance(check, FitsDtype))]
+        own = data_checks(operation, vcz, source, harmonised=findings is not None)
+        checks += [check for check in own if not (surveyed and isinstance(check, FitsDtype))]
     return checks
 
 
 def _may_lack(vcz: Vcz, source: Vcz, fields: Fields) -> set[str]:
-    """The fields of a store that are missing for the samples of a source, or follow from others."""
+    """Return the fields of a store that a source may lack: they are missing, or derived from other fields."""
     lacks = {name for name in vcz.samples_arrays if name not in source.samples_arrays}
     if takes_all(vcz):
         return lacks
-    # of samples without blocks nothing is known, and the length of a block is none of a variant's fields
+    # samples may lack kept blocks, and the length of a reference block is not a property of variants
     may_lack = (*fields.drop, *fields.add, BLOCKS, LEN)
     return {n for n in lacks if named(n, may_lack) or is_derived(n, source)}

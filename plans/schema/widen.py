@@ -1,4 +1,4 @@
-"""Widening: what changes in a store itself when alleles come in that it has not seen."""
+"""Widening: changes to existing arrays of a store when new alleles are added."""
 
 import math
 from abc import ABC, abstractmethod
@@ -43,12 +43,13 @@ def widenings(
     memory: Memory,
 ) -> "tuple[Write, ...]":
     """
-    What is written of what is in the store already: arrays that become longer, and vectors that end before new alleles.
+    Compile the writes to existing data: extended axes, and vectors that must be extended for new alleles.
 
-    Samples come behind `old` ones, whose ragged last column is left to them; all columns are written if it is None.
+    Samples are appended after `old` ones: the ragged last chunk column is left to the append. All columns are written
+    if `old` is None.
 
-    ``variant_allele`` comes last. Nothing else tells a run that follows one that was stopped which vectors are to be
-    completed.
+    ``variant_allele`` is written last: after an interruption, the next run relies on it to find the vectors that still
+    have to be extended.
     """
     result: list[Write] = []
     by_allele = [name for name, array in vcz.arrays.items() if follows_alleles(name, array)]
@@ -71,33 +72,33 @@ def widenings(
 
 
 def follows_alleles(name: str, array: AnyArray) -> bool:
-    """Whether it is ``variant_allele``, or says of its values which are missing and fill."""
+    """Whether an array is ``variant_allele`` or one of its masks."""
     is_mask = array.dtype.kind == "b" and dimensions(array) == (VARIANTS, "alleles")
     return name == ALLELE or (masked_by(name) == ALLELE and is_mask)
 
 
 def rewritten(writes: "Sequence[Write]") -> str:
-    """What `widenings` cost, for people."""
-    n_chunks, n_bytes = (sum(getattr(w, what) for w in writes) for what in ("decoded_chunks", "bytes_written"))
+    """Describe the cost of `widenings` for the user."""
+    n_chunks, n_bytes = (sum(getattr(w, count) for w in writes) for count in ("decoded_chunks", "bytes_written"))
     return f"{n_chunks:,} chunks ({n_bytes:,} bytes) of {listing(sorted({w.name for w in writes}), limit=50)}"
 
 
 def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: Findings | None) -> "AnyArray | View":
     """
-    What an array of the store has, as it is going to be beside new alleles.
+    Return an array of the store as it will be once new alleles are added: itself, or a view.
 
     Parameters
     ----------
     name, vcz
-        The array.
+        Name of the array, and the store.
     before
-        The same with the samples that count.
+        The array as it is read.
     after
-        The same with dimensions that have become longer.
+        The array with extended axes.
     findings
-        What alleles come in; None if none can.
+        The new alleles; None if there cannot be any.
     """
-    number = "" if findings is None else goes_by(name, vcz, findings)
+    number = "" if findings is None else vector_number(name, vcz, findings)
     if findings is None or not number:
         return before if after.shape == before.shape else Padded(before, after)
     data = vcz.arrays.get(name.removesuffix("_fill"), before)
@@ -116,31 +117,31 @@ def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: 
     )
 
 
-def goes_by(name: str, vcz: Vcz, findings: Findings) -> str:
-    """What the vectors of an array go by, if any have to be completed: ``R``, ``A`` or ``G``."""
+def vector_number(name: str, vcz: Vcz, findings: Findings) -> str:
+    """Return the Number (``R``, ``A`` or ``G``) of an array whose vectors must be extended; else ``""``."""
     array = vcz.arrays[name]
     if not findings.new_alleles or name == ALLELE or array.ndim < 2 or dimensions(array)[0] != VARIANTS:
         return ""
     if same(np.array([missing_value(name, array)], array.dtype), fill_value(name, array)).all():
-        return ""  # nothing tells missing from fill
+        return ""  # missing and fill cannot be distinguished
     numbers = findings.numbers if samples_axis(array) is not None else numbers_of(vcz, "INFO")
     return number_of(name.removesuffix("_fill"), array, numbers)
 
 
 @dataclass(frozen=True)
-class _WidenedArray(Reencoded, ABC):
-    """Chunk columns that a reader makes."""
+class _ColumnWrite(Reencoded, ABC):
+    """Write of chunk columns whose values come from a reader."""
 
     @abstractmethod
     def reader(self, store: ZarrStore) -> "Reader":
-        """What the columns are made of."""
+        """Return the reader of the values."""
 
     @abstractmethod
     def reading_mem(self) -> int:
-        """What it takes to read a block."""
+        """Return the memory to read a block."""
 
     def by_cubed(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
-        """Read, and write."""
+        """Return a Cubed array that reads and writes all blocks."""
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
@@ -148,7 +149,7 @@ class _WidenedArray(Reencoded, ABC):
         return [chunks.put(self.reader(store), view, memory.spec(), extra_mem=self.reading_mem())]
 
     def by_zarr(self, store: ZarrStore) -> None:
-        """Block by block."""
+        """Read and write block by block."""
         target, reader = arrays.planned(self.target, store=store), self.reader(store)
         for index in np.ndindex(*(len(b) for b in self.columns.blocks)):
             values = reader.block(index)
@@ -157,14 +158,14 @@ class _WidenedArray(Reencoded, ABC):
 
 
 @dataclass(frozen=True)
-class Rewritten(_WidenedArray):
-    """All of an array becomes another one, with dimensions that have become longer, or in a wider dtype."""
+class Rewritten(_ColumnWrite):
+    """Rewrite of a whole array, with longer axes or in a wider dtype."""
 
     before: AnyArray
 
     @classmethod
     def of(cls, operation: str, before: AnyArray, after: AnyArray, memory: Memory) -> "Rewritten":
-        """`after` is what it becomes: in another store, or in the same once the old chunks are not needed."""
+        """Compile the rewrite from `before` to `after`, with as many chunks per task as memory allows."""
         widths = arrays.widths(after)
 
         def cut(block: tuple[int, ...]) -> "Rewritten":
@@ -174,50 +175,50 @@ class Rewritten(_WidenedArray):
         return cut(memory.fit(operation, arrays.grid_of(after), chunk_bytes, lambda block: cut(block).reading_mem()))
 
     def reading_from(self, store: ZarrStore) -> "Rewritten":
-        """The same, read elsewhere."""
+        """Return the same write, reading from another store."""
         return replace(self, before=arrays.planned(self.before, store=store))
 
     def reader(self, store: ZarrStore) -> ColumnReader:
-        """The values, filled up."""
+        """Return the reader of the old values, padded with fill."""
         return ColumnReader(cast("AnyArray", Fitted(self.before, self.target, self.name)), self.columns)
 
     def reading_mem(self) -> int:
-        """What it takes to read a block."""
+        """Return the memory to read a block."""
         return self.reader(self.before.store).decode_mem()
 
 
 @dataclass(frozen=True)
-class _Viewed(_WidenedArray):
-    """Chunk columns of an array that get what a view of it has."""
+class _ViewWrite(_ColumnWrite):
+    """Write of chunk columns of an array, with the values of a view."""
 
     view: View
 
     def reader(self, store: ZarrStore) -> ColumnReader:
-        """The values, read where they are written."""
+        """Return the reader of the view, which reads from the store that is written."""
         return ColumnReader(self.view.in_store(store), self.columns)
 
     def reading_mem(self) -> int:
-        """What it takes to read a block."""
+        """Return the memory to read a block."""
         reader = ColumnReader(cast("AnyArray", self.view), self.columns)
         return reader.decode_mem() + self.view.extra_mem(self.columns.block_shape)
 
     @classmethod
     def fitting(cls, operation: str, name: str, view: View, columns: Columns, memory: Memory) -> Self:
-        """With as many chunks in a task as memory allows."""
-        one = cls(name, view.like, columns, view)
+        """Return the write with as many chunks per task as memory allows."""
+        write = cls(name, view.like, columns, view)
         if not columns.n_chunks:
-            return one
+            return write
 
         def reading(block: tuple[int, ...]) -> int:
-            return replace(one, columns=replace(columns, block=block)).reading_mem()
+            return replace(write, columns=replace(columns, block=block)).reading_mem()
 
         chunk_bytes = arrays.chunk_bytes(view.like)
         block = memory.fit(operation, columns.grid, chunk_bytes, reading)
-        return replace(one, columns=replace(columns, block=block))
+        return replace(write, columns=replace(columns, block=block))
 
 
 def _whole_columns(view: View, old: int | None) -> list[int]:
-    """The shape of what `old` samples have in chunks of their own: the ragged last column belongs to the append."""
+    """Return the shape without the ragged last chunk column of `old` samples, which is left to the append."""
     shape, axis = list(view.shape), samples_axis(view.like)
     if axis is not None and old is not None:
         shape[axis] = arrays.cuts(view.like)[axis].border(old)
@@ -225,21 +226,21 @@ def _whole_columns(view: View, old: int | None) -> list[int]:
 
 
 def _longer(view: View) -> int | None:
-    """Which axis becomes longer."""
+    """Return the axis that becomes longer; None if none does."""
     return next((i for i, (n, m) in enumerate(zip(view.source.shape, view.shape, strict=True)) if n < m), None)
 
 
-class Widen(_Viewed):
+class Widen(_ViewWrite):
     """
-    A dimension of an array that goes by alleles becomes longer.
+    Write of the chunks that an array per allele gains when its axis is extended.
 
-    Chunks that lie in the old part alone stay as they are. New ones are written, because what an absent chunk reads as
-    is 0 in most stores, and that is a value. Samples that come in are written by their append.
+    Chunks within the old shape are not touched. New ones are written, because absent chunks read as 0 in most stores,
+    which is a real value. New samples are written by the append.
     """
 
     @classmethod
     def of(cls, operation: str, name: str, view: View, old: int | None, memory: Memory) -> "Widen":
-        """Of `old` samples, or of all."""
+        """Compile the write for the whole chunk columns of `old` samples, or for all if None."""
         axis, chunks = _longer(view), arrays.outer_chunks(view.like)
         assert axis is not None
         first = view.source.shape[axis] // chunks[axis]
@@ -248,19 +249,19 @@ class Widen(_Viewed):
         return cls.fitting(operation, name, view, columns, memory)
 
 
-class Complete(_Viewed):
+class Complete(_ViewWrite):
     """
-    Vectors that end before new alleles get missing values for them, in the chunks of variants that have any.
+    Rewrite of the chunks of variants with new alleles, in which vectors are extended with missing values.
 
-    A short one could be taken for another: three likelihoods of a diploid call with two alleles are those of a haploid
-    one with three (VCF 4.5, section 1.6.2).
+    A short vector would be ambiguous: three likelihoods of a diploid call with two alleles look like those of a haploid
+    call with three (VCF 4.5, section 1.6.2).
     """
 
     @classmethod
     def of(
         cls, operation: str, name: str, view: "Completed", old: int | None, findings: Findings, memory: Memory
     ) -> Self:
-        """Of `old` samples; what `Widen` writes is left out."""
+        """Compile the write for `old` samples, without the chunks that `Widen` writes."""
         axis, chunks, shape = _longer(view), arrays.outer_chunks(view.like), _whole_columns(view, old)
         if axis is not None:
             shape[axis] = view.source.shape[axis] // chunks[axis] * chunks[axis]
@@ -269,8 +270,8 @@ class Complete(_Viewed):
         return cls.fitting(operation, name, view, columns, memory)
 
 
-class RewriteRows(_Viewed):
-    """The rows of an array from one on, and what is beyond the old length of an axis that becomes longer."""
+class RewriteRows(_ViewWrite):
+    """Rewrite of an array from some row on, and beyond the old length of axes that are extended."""
 
     @classmethod
     def all_of(
@@ -284,39 +285,39 @@ class RewriteRows(_Viewed):
         memory: Memory,
     ) -> list[Self]:
         """
-        Find the chunks that are written, in two parts where an axis becomes longer.
+        Compile the writes: one for each axis that is extended, and one for the rows.
 
         Parameters
         ----------
         operation, name
-            For messages; of the array.
+            Name of the operation, for error messages; name of the array.
         view
             The array as it will be.
         before
-            The shape that it has.
+            The old shape.
         first
-            The first row that changes, of which a chunk begins.
+            The first row that changes, at the start of a chunk.
         old
-            The number of samples that have whole columns to be written; None if the array has no samples.
+            Number of existing samples, whose whole chunk columns are written; None if the array has no samples.
         memory
-            What a task may use.
+            Memory limits of a task.
         """
         chunks, shape, axis = arrays.outer_chunks(view.like), _whole_columns(view, old), samples_axis(view.like)
-        one, widths = (1,) * len(chunks), arrays.widths(view.like)
+        block, widths = (1,) * len(chunks), arrays.widths(view.like)
         longer = [i for i in range(1, len(shape)) if i != axis and before[i] < shape[i]]
         parts = []
         for i in longer:
             kept = before[i] // chunks[i]
             new = tuple(range(kept, arrays.grid(shape, widths)[i]))
-            parts.append(Columns(tuple(shape), widths, i, new, one))
+            parts.append(Columns(tuple(shape), widths, i, new, block))
             shape[i] = kept * chunks[i]
         rows = tuple(range(first // chunks[0], arrays.grid(shape, widths)[0]))
-        parts.append(Columns(tuple(shape), widths, 0, rows, one))
+        parts.append(Columns(tuple(shape), widths, 0, rows, block))
         return [cls.fitting(operation, name, view, columns, memory) for columns in parts if columns.n_chunks]
 
 
 def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, ...]:
-    """The chunks of variants to which alleles come."""
+    """Return the numbers of the chunks of variants that get new alleles."""
     unit = findings.index.unit
     ranges = ((n * unit // chunk, -(-min((n + 1) * unit, n_variants) // chunk)) for n in findings.changed_units)
     return tuple(sorted({row for first, after in ranges for row in range(first, after)}))
@@ -325,26 +326,26 @@ def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, 
 @dataclass(frozen=True)
 class Completed(View):
     """
-    An array of the store whose vectors have a place for each of the alleles that there will be.
+    View of an array of the store whose vectors are extended for new alleles.
 
     Attributes
     ----------
     source, like
         The array as it is, and as it will be.
     name
-        Of the array.
+        Name of the array.
     number
-        What its vectors go by: ``R``, ``A`` or ``G``.
+        Number of the field: ``R``, ``A`` or ``G``.
     index
-        How many alleles each variant has, and will have.
+        Index with the old and new number of alleles of each variant.
     data
-        The values that tell where a vector ends: those of the array, or those that it is a ``*_fill`` of.
+        The array whose values show where a vector ends: the array itself, or the one that it is the ``*_fill`` of.
     calls
-        The genotypes whose ploidy the length of a vector goes by, if it does.
+        ``call_genotype`` if the length of a vector depends on the ploidy of the call, else None.
     ploidy
-        The highest, which is that of INFO.
+        The maximum ploidy, which INFO fields have.
     is_by_call
-        Whether the ploidy is that of each call.
+        Whether each vector has the ploidy of its call.
     """
 
     name: str
@@ -356,47 +357,47 @@ class Completed(View):
     is_by_call: bool
 
     def in_store(self, store: ZarrStore) -> AnyArray:
-        """The same, read elsewhere."""
+        """Return the same view, reading from another store."""
         source, data = (in_store(array, store) for array in (self.source, self.data))
         calls = None if self.calls is None else in_store(self.calls, store)
         return cast("AnyArray", replace(self, source=source, data=data, calls=calls))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes beside the block: the whole vectors of one unit, what is told of them, and their genotypes."""
+        """Return the memory in addition to the block: whole vectors of one unit, their analysis, and genotypes."""
         others = math.prod(block[1:-1])
         n_vectors = min(self.index.unit, block[0]) * others
         size = max(arrays.element_bytes(a) for a in (self.source, self.data))
-        read = [self.data] if self.calls is None else [self.data, self.calls]
-        decoding = sum(arrays.decode_mem(a, pipeline.READS_AT_ONCE) for a in read)
+        inputs = [self.data] if self.calls is None else [self.data, self.calls]
+        decoding = sum(arrays.decode_mem(a, pipeline.READS_AT_ONCE) for a in inputs)
         alleles = 8 * arrays.decode_mem(self.index.store.allele, 1)
-        inner = sum(extra_mem(a, block) for a in (self.source, *read))
+        inner = sum(extra_mem(a, block) for a in (self.source, *inputs))
         return n_vectors * (self.shape[-1] * (4 * size + 8) + 10 * self.ploidy + 64) + decoding + alleles + inner
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region, fill what lies beyond, and complete the vectors of some variants."""
+        """Read a region, padded with fill beyond the array, and extend the vectors of variants with new alleles."""
         values = read_padded(self.source, region)
         rows, *others, last = region
         assert isinstance(rows, slice)
         for unit, here in self.index.units(rows):
-            wanted = self._longest(unit.n_alleles[here])
-            grown = np.flatnonzero((unit.n_alleles > unit.n_before)[here] | (wanted > self.source.shape[-1]))
-            if len(grown):
-                at = unit.start + here.start + grown
-                vectors = self._complete(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
+            needed = self._longest(unit.n_alleles[here])
+            growing = np.flatnonzero((unit.n_alleles > unit.n_before)[here] | (needed > self.source.shape[-1]))
+            if len(growing):
+                at = unit.start + here.start + growing
+                vectors = self._complete(at, others, unit.n_before[here][growing], unit.n_alleles[here][growing])
                 if self.data.path != self.source.path:
                     vectors = same(vectors, fill_value(self.data.path, self.data))
                 values[at - rows.start] = vectors[..., last]
         return values
 
     def _longest(self, n_alleles: np.ndarray) -> np.ndarray:
-        """How long vectors of variants can be."""
+        """Return the length of vectors at the maximum ploidy, for each variant."""
         return lengths(self.number, n_alleles, np.full(len(n_alleles), self.ploidy))
 
     def _complete(self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """
-        The vectors of some variants, `rows`, as they will be.
+        Return the extended vectors of the variants `rows`.
 
-        Those that are complete already stay as they are, since a task may run twice, and so may an append.
+        The operation is idempotent, since a task may run twice, and so may an append.
         """
         low, high = int(rows.min()), int(rows.max()) + 1
         region = (slice(low, high), *others, slice(0, self.shape[-1]))
@@ -408,12 +409,12 @@ class Completed(View):
             calls = None if self.calls is None else np.asarray(self.calls.oindex[of_calls])[rows - low]
             field, ended = Field(self.number, missing, fill), trimmed(vectors, missing, fill)
             for n in np.unique(before).tolist():
-                mine = before == n
-                found = field.look(ended[mine], n, None if calls is None else calls[mine])
-                ploidy[mine] = np.where(found.is_wrong, -1, found.ploidy)
-        wanted = lengths(self.number, after, ploidy)
-        lacks, ends = lacking(vectors, wanted, missing, fill), beyond(vectors, wanted, missing, fill)
-        # what a shorter array had no room for is lacking even if the allele is there, as after a run that was stopped
+                chosen = before == n
+                result = field.look(ended[chosen], n, None if calls is None else calls[chosen])
+                ploidy[chosen] = np.where(result.is_wrong, -1, result.ploidy)
+        needed = lengths(self.number, after, ploidy)
+        lacks, ends = lacking(vectors, needed, missing, fill), beyond(vectors, needed, missing, fill)
+        # values beyond the old axis are lacking even if the allele is not new, as after an interrupted run
         lacks[before == after, ..., : self.source.shape[-1]] = False
         ends[before == after] = False
         vectors[lacks], vectors[ends] = missing, fill
@@ -421,8 +422,8 @@ class Completed(View):
 
 
 @dataclass(frozen=True)
-class WriteMissing(_WidenedArray):
-    """An array comes to a store that has samples, which are missing in it: their whole chunk columns."""
+class WriteMissing(_ColumnWrite):
+    """Write of an array that is added to a store: missing values in the whole chunk columns of existing samples."""
 
     view: Dropped
 
@@ -430,7 +431,7 @@ class WriteMissing(_WidenedArray):
     def of(
         cls, operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory
     ) -> "WriteMissing | None":
-        """The `view` is what `old` samples have, or all; None if there is no whole column of theirs."""
+        """Compile the write for `old` samples, or all if None. Return None if they fill no whole chunk column."""
         widths, shape = arrays.widths(after), tuple(_whole_columns(view, old))
 
         def cut(block: tuple[int, ...]) -> "WriteMissing":
@@ -443,17 +444,17 @@ class WriteMissing(_WidenedArray):
         return cut(block)
 
     def reader(self, store: ZarrStore) -> ColumnReader:
-        """The missing values."""
+        """Return the reader of the missing values."""
         return ColumnReader(cast("AnyArray", self.view), self.columns)
 
     def reading_mem(self) -> int:
-        """What it takes to make a block."""
+        """Return the memory to compute a block."""
         return self.reader(self.target.store).decode_mem()
 
 
 @dataclass(frozen=True)
 class AllelesReader:
-    """The alleles of some chunks of variants, as they will be, or what a mask has for them."""
+    """Reader of ``variant_allele`` as it will be, or of one of its masks, for some chunks of variants."""
 
     index: Index
     columns: Columns
@@ -462,11 +463,11 @@ class AllelesReader:
 
     @property
     def blocks(self) -> Blocks:
-        """In elements."""
+        """Sizes of the blocks along each axis, in elements."""
         return self.columns.blocks
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Look the variants of one block up."""
+        """Return the values of one block."""
         values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
         for here, there in self.columns.regions(index):
             rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
@@ -483,24 +484,24 @@ class AllelesReader:
 
     def _padded(self, alleles: np.ndarray) -> np.ndarray:
         width = self.columns.array_shape[1]
-        more = width - alleles.shape[1]
-        return np.pad(alleles, ((0, 0), (0, max(0, more))), constant_values="")[:, :width]
+        padding = width - alleles.shape[1]
+        return np.pad(alleles, ((0, 0), (0, max(0, padding))), constant_values="")[:, :width]
 
 
 def _is_fill(array: AnyArray) -> bool:
-    """Whether what an absent chunk reads as means that there is no allele."""
+    """Whether absent chunks read as fill, meaning that there is no allele."""
     return array.fill_value is None or bool(array.fill_value == fill_value(array.path, array))
 
 
 @dataclass(frozen=True)
-class WriteAlleles(_WidenedArray):
-    """New alleles come to ``variant_allele``, after those that are there, or to a mask of it."""
+class WriteAlleles(_ColumnWrite):
+    """Write of new alleles to ``variant_allele``, after the existing ones, or of their values in one of its masks."""
 
     findings: Findings
 
     @classmethod
     def of(cls, before: AnyArray | None, after: AnyArray, findings: Findings) -> "WriteAlleles":
-        """Find the chunks of variants that have new alleles; all of them, where there was no array before."""
+        """Compile the write for chunks of variants with new alleles, or for all chunks if the array is new."""
         chunks = arrays.outer_chunks(after)
         rows = changed_rows(findings, after.shape[0], chunks[0])
         if before is None or (after.shape != before.shape and not _is_fill(after)):
@@ -510,11 +511,11 @@ class WriteAlleles(_WidenedArray):
         return cls(after.path, after, columns, findings.for_tasks)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
-        """The alleles as they will be."""
+        """Return the reader of the new values."""
         return AllelesReader(self.findings.index, self.columns, self.target.dtype, self.name)
 
     def reading_mem(self) -> int:
-        """What it takes to read a block: alleles of all sides, as Python's strings."""
+        """Return the memory to read a block: alleles of the store and all sources, as Python strings."""
         index = self.findings.index
         reading = sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
         return reading + index.reading_mem
