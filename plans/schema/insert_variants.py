@@ -1,7 +1,7 @@
-"""Insert variants: what changes in the arrays of a store when variants come in that it lacks.
+"""Insert variants: the changes to the arrays of a store when variants are inserted that it lacks.
 
-Chunks before the first of them stay as they are. After it each chunk is put together of rows that the store has and of
-new ones. What tasks read is the store as it was: a snapshot on Icechunk, the old folder on plain Zarr.
+Chunks before the first inserted variant are unchanged. All later chunks are assembled from existing and new rows. Tasks
+read the state before the insertion: the base snapshot on Icechunk, the old folder on plain Zarr.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,22 +51,22 @@ from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, list
 @dataclass(frozen=True)
 class ArrayInsertions:
     """
-    The arrays of a store into which variants are inserted.
+    The changes to the arrays of a store into which variants are inserted.
 
     Attributes
     ----------
     operation
-        For messages.
+        Name of the operation, for error messages.
     was
-        The store as it is.
+        The store before the insertion.
     views
-        Its arrays with a variants axis, or in another dtype, as they will be, and as they are read: by name.
+        Views of the arrays with a variants axis or a new dtype, as they will be, by name.
     tables
-        The tables of contigs and filters that become longer, by name, with their values.
+        Writes of the tables of contigs and filters that are extended, by name.
     findings
-        What is inserted, and what else comes in.
+        The inserted variants, and the new alleles.
     old
-        How many samples there are.
+        Number of existing samples.
     """
 
     operation: str
@@ -81,23 +81,23 @@ class ArrayInsertions:
         cls, operation: str, was: Vcz, changed: Vcz, lengths: Mapping[str, int], findings: Findings
     ) -> "ArrayInsertions":
         """
-        Find how each array of a store is read.
+        Compile the view of each array, and the extended tables.
 
         Parameters
         ----------
         operation
-            For messages.
+            Name of the operation, for error messages.
         was, changed
-            The store as it is, and with the dtypes and axes that its samples need.
+            The store before the insertion, and with the dtypes and axes that the new samples need.
         lengths
-            How long dimensions become that go by alleles.
+            New lengths of the dimensions per allele.
         findings
-            What is inserted.
+            The inserted variants, and the new alleles.
 
         Raises
         ------
         IncompatibleError
-            If an array cannot take variants.
+            If variants cannot be inserted into an array.
         """
         insertion = findings.insertion
         assert insertion is not None
@@ -116,29 +116,29 @@ class ArrayInsertions:
 
     @property
     def insertion(self) -> Insertion:
-        """What is inserted."""
+        """The insertion."""
         assert self.findings.insertion is not None
         return self.findings.insertion
 
     def inserted(self, vcz: Vcz) -> Vcz:
-        """A store that has all arrays it needs, with the variants; those that it had are read row by row."""
+        """Return a store that has all arrays it needs with the inserted variants; existing arrays are views."""
         n = self.insertion.records.n_variants
-        made = {
+        resized = {
             name: arrays.planned(array, shape=(n, *array.shape[1:]))
             for name, array in vcz.arrays.items()
             if VARIANTS in dimensions(array)
         }
         tables = {name: edit.array for name, edit in self.tables.items()}
-        return replace(vcz, arrays={**vcz.arrays, **made, **cast("dict[str, AnyArray]", dict(self.views)), **tables})
+        return replace(vcz, arrays={**vcz.arrays, **resized, **cast("dict[str, AnyArray]", dict(self.views)), **tables})
 
     @property
     def sites(self) -> dict[str, AnyArray]:
-        """The arrays of variants that have no samples, as they will be."""
-        found = {name: arrays.planned(view.like) for name, view in self.views.items()}
-        return {name: array for name, array in found.items() if samples_axis(array) is None}
+        """The arrays of `views` without a samples axis, as they will be."""
+        planned = {name: arrays.planned(view.like) for name, view in self.views.items()}
+        return {name: array for name, array in planned.items() if samples_axis(array) is None}
 
     def instead_of(self, change: SchemaChange) -> SchemaChange:
-        """A change of the store's arrays that takes place while variants are inserted, and not before."""
+        """Return a schema change that is made by the insertion itself, with no plans before it."""
         created = {n: a for n, a in self.inserted(change.vcz).arrays.items() if n in change.created}
         return replace(
             change, vcz=self.inserted(change.vcz), created=created, rebuilt={}, first=(), is_committed_first=False
@@ -146,12 +146,12 @@ class ArrayInsertions:
 
     def complete(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
         """
-        The plan of an append that inserts variants, with all that changes in documents and tables.
+        Return a plan with the changes to metadata and tables that the insertion needs.
 
         Parameters
         ----------
         plan
-            The append.
+            The plan of an append or update.
         after
             All arrays that change, as they will be.
         """
@@ -162,68 +162,70 @@ class ArrayInsertions:
             edits=(*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate),
             after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
             notes={**plan.notes, **self._note(plan)},
-            last=(),  # what tasks read is not what they write
+            last=(),  # tasks do not read what they write
         )
 
     def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
         """
-        The same, where what it writes is not what it reads; the arguments are those of `complete`.
+        Return the plan of `complete` for an insertion in place; the arguments are the same.
+
+        Tasks read the old state: a local folder is replaced, with hard links to unchanged chunks.
 
         Raises
         ------
         UnsuitableError
-            If the store is on plain Zarr, and no folder of this machine that can be replaced.
+            If the store is on plain Zarr, but not a local folder that can be replaced.
         """
         instead = "make a copy with all samples by --output" if self.operation == "append" else ""
         store = in_place(self.operation, plan.store, f"variants would be inserted into {plan.store.label}", instead)
         plan = self.complete(plan, after)
         if not store.begins_empty:
             return plan
-        own = replace(
+        replacement = replace(
             plan,
             store=store,
             checks=(),
             writes=(*self.links(after), *plan.writes),
             preparations=(LinkAllBut.of(store, frozenset(self.views)), *plan.preparations),
         )
-        return replace(plan, writes=(), preparations=(), edits=(), last=(), first=(own,))
+        return replace(plan, writes=(), preparations=(), edits=(), last=(), first=(replacement,))
 
     def copies(self, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
         """
-        What copies the chunks that stay as they are, for a plan that makes another store.
+        Return the writes that copy unchanged chunks, for a plan that creates another store.
 
         Parameters
         ----------
         after
             All arrays that change, as they will be.
         memory
-            What a task may use.
+            Memory limits of a task.
         """
         whole = {**self.was.arrays, **self.was.inner}
         kept = {name: array for name, array in whole.items() if name not in {*self.views, *self.added}}
-        # of an array of samples without variants, the last column is written with the samples that come in
+        # the last column of an array of samples without variants is written with the new samples
         grids = {name: self._columns(array) if name in after else arrays.grid_of(array) for name, array in kept.items()}
         grids |= {link.name: link.grid for link in self.links(after)}
-        found = (CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items())
-        return [write for write in found if write.encoded_chunks]
+        copies = (CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items())
+        return [write for write in copies if write.encoded_chunks]
 
     def writes(self, vcz: Vcz, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
         """
-        What rewrites the rows of samples that a store has, and of what is no sample's.
+        Return the writes of existing samples, and of arrays without samples.
 
         Parameters
         ----------
         vcz
-            As from `inserted`.
+            The result of `inserted`.
         after
             The arrays as they will be, by name.
         memory
-            What a task may use.
+            Memory limits of a task.
         """
-        found: list[Write] = []
+        writes: list[Write] = []
         for name in sorted(self.views, key=ALLELE.__eq__):
             if follows_alleles(name, self.was.arrays[name]):
-                found.append(self._alleles(name, after[name]))
+                writes.append(self._alleles(name, after[name]))
                 continue
             inserted, before = self.views[name], self.was.arrays[name]
             view = completed(name, vcz, cast("AnyArray", inserted), inserted.like, self.findings)
@@ -231,11 +233,11 @@ class ArrayInsertions:
             shape = before.shape if is_same else (0,) * inserted.ndim
             old = self.old if samples_axis(before) is not None else None
             first = self.first_row(name) if is_same else 0
-            found += RewriteRows.all_of(self.operation, name, cast("View", view), shape, first, old, memory)
-        return [write for write in found if write.decoded_chunks]
+            writes += RewriteRows.all_of(self.operation, name, cast("View", view), shape, first, old, memory)
+        return [write for write in writes if write.decoded_chunks]
 
     def first_row(self, name: str) -> int:
-        """The first row of an array in which anything changes, of which a chunk begins."""
+        """Return the first row of the first chunk of an array that changes."""
         array = self.was.arrays[name]
         chunk = arrays.outer_chunks(array)[0]
         is_by_allele = follows_alleles(name, array) or vector_number(name, self.was, self.findings)
@@ -251,8 +253,8 @@ class ArrayInsertions:
         return WriteAlleles(name, after, columns, self.findings.for_tasks)
 
     def links(self, after: Mapping[str, AnyArray]) -> list[LinkChunks]:
-        """The chunks that stay as they are, for a store that is replaced: those before the first that changes."""
-        found = []
+        """Return hard links to the chunks before the first that changes, for a folder that is replaced."""
+        links = []
         for name in self.views:
             array = self.was.arrays[name]
             if not _is_same(array, after[name]) or (
@@ -261,18 +263,18 @@ class ArrayInsertions:
                 continue
             grid = (self.first_row(name) // arrays.outer_chunks(array)[0], *self._grid(name, after[name])[1:])
             if all(grid):
-                found.append(LinkChunks(array.path, array, grid))
-        return found
+                links.append(LinkChunks(array.path, array, grid))
+        return links
 
     def _columns(self, array: AnyArray) -> tuple[int, ...]:
-        """The grid of an array without the column in which samples come in."""
+        """Return the grid of an array without the chunk column of the first new samples."""
         axis = samples_axis(array)
         return tuple(
             int(arrays.cuts(array)[i].of(self.old)) if i == axis else n for i, n in enumerate(arrays.grid_of(array))
         )
 
     def _grid(self, name: str, after: AnyArray) -> tuple[int, ...]:
-        """How many chunks of an array no sample that comes in and no longer axis changes, from the first on."""
+        """Return the size of the leading part of the grid that new samples and extended axes leave unchanged."""
         array = self.was.arrays[name]
         grid, chunks, axis = list(self._columns(array)), arrays.outer_chunks(array), samples_axis(array)
         for i, (n, m) in enumerate(zip(array.shape, after.shape, strict=True)):
@@ -281,20 +283,20 @@ class ArrayInsertions:
         return tuple(grid)
 
     def preparations(self, after: Mapping[str, AnyArray]) -> list[Edit]:
-        """The documents of arrays that take another dtype, or another axis."""
+        """Return the edits of metadata documents of arrays that get another dtype or axis."""
         changed = {n: self.was.arrays[n] for n in self.views if not _is_same(self.was.arrays[n], after[n])}
-        found: list[Edit] = [Delete(name) for name, array in changed.items() if array.ndim != after[name].ndim]
-        return [*found, *(WriteDocuments.of(after[name]) for name in changed)]
+        deletions: list[Edit] = [Delete(name) for name, array in changed.items() if array.ndim != after[name].ndim]
+        return [*deletions, *(WriteDocuments.of(after[name]) for name in changed)]
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """What the driver writes: longer tables, and which variants are in which chunk."""
-        found: list[Edit] = []
+        """Edits that the driver applies: extended tables, and the new ``region_index``."""
+        edits: list[Edit] = []
         for name, write in self.tables.items():
-            found += [Delete(name), write]
+            edits += [Delete(name), write]
         if self.insertion.regions is not None:
-            found += [Delete(REGION_INDEX), self._region_index]
-        return tuple(found)
+            edits += [Delete(REGION_INDEX), self._region_index]
+        return tuple(edits)
 
     @cached_property
     def _region_index(self) -> WriteArray:
@@ -306,17 +308,17 @@ class ArrayInsertions:
 
     @property
     def added(self) -> dict[str, AnyArray]:
-        """The arrays that edits write, as they will be."""
-        found = {name: write.array for name, write in self.tables.items()}
-        return found | ({REGION_INDEX: self._region_index.array} if self.insertion.regions is not None else {})
+        """The arrays that `edits` write, as they will be."""
+        tables = {name: write.array for name, write in self.tables.items()}
+        return tables | ({REGION_INDEX: self._region_index.array} if self.insertion.regions is not None else {})
 
     def _note(self, plan: Plan) -> dict[str, str]:
-        """What people are told of it before it runs."""
+        """Return notes for the user about the insertion."""
         insertion = self.insertion
         if not insertion.n_records:
             return {"inserted": "no variants"}
-        written = [w for w in plan.writes if isinstance(w, RewriteRows | WriteAlleles)]
-        n_chunks, n_bytes = (sum(getattr(w, what) for w in written) for what in ("decoded_chunks", "bytes_written"))
+        rewrites = [w for w in plan.writes if isinstance(w, RewriteRows | WriteAlleles)]
+        n_chunks, n_bytes = (sum(getattr(w, count) for w in rewrites) for count in ("decoded_chunks", "bytes_written"))
         return {
             "inserted": f"{insertion.n_inserted:,} variants, the first as row {insertion.first:,} of "
             f"{insertion.records.n_variants:,}; {n_chunks:,} chunks of what the store has are rewritten ({n_bytes:,} "
@@ -326,19 +328,19 @@ class ArrayInsertions:
 
     @property
     def not_taken(self) -> list[str]:
-        """The fields of variants that a source has in a form that the store's cannot take."""
-        found = set()
+        """Per-variant fields of sources whose form is incompatible with that of the store."""
+        incompatible = set()
         for name, view in self.views.items():
             for source in self.insertion.sources:
                 array = source.arrays.get(name)
                 if isinstance(view, InsertedSites) and name != FILTER and array is not None:
-                    found |= set() if _joined(Form.of(view.like), array) else {name}
-        return sorted(found)
+                    incompatible |= set() if _joined(Form.of(view.like), array) else {name}
+        return sorted(incompatible)
 
 
 @dataclass(frozen=True)
 class _ViewMaker:
-    """Makes the view of each array of a store; the attributes are those of `ArrayInsertions.of`."""
+    """Builds the views of arrays; the attributes are the arguments of `ArrayInsertions.of`."""
 
     operation: str
     was: Vcz
@@ -348,7 +350,7 @@ class _ViewMaker:
     insertion: Insertion
 
     def view(self, name: str) -> Inserted:
-        """How an array is read."""
+        """Return the view of an array with a variants axis."""
         array = self.was.arrays[name]
         if samples_axis(array) is not None:
             return self._calls(name)
@@ -364,7 +366,7 @@ class _ViewMaker:
         return view
 
     def unmoved(self, name: str) -> Unmoved:
-        """How an array of samples that takes a wider dtype is read."""
+        """Return the view of an array without variants axis that gets a wider dtype."""
         before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
         axis, n = samples_axis(before), self.was.n_samples
         before, target = (
@@ -393,18 +395,18 @@ class _ViewMaker:
         return InsertedCalls(source, like, name, records, is_reference, haploid, removed, kept)
 
     def _target(self, name: str) -> AnyArray:
-        """A field of variants with the dtype and the axes that it needs to take what the sources have."""
+        """Return a per-variant array with the dtype and trailing axes that it needs to hold the values of sources."""
         array = self.changed.arrays[name]
         form = Form.of(array)
         if name == CONTIG:
             dtype = np.promote_types(array.dtype, np.min_scalar_type(-len(self.insertion.contigs)))
             form = replace(form, dtype=dtype)
         elif name == ALLELE and form.dtype.kind in "US":
-            form = replace(form, dtype=STRINGS)  # alleles may be longer than those of the store
+            form = replace(form, dtype=STRINGS)  # new alleles may be longer than the fixed width
         elif not follows_alleles(name, array) and self.insertion.n_inserted:
             for source in self.insertion.sources:
                 form = _joined(form, source.arrays.get(name)) or form
-            if name in SITE_VALUES and form.dtype.kind == "i":  # which are computed, and may be longer than any
+            if name in SITE_VALUES and form.dtype.kind == "i":  # computed values may exceed all existing ones
                 form = replace(form, dtype=np.promote_types(form.dtype, "i4"))
         lengths = {**dict(zip(form.dimensions, form.lengths, strict=True)), VARIANTS: self.was.n_variants}
         shape = tuple(max(lengths[d], self.lengths.get(str(d), 0)) for d in form.dimensions)
@@ -413,13 +415,13 @@ class _ViewMaker:
         return conversion.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
 
     def _field(self, name: str, source: Vcz, like: AnyArray) -> SourceField | None:
-        """What a source has of a field, if the store can take it."""
+        """Return a per-variant field of a source; None if it lacks the field, or the store cannot take it."""
         array = source.arrays.get(name)
         if array is None or name in SITE_VALUES or name in (CONTIG, POSITION, ALLELE):
             return None
         if name == FILTER:
-            known = {f: i for i, f in enumerate(_filter_table(self.was, self.insertion.sources))}
-            return SourceField(array, None, np.array([known[f] for f in source.table("filter_id").tolist()]))
+            numbers = {f: i for i, f in enumerate(_filter_table(self.was, self.insertion.sources))}
+            return SourceField(array, None, np.array([numbers[f] for f in source.table("filter_id").tolist()]))
         if _joined(Form.of(like), array) is None:
             return None
         if array.ndim < like.ndim:
@@ -430,50 +432,50 @@ class _ViewMaker:
 
 
 def _joined(form: Form, array: AnyArray | None) -> Form | None:
-    """The form that holds the values of a field and those of a source; None if there is none, or no source's."""
+    """Return the form that holds the values of a field and of a source's array; None if either is lacking."""
     if array is None:
         return None
-    theirs = _with_axis(Form.of(array), form)
-    form = _with_axis(form, theirs)
+    other = _with_axis(Form.of(array), form)
+    form = _with_axis(form, other)
     try:
-        both = form.joined(theirs)
+        joined = form.joined(other)
     except Mismatch:
         return None
-    if fits(theirs.dtype, form.dtype):
-        return replace(both, dtype=form.dtype)
-    return replace(both, dtype=STRINGS) if form.dtype.kind in "US" else both
+    if fits(other.dtype, form.dtype):
+        return replace(joined, dtype=form.dtype)
+    return replace(joined, dtype=STRINGS) if form.dtype.kind in "US" else joined
 
 
 def _with_axis(form: Form, other: Form) -> Form:
-    """A form with the last axis of another: converters drop the axis where no record has two values."""
+    """Add the last axis of another form with length 1: converters omit it where no record has two values."""
     if other.dimensions[:-1] != form.dimensions:
         return form
     return replace(form, dimensions=other.dimensions, lengths=(*form.lengths, 1))
 
 
 def _is_same(before: AnyArray, after: AnyArray) -> bool:
-    """Whether an array keeps its dtype and its axes, of any lengths."""
+    """Whether an array keeps its dtype and number of axes."""
     return (before.dtype, before.ndim) == (after.dtype, after.ndim)
 
 
 def _fitted(array: AnyArray, target: AnyArray, name: str) -> AnyArray:
-    """An array as it is, with the dtype and the axes that it will have."""
+    """Return an array with the dtype and trailing axes of its target; a view if they differ."""
     if (array.dtype, array.shape) == (target.dtype, target.shape):
         return array
     return cast("AnyArray", Fitted(array, target, name))
 
 
-# ---- what else there is ---------------------------------------------------------------------
+# ---- checks and tables ----------------------------------------------------------------------
 
 
 def _check(operation: str, vcz: Vcz, insertion: Insertion) -> None:
     """
-    Check that all that goes by variants can take more of them.
+    Check that variants can be inserted into all arrays with a variants axis, and contigs into their table.
 
     Raises
     ------
     IncompatibleError
-        Naming an array that cannot.
+        If an array or the table of contigs cannot be extended.
     """
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         names = dimensions(array)
@@ -498,49 +500,49 @@ def _check(operation: str, vcz: Vcz, insertion: Insertion) -> None:
 
 
 def _contigs(operation: str, vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
-    """The tables of contigs, where they become longer."""
+    """Return the writes of the tables of contigs; empty if no contig is added."""
     if len(insertion.contigs) == vcz.n_contigs:
         return {}
-    found = {"contig_id": _strings(vcz.arrays["contig_id"], insertion.contigs)}
+    writes = {"contig_id": _strings(vcz.arrays["contig_id"], insertion.contigs)}
     if (array := vcz.arrays.get("contig_length")) is not None:
-        known = {name: n for source in insertion.sources[::-1] for name, n in source.contig_lengths.items()}
-        new = [known.get(name, -1) for name in insertion.contigs[vcz.n_contigs :]]
+        lengths = {name: n for source in insertion.sources[::-1] for name, n in source.contig_lengths.items()}
+        new = [lengths.get(name, -1) for name in insertion.contigs[vcz.n_contigs :]]
         before = arrays.read(array, (slice(0, vcz.n_contigs),))
         values = np.concatenate([before, np.array(new, dtype=before.dtype)])
-        found["contig_length"] = WriteArray(arrays.planned(array, shape=values.shape), values)
-    return found
+        writes["contig_length"] = WriteArray(arrays.planned(array, shape=values.shape), values)
+    return writes
 
 
 def _filter_table(vcz: Vcz, sources: Sequence[Vcz]) -> dict[str, str]:
-    """The filters of a store and those that only sources have, with what they mean."""
-    found: dict[str, str] = {}
-    for one in (vcz, *sources):
-        if one is not vcz and not (one.has_table("filter_id") and FILTER in one.arrays):
+    """Return the filters of a store, and then those that only sources have, with their descriptions."""
+    filters: dict[str, str] = {}
+    for each in (vcz, *sources):
+        if each is not vcz and not (each.has_table("filter_id") and FILTER in each.arrays):
             continue
-        names = one.table("filter_id").tolist()
-        texts = one.table("filter_description").tolist() if "filter_description" in one.arrays else [""] * len(names)
+        names = each.table("filter_id").tolist()
+        texts = each.table("filter_description").tolist() if "filter_description" in each.arrays else [""] * len(names)
         for name, text in zip(names, texts, strict=True):
-            found.setdefault(name, text)
-    return found
+            filters.setdefault(name, text)
+    return filters
 
 
 def _filters(vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
-    """The tables of filters, where they become longer."""
+    """Return the writes of the tables of filters; empty if no filter is added."""
     if FILTER not in vcz.arrays or "filter_id" not in vcz.arrays:
         return {}
     table = _filter_table(vcz, insertion.sources)
     if len(table) == len(vcz.table("filter_id")):
         return {}
-    found = {"filter_id": _strings(vcz.arrays["filter_id"], list(table))}
+    writes = {"filter_id": _strings(vcz.arrays["filter_id"], list(table))}
     if "filter_description" in vcz.arrays:
-        found["filter_description"] = _strings(vcz.arrays["filter_description"], list(table.values()))
-    return found
+        writes["filter_description"] = _strings(vcz.arrays["filter_description"], list(table.values()))
+    return writes
 
 
 def _strings(array: AnyArray, texts: Sequence[str]) -> WriteArray:
-    """A table of strings that becomes longer."""
+    """Return the write of an extended table of strings."""
     shape = (len(texts),)
-    if array.dtype.kind in "US":  # which would cut names that are longer than those of the store
+    if array.dtype.kind in "US":  # a fixed width would truncate longer names
         target = conversion.reformed(array, dtype=STRINGS, shape=shape, dimension_names=dimensions(array))
     else:
         target = arrays.planned(array, shape=shape)

@@ -1,4 +1,4 @@
-"""Keep blocks: the reference blocks of a gVCF as arrays of its samples, as `plans.variants.kept_blocks` has them."""
+"""Kept reference blocks of gVCF sources, as views in the layout of `plans.variants.kept_blocks`."""
 
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 QUALITY, DEPTH = "call_GQ", "call_DP"
 CELLS = 2**18
-"""About how many records a chunk has of all its samples."""
+"""Approximate number of records in a chunk: samples times rows."""
 MIN_ROWS, MAX_ROWS = 64, 2**13
-"""How many records of a sample it has."""
+"""Limits of the number of rows in a chunk."""
 RUNS_CHUNK = 64
-"""How many runs."""
+"""Number of runs in a chunk."""
 CLEVEL = 3
-"""How hard they are compressed: 7, as fields are, takes ten times as long for 5 % fewer bytes."""
+"""Compression level: 7, the level of other fields, takes ten times as long and saves 5 % of the bytes."""
 _HIGHEST = int(np.iinfo("i4").max)
 
 
@@ -62,28 +62,29 @@ def with_blocks(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
 ) -> tuple[list[Vcz], Fields]:
     """
-    Give gVCFs the arrays of their blocks, for a store that keeps them.
+    Add arrays of reference blocks to gVCF sources, for a store that keeps them.
 
     Parameters
     ----------
     operation
-        For messages.
+        Name of the operation, for error messages.
     vcz
-        The store. One that keeps the blocks of some samples keeps those of all that come with any.
+        The store. If it has kept blocks, it keeps those of all sources that have any.
     sources, findings
-        What comes in, and how it is harmonised; None if it is not.
+        The sources, and how they are harmonised; the latter None if they are not.
     fields
-        What is done about fields that the store or a source lacks.
+        Fields to drop or add where the store or a source lacks them.
 
     Returns
     -------
     sources, fields
-        The same, with these arrays. Those that a source keeps itself tell that some of its variants are left out.
+        The sources with these arrays, and `fields` with them added. If a source has kept blocks of its own and some of
+        its variants are left out, its blocks are marked.
 
     Raises
     ------
     IncompatibleError
-        If a source has blocks that cannot be kept.
+        If the blocks of a source cannot be kept.
     """
     if findings is None or named(BLOCKS, fields.drop):
         return list(sources), fields
@@ -91,29 +92,29 @@ def with_blocks(
         return [_with_left_out(vcz, source, i, findings) for i, source in enumerate(sources)], fields
     if not findings.rules.keep_blocks and BLOCKS not in vcz.arrays:
         return list(sources), fields
-    known = [vcz.arrays[name].shape[1] if name in vcz.arrays else 0 for name in (BLOCKS, RUNS)]
+    lengths = [vcz.arrays[name].shape[1] if name in vcz.arrays else 0 for name in (BLOCKS, RUNS)]
     longest = (
-        max(known[0], *(source.n_variants for source in sources)),
-        max(known[1], *(len(site.runs) for site in findings.index.sources)),
+        max(lengths[0], *(source.n_variants for source in sources)),
+        max(lengths[1], *(len(site.runs) for site in findings.index.sources)),
     )
-    made = [_with_blocks(operation, vcz, s, i, findings, fields, longest) for i, s in enumerate(sources)]
-    return made, replace(fields, add=(*fields.add, BLOCKS, RUNS))
+    result = [_with_blocks(operation, vcz, s, i, findings, fields, longest) for i, s in enumerate(sources)]
+    return result, replace(fields, add=(*fields.add, BLOCKS, RUNS))
 
 
 def without_lengths(sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
-    """Sources without the lengths of reference blocks (VCF 4.5's LEN), which say nothing of variants."""
+    """Return gVCF sources without the lengths of reference blocks (LEN in VCF 4.5), which do not describe variants."""
     if not rules.gvcf:
         return list(sources)
     return [replace(s, arrays={n: a for n, a in s.arrays.items() if base_of(n) != LEN}) for s in sources]
 
 
 def _with_left_out(vcz: Vcz, source: Vcz, number: int, findings: Findings) -> Vcz:
-    """A source that may keep blocks itself, marked as one that has other variants if some of its own are left out."""
+    """Return a source whose own kept blocks, if any, are marked if some of its variants are left out."""
     kept, (n_left_out, _) = source.arrays.get(BLOCKS), findings.first_unmatched(number)
     if kept is None or not n_left_out:
         return source
     like = like_source(vcz.arrays.get(BLOCKS, kept), kept, kept.shape)
-    marked = cast("AnyArray", LeftOut(kept, like, BLOCKS))
+    marked = cast("AnyArray", MarkedBlocks(kept, like, BLOCKS))
     return replace(source, arrays={**source.arrays, BLOCKS: marked})
 
 
@@ -126,7 +127,7 @@ def _with_blocks(
     fields: Fields,
     longest: tuple[int, int],
 ) -> Vcz:
-    """One source with these arrays, `longest` being how many records and runs any has."""
+    """Return a gVCF source with these arrays; `longest` are the maximum numbers of records and of runs per sample."""
     site, (n_left_out, _) = findings.index.sources[number], findings.first_unmatched(number)
     calls = {name: array for name, array in source.samples_arrays.items() if not named(name, fields.drop)}
     _check(operation, source, site, calls)
@@ -148,7 +149,7 @@ def _check(operation: str, source: Vcz, site: Sites, calls: Mapping[str, AnyArra
     Raises
     ------
     IncompatibleError
-        Naming what cannot.
+        If a dtype, the ploidy or a position exceeds what blocks can store.
     """
     for name in (QUALITY, DEPTH):
         if name in calls and not np.can_cast(calls[name].dtype, "i4"):
@@ -170,31 +171,31 @@ def _check(operation: str, source: Vcz, site: Sites, calls: Mapping[str, AnyArra
 
 
 def _runs(source: Vcz, site: Sites, contigs: Sequence[str]) -> np.ndarray:
-    """The runs of a source, as `RUN_FIELDS` have them."""
+    """Return the runs of a source as a table with columns `RUN_FIELDS`."""
     assert site.blocks is not None
     names = source.table("contig_id").tolist()
-    known = {
+    digests = {
         number: contig_number(contigs[number] if number >= 0 else names[-1 - number])
         for number in np.unique(site.runs[:, 0]).tolist()
     }
-    numbers = [known[number] for number in site.runs[:, 0].tolist()]
+    numbers = [digests[number] for number in site.runs[:, 0].tolist()]
     first, stop, start, reach = site.runs[:, 1], site.runs[:, 2], site.runs[:, 3], site.blocks.runs[:, 3]
     return np.stack([first, stop, np.array(numbers, dtype="i8"), start, reach], axis=1)
 
 
 def _like(vcz: Vcz, source: Vcz, name: str, dtype: str, shape: tuple[int, ...]) -> AnyArray:
-    """An array of a source as the store has it, or will: whole chunks, so that it rarely becomes longer."""
+    """Return the metadata of an array of a source, as in the store; rows are rounded up to whole chunks."""
     array = vcz.arrays.get(name)
     if array is None:
         width = vcz.chunk_lengths[SAMPLES]
         height = RUNS_CHUNK if name == RUNS else _height(width)
-        what = "reference_blocks" if name == BLOCKS else "reference_blocks_runs"
+        dimension = "reference_blocks" if name == BLOCKS else "reference_blocks_runs"
         array = conversion.new(
             name,
             shape=(0, 0, shape[2]),
             dtype=dtype,
             chunks=(width, height, 1 if name == BLOCKS else shape[2]),
-            dimension_names=(SAMPLES, what, f"{what}_fields"),
+            dimension_names=(SAMPLES, dimension, f"{dimension}_fields"),
             zarr_format=vcz.zarr_format,
             fill_value=INT_FILL,
             attributes={"fields": list(FIELDS if name == BLOCKS else RUN_FIELDS)},
@@ -206,42 +207,42 @@ def _like(vcz: Vcz, source: Vcz, name: str, dtype: str, shape: tuple[int, ...]) 
 
 
 def _height(width: int) -> int:
-    """How many records a chunk has of a sample, with so many samples: a power of two."""
+    """Return the number of rows in a chunk of `width` samples: a power of two."""
     return min(MAX_ROWS, max(MIN_ROWS, 1 << int(math.log2(max(1, CELLS / width)))))
 
 
-# ---- what they tell -------------------------------------------------------------------------
+# ---- values of blocks -----------------------------------------------------------------------
 
 
 def look_up_highest(
     operation: str, vcz: Vcz, keepers: Sequence[Vcz], memory: Memory
 ) -> Generator[Survey, list[list[Any]], dict[str, int]]:
     """
-    Look up the highest values of kept blocks that may become calls of a store.
+    Survey the highest GQ and DP of kept blocks that may become calls of a store.
 
     Parameters
     ----------
     operation, vcz, memory
-        For messages; the store; what a task may use.
+        Name of the operation, the store, and memory limits of a task.
     keepers
-        The VCZs whose blocks tell calls.
+        The VCZs with kept blocks from which calls may be derived.
 
     Returns
     -------
     dict
-        By the names of arrays; nothing of those that have room for all.
+        The highest value by name of the array; arrays that can hold any value of a block are left out.
     """
     narrow = [n for n in (QUALITY, DEPTH) if n in vcz.arrays and not np.can_cast("i4", vcz.arrays[n].dtype)]
-    scans = [HighestKept(one.arrays[BLOCKS], one.n_samples) for one in keepers if BLOCKS in one.arrays]
+    scans = [HighestKept(keeper.arrays[BLOCKS], keeper.n_samples) for keeper in keepers if BLOCKS in keeper.arrays]
     if not narrow or not scans:
         return {}
-    found = yield Survey(operation, tuple(scans), memory)
-    highest = np.array([values for items in found for values in items]).reshape(-1, 2).max(axis=0, initial=-1)
+    results = yield Survey(operation, tuple(scans), memory)
+    highest = np.array([values for items in results for values in items]).reshape(-1, 2).max(axis=0, initial=-1)
     return {name: n for name, n in zip((QUALITY, DEPTH), highest.tolist(), strict=True) if name in narrow}
 
 
 def with_room(layout: Layout, highest: Mapping[str, int]) -> Layout:
-    """A layout whose integers hold the highest values of blocks."""
+    """Return a layout whose integer dtypes can hold the highest values of kept blocks."""
     forms = dict(layout.forms)
     for name, n in highest.items():
         if name in forms:
@@ -251,7 +252,7 @@ def with_room(layout: Layout, highest: Mapping[str, int]) -> Layout:
 
 def room_for(dtype: np.dtype, highest: int) -> np.dtype:
     """
-    The dtype of integers that holds a value, too; of other values it is the same.
+    Return the integer dtype that can also hold a value; dtypes of other kinds are returned unchanged.
 
     >>> room_for(np.dtype("i1"), 300), room_for(np.dtype("i2"), -1), room_for(np.dtype("f4"), 300)
     (dtype('int16'), dtype('int16'), dtype('float32'))
@@ -261,13 +262,13 @@ def room_for(dtype: np.dtype, highest: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class HighestKept:
-    """The highest GQ and DP of kept blocks, looked up in tasks for some samples each."""
+    """Scan that finds the highest GQ and DP of kept blocks."""
 
     blocks: AnyArray
     n_samples: int
 
     def look(self, samples: slice) -> tuple[int, int]:
-        """Those of some samples, one chunk after the other."""
+        """Return the highest GQ and DP of some samples, reading chunk by chunk."""
         quality, depth = (
             max(
                 int(arrays.read(self.blocks, (samples, rows, slice(field, field + 1))).max(initial=-1))
@@ -278,7 +279,7 @@ class HighestKept:
         return quality, depth
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for each chunk of samples."""
+        """Return a reader with one task per chunk of samples, in a list; an empty list if there are no blocks."""
         from plans.core import scan_tasks
 
         if not self.n_samples or not self.blocks.shape[1]:
@@ -291,11 +292,11 @@ class HighestKept:
 
 
 @dataclass(frozen=True)
-class LeftOut(ComputedView):
-    """Blocks that another store keeps, some of whose variants are left out."""
+class MarkedBlocks(ComputedView):
+    """View of the kept blocks of a source, marked as coming from a source whose variants are not all in the store."""
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region, and mark its genotypes."""
+        """Read a region, and set the mark in its genotype codes."""
         if all(isinstance(r, slice) for r in region):
             values = arrays.read(self.source, cast("tuple[slice, ...]", region))
         else:
@@ -305,29 +306,29 @@ class LeftOut(ComputedView):
 
 @dataclass(frozen=True)
 class _SourceView(ComputedView):
-    """An array of a gVCF that it has not stored."""
+    """View of an array that is computed from the records of a gVCF."""
 
     @property
     def widths(self) -> tuple[Width, ...]:
-        """The store's, but all fields are made together."""
+        """Chunk widths of the store's array, except that all fields are computed together."""
         return (*arrays.widths(self.like)[:2], self.shape[2])
 
 
 @dataclass(frozen=True)
 class SourceRuns(_SourceView):
     """
-    The runs of a gVCF, which are those of each of its samples.
+    View of the runs of a gVCF, which are the same for all of its samples.
 
     Attributes
     ----------
     table : numpy.ndarray of int64
-        Runs by `RUN_FIELDS`.
+        Runs, with columns `RUN_FIELDS`.
     """
 
     table: np.ndarray
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Some of them, for some samples."""
+        """Read some fields of some runs, for some samples."""
         samples, rows, fields = region
         table = np.full(self.shape[1:], INT_FILL, dtype=self.dtype)
         table[: len(self.table)] = self.table
@@ -338,20 +339,20 @@ class SourceRuns(_SourceView):
 @dataclass(frozen=True)
 class SourceBlocks(_SourceView):
     """
-    The records of a gVCF, sample by sample.
+    View of the records of a gVCF, sample by sample.
 
     Attributes
     ----------
     token
-        Names the source in the memory of a process.
+        Cache key of the source.
     site
-        The source.
+        The records of the source.
     n_rows
-        How many records there are.
+        Number of records.
     are_all_in
-        Whether all its variants are in the store.
+        Whether all variants of the source are in the store.
     phased, quality, depth
-        Which genotypes are phased, GQ and DP; None if it has none.
+        ``call_genotype_phased``, ``call_GQ`` and ``call_DP`` of the source; None if it lacks them.
     """
 
     token: str
@@ -363,28 +364,28 @@ class SourceBlocks(_SourceView):
     depth: AnyArray | None
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Some fields of some records of some samples."""
+        """Read some fields of some records, for some samples."""
         samples, rows, fields = region
         assert isinstance(rows, slice)
         start, stop, _ = rows.indices(self.shape[1])
         inside = slice(min(start, self.n_rows), min(stop, self.n_rows))
-        who = np.arange(self.shape[0])[samples]
-        result = np.full((len(who), stop - start, len(FIELDS)), INT_FILL, dtype=self.dtype)
-        if inside.start < inside.stop and len(who):
-            key = (self.token, inside.start, inside.stop, who.tobytes())
+        positions = np.arange(self.shape[0])[samples]
+        result = np.full((len(positions), stop - start, len(FIELDS)), INT_FILL, dtype=self.dtype)
+        if inside.start < inside.stop and len(positions):
+            key = (self.token, inside.start, inside.stop, positions.tobytes())
             result[:, : inside.stop - inside.start] = _cache.get(key, lambda: self._records(inside, samples))
         return result[..., fields]
 
     def _records(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
-        """All fields of some records, samples by records by fields."""
+        """Return all fields of some records; shape samples x records x fields."""
         blocks = self.site.blocks
         assert blocks is not None
-        found = BlockRecords.read(self.site, blocks, rows, samples)
-        order = np.argsort(found.rows)
+        records = BlockRecords.read(self.site, blocks, rows, samples)
+        order = np.argsort(records.rows)
         n_samples = len(np.arange(self.shape[0])[samples])
         shape = rows.stop - rows.start, n_samples
-        variant_ends = np.where(found.is_variant, found.own_ends, INT_MISSING)[order, np.newaxis]
-        is_good = np.broadcast_to(found.is_good[order], shape)
+        variant_ends = np.where(records.is_variant, records.own_ends, INT_MISSING)[order, np.newaxis]
+        is_good = np.broadcast_to(records.is_good[order], shape)
         alleles = (
             np.ones((*shape, 1), dtype="i1")  # called, with unknown alleles
             if blocks.genotype is None
@@ -392,36 +393,36 @@ class SourceBlocks(_SourceView):
         )
         is_phased = np.zeros(shape, dtype=bool) if self.phased is None else read_calls(self.phased, rows, samples)
         planes = [
-            found.begins[order, np.newaxis],
-            np.minimum(found.ends[order], _HIGHEST),
+            records.begins[order, np.newaxis],
+            np.minimum(records.ends[order], _HIGHEST),
             np.minimum(variant_ends, _HIGHEST),
             encode_genotypes(alleles, is_phased, is_good, are_all_in=self.are_all_in),
             *(_first_values(array, rows, samples) for array in (self.quality, self.depth)),
         ]
         result = np.empty((len(FIELDS), n_samples, shape[0]), dtype="i4")
-        for mine, plane in zip(result, planes, strict=True):
-            mine[...] = np.broadcast_to(plane, shape).T
+        for target, plane in zip(result, planes, strict=True):
+            target[...] = np.broadcast_to(plane, shape).T
         return np.moveaxis(result, 0, -1)
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to make some records: what they are read from, and all their fields."""
+        """Return the memory to compute some records: the calls and sites that are read, and all fields."""
         blocks, n_samples, span = self.site.blocks, block[0], min(block[1], self.n_rows)
         assert blocks is not None
         calls = [blocks.genotype, blocks.genotype, blocks.quality, self.phased, self.quality, self.depth]
         calls += [self.site.spans.fields.get("call_LEN")]
-        read = n_samples * sum(read_bytes(array, span) for array in calls)
+        of_calls = n_samples * sum(read_bytes(array, span) for array in calls)
         sites = [self.site.allele, self.site.position, *self.site.spans.fields.values()]
         sites += list(self.site.extents.fields.values())
         decoding = sum(read_bytes(array, span) for array in sites if array.ndim == 1 or array is self.site.allele)
-        made = (VECTOR_BYTES + 3 * 4 * len(FIELDS)) * n_samples * span
-        return read + made + 4 * decoding + 2 * KEPT_BYTES
+        of_records = (VECTOR_BYTES + 3 * 4 * len(FIELDS)) * n_samples * span
+        return of_calls + of_records + 4 * decoding + 2 * KEPT_BYTES
 
 
 _cache: UnitCache[np.ndarray] = UnitCache()
 
 
 def _first_values(array: AnyArray | None, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
-    """The first value of each call, records by samples; missing where there is no such field."""
+    """Return the first value of each call, records x samples; missing, of shape 1 x 1, if there is no such field."""
     if array is None:
         return np.full((1, 1), INT_MISSING)
     values = read_calls(array, rows, samples)

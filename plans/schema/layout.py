@@ -1,6 +1,6 @@
-"""Layout: the dtype, the axes and their lengths that arrays need to hold the samples of a store and all its sources.
+"""Layout: the dtypes, axes and axis lengths that arrays need to hold the samples of a store and all its sources.
 
-Nothing is read but metadata. What is joined here is joined in any order to the same.
+Only metadata are read. The layout does not depend on the order of the sources.
 """
 
 import math
@@ -25,7 +25,7 @@ STRINGS = np.dtypes.StringDType()
 
 
 class Mismatch(Exception):
-    """Two arrays have no layout in common: what of them differs, and both values."""
+    """No layout holds two arrays: the name of the property that differs, and its value in both."""
 
     def __init__(self, what: str, theirs: object, ours: object) -> None:
         super().__init__(what, theirs, ours)
@@ -35,16 +35,16 @@ class Mismatch(Exception):
 @dataclass(frozen=True)
 class Form:
     """
-    What of an array's metadata says which values it can hold.
+    The part of an array's metadata that decides which values it can hold.
 
     Attributes
     ----------
     dimensions
         The names of its axes.
     dtype
-        Of its values.
+        Its dtype.
     lengths
-        Of its axes; 0 for variants and samples, which do not count here.
+        The lengths of its axes; 0 for variants and samples, which do not matter here.
     """
 
     dimensions: tuple[str | None, ...]
@@ -53,14 +53,14 @@ class Form:
 
     @classmethod
     def of(cls, array: AnyArray) -> "Form":
-        """That of an array."""
+        """Return the form of an array."""
         names = dimensions(array)
         lengths = (0 if d in (SAMPLES, VARIANTS) else n for d, n in zip(names, array.shape, strict=True))
         return cls(names, array.dtype, tuple(lengths))
 
     def joined(self, other: "Form") -> "Form":
         """
-        The form that holds the values of two.
+        Return the form that holds the values of both.
 
         Raises
         ------
@@ -76,27 +76,27 @@ class Form:
         return Form(a.dimensions, dtype, tuple(map(max, a.lengths, b.lengths)))
 
     def _with_axes_of(self, other: "Form") -> "Form":
-        """With the last axis of the other, of length 1: converters drop the axis where no call has two values."""
+        """Add the last axis of the other with length 1: converters omit it where no call has two values."""
         names = self.dimensions
         if len(names) < 2 or len(other.dimensions) != len(names) + 1 or other.dimensions[:-1] != names:
             return self
         return replace(self, dimensions=other.dimensions, lengths=(*self.lengths, 1))
 
     def like(self, other: "Form") -> "Form":
-        """Without a last axis of at most one value, where another form has none."""
-        has_more = len(self.dimensions) == len(other.dimensions) + 1 > 2 and self.dimensions[:-1] == other.dimensions
-        if not has_more or self.lengths[-1] > 1:
+        """Remove a last axis of length 0 or 1 if the other form lacks it."""
+        has_axis = len(self.dimensions) == len(other.dimensions) + 1 > 2 and self.dimensions[:-1] == other.dimensions
+        if not has_axis or self.lengths[-1] > 1:
             return self
         return replace(self, dimensions=self.dimensions[:-1], lengths=self.lengths[:-1])
 
 
 def widest(a: np.dtype, b: np.dtype) -> np.dtype | None:
     """
-    The dtype that holds the values of two, missing ones included; None if no dtype does.
+    Return the dtype that holds the values of both, missing values included; None if there is none.
 
     >>> widest(np.dtype("i1"), np.dtype("u1")), widest(np.dtype("f4"), np.dtype("f8"))
     (dtype('int16'), dtype('float64'))
-    >>> widest(np.dtype("i4"), np.dtype("f4"))  # an integer of a header is not a float of another
+    >>> widest(np.dtype("i4"), np.dtype("f4"))  # None: Integer in one header and Float in another are not joined
     """
     if a == b:
         return a
@@ -119,14 +119,14 @@ def widest(a: np.dtype, b: np.dtype) -> np.dtype | None:
 @dataclass(frozen=True)
 class Fields:
     """
-    What is done about fields that a store or a source lacks: names of arrays.
+    Names of arrays to drop or add where a store or a source lacks them.
 
     Attributes
     ----------
     drop
-        Those that do not come in where they cannot; new samples are missing there.
+        Arrays to drop from a source if the store cannot take them; new samples are missing there.
     add
-        Those that a store gets from a source; the samples that it has are missing there.
+        Arrays to add to the store from a source; existing samples are missing there.
     """
 
     drop: Sequence[str] = ()
@@ -135,7 +135,7 @@ class Fields:
 
 def base_of(name: str) -> str:
     """
-    The array that another belongs to; itself, if to none.
+    Return the array that a mask, phase or run array belongs to; other names are returned unchanged.
 
     >>> base_of("call_genotype_phased"), base_of("call_AD_mask"), base_of("call_AD")
     ('call_genotype', 'call_AD', 'call_AD')
@@ -145,7 +145,7 @@ def base_of(name: str) -> str:
 
 def array_name(field: str) -> str:
     """
-    The array of a FORMAT field, by the name of either.
+    Return the name of the array of a FORMAT field; names of arrays are returned unchanged.
 
     >>> array_name("LPL"), array_name("GT"), array_name("call_AD"), array_name("sample_sex")
     ('call_LPL', 'call_genotype', 'call_AD', 'sample_sex')
@@ -154,12 +154,12 @@ def array_name(field: str) -> str:
 
 
 def field_of(name: str) -> str:
-    """What a user calls the field of an array."""
+    """Return the name of the FORMAT field of an array."""
     return name.removeprefix("call_")
 
 
 def named(name: str, fields: Collection[str]) -> bool:
-    """Whether an array, or the one that it belongs to, is among some fields."""
+    """Whether an array, or the one that it belongs to, is listed in `fields`."""
     return name in fields or base_of(name) in fields
 
 
@@ -169,14 +169,14 @@ def named(name: str, fields: Collection[str]) -> bool:
 @dataclass(frozen=True)
 class Layout:
     """
-    What arrays over samples need to be, so that a store can take the samples of its sources.
+    The forms of arrays over samples that a store needs to take the samples of its sources.
 
     Attributes
     ----------
     forms
         The form of each array, by name.
     lengths
-        How long dimensions become; those of a store that has samples only if they grow.
+        The lengths of dimensions. For a store with samples, only those of arrays that are new or grow.
     """
 
     forms: Mapping[str, Form]
@@ -193,43 +193,43 @@ def layout_of(
     unfit: Collection[tuple[int, str]] = (),
 ) -> Layout:
     """
-    Find the layout that a store needs to take the samples of its sources, in any order of these.
+    Find the layout that a store needs to take the samples of its sources.
 
     Parameters
     ----------
     operation
-        For the message.
+        Name of the operation, for error messages.
     vcz, sources
-        A store without samples gets all arrays of its sources. One that has samples keeps its own, as wide as it takes.
+        A store without samples gets all arrays of its sources. A store with samples keeps its own, widened if needed.
     by_allele
-        How long the axes are that go by alleles, where sources are expressed over those of the store; else None.
+        Lengths of the dimensions per allele if sources are harmonised with the store; else None.
     add
-        Fields that come to a store which has samples.
+        Fields to add to a store that has samples.
     unfit
-        Arrays of sources, by number and name, that have values which the store's narrower dtype cannot hold.
+        Arrays with values that the narrower dtype of the store cannot hold: index of the source, and name.
 
     Raises
     ------
     IncompatibleError
-        If an array has forms that nothing joins.
+        If no form holds all values of an array.
     """
-    taken = {n for s in sources for n in s.samples_arrays if _takes(vcz, n, add)}
+    taken = {n for s in sources for n in s.samples_arrays if _has_field(vcz, n, add)}
     forms, grown = {}, []
     for name in sorted({*vcz.samples_arrays, *taken}):
         labelled = _labelled(vcz, sources, name, by_allele is not None, unfit)
         forms[name] = _joined(operation, name, labelled)
-        if takes_all(vcz) or name not in vcz.samples_arrays or forms[name].lengths != labelled[0][1].lengths:
+        if has_no_samples(vcz) or name not in vcz.samples_arrays or forms[name].lengths != labelled[0][1].lengths:
             grown.append(forms[name])
-    known = lengths_of(Form.of(array) for array in vcz.arrays.values())
+    current = lengths_of(Form.of(array) for array in vcz.arrays.values())
     lengths = {**lengths_of(grown), **(by_allele or {})}
     for name, n in lengths.items():
         if name not in (by_allele or {}):
-            lengths[name] = max(n, known.get(name, 0))
-    return Layout(forms, _with_ploidy(lengths, known.get("ploidy", 0), by_allele))
+            lengths[name] = max(n, current.get(name, 0))
+    return Layout(forms, _with_ploidy(lengths, current.get("ploidy", 0), by_allele))
 
 
 def _with_ploidy(lengths: dict[str, int], before: int, by_allele: Mapping[str, int] | None) -> dict[str, int]:
-    """With as many genotypes as a ploidy that grows gives."""
+    """Return the lengths with the number of genotypes that a greater ploidy requires."""
     ploidy = lengths.get("ploidy", 0)
     if by_allele and "genotypes" in by_allele and ploidy > before:
         n_genotypes = math.comb(by_allele["alleles"] + ploidy - 1, ploidy)
@@ -237,32 +237,32 @@ def _with_ploidy(lengths: dict[str, int], before: int, by_allele: Mapping[str, i
     return lengths
 
 
-def takes_all(vcz: Vcz) -> bool:
-    """Whether a store has no samples, so that its arrays are made for those that come in."""
+def has_no_samples(vcz: Vcz) -> bool:
+    """Whether a store has no samples yet, so that it takes all arrays of its sources."""
     return vcz.n_samples == 0
 
 
-def _takes(vcz: Vcz, name: str, add: Collection[str]) -> bool:
-    return name in vcz.samples_arrays or takes_all(vcz) or named(name, add)
+def _has_field(vcz: Vcz, name: str, add: Collection[str]) -> bool:
+    return name in vcz.samples_arrays or has_no_samples(vcz) or named(name, add)
 
 
 def _labelled(
     vcz: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool, unfit: Collection[tuple[int, str]]
 ) -> list[tuple[str, Form]]:
-    """The forms of an array in a store and its sources, each with the label of the VCZ."""
+    """Return the forms of an array in a store and its sources, each with the label of its VCZ."""
     ours = vcz.samples_arrays.get(name)
-    forms = [] if ours is None or (takes_all(vcz) and name == SAMPLE_ID) else [(vcz.label, Form.of(ours))]
+    forms = [] if ours is None or (has_no_samples(vcz) and name == SAMPLE_ID) else [(vcz.label, Form.of(ours))]
     for i, source in enumerate(sources):
         if name in source.samples_arrays:
             form = Form.of(source.samples_arrays[name])
-            if ours is not None and not takes_all(vcz):
-                form = _beside(form, forms[0][1], (i, name) in unfit, harmonised)
+            if ours is not None and not has_no_samples(vcz):
+                form = _relaxed(form, forms[0][1], (i, name) in unfit, harmonised)
             forms.append((source.label, form))
     return forms
 
 
-def _beside(form: Form, ours: Form, is_unfit: bool, harmonised: bool) -> Form:
-    """What of a source's form counts beside that of a store which has samples."""
+def _relaxed(form: Form, ours: Form, is_unfit: bool, harmonised: bool) -> Form:
+    """Return the form of a source with the dtype and lengths of the store where its values fit or are converted."""
     form = form.like(ours)
     if widest(ours.dtype, form.dtype) is not None:
         is_narrowed = (
@@ -293,19 +293,19 @@ def _joined(operation: str, name: str, forms: Sequence[tuple[str, Form]]) -> For
     return reduce(join, forms)[1]
 
 
-_GOES_BY = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
+_NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
 _OF_NUMBER_DOT = re.compile("FORMAT_.+_dim")
-"""What bio2zarr calls the last dimension of a FORMAT field of which the header says Number=."""
+"""Name that bio2zarr gives to the last dimension of a FORMAT field with Number=. in the header."""
 
 
 def _refuse_unknown_number(operation: str, name: str, *sides: tuple[str, Form]) -> None:
-    """Raise an `IncompatibleError` if a field goes by alleles on one side, and the other header does not say so."""
+    """Raise an `IncompatibleError` if a field has values per allele on one side, and Number=. on the other."""
     lasts = {str(form.dimensions[-1]): label for label, form in sides}
-    by_allele, dot = (next((d for d in lasts if known(d)), "") for known in (_GOES_BY.get, _OF_NUMBER_DOT.fullmatch))
+    by_allele, dot = (next((d for d in lasts if test(d)), "") for test in (_NUMBERS.get, _OF_NUMBER_DOT.fullmatch))
     if not by_allele or not dot:
         return
     field = field_of(name)
-    number = f"--number {field}={_GOES_BY[by_allele]}"
+    number = f"--number {field}={_NUMBERS[by_allele]}"
     way_out = f"say what it is with --harmonise {number} (harmonise: {{numbers: [{number.split()[1]}]}} in a job)"
     if operation == "update":
         way_out = f"express the source over the store first, with vczstore normalise {number}"
@@ -317,7 +317,7 @@ def _refuse_unknown_number(operation: str, name: str, *sides: tuple[str, Form]) 
 
 
 def lengths_of(forms: Iterable[Form]) -> dict[str, int]:
-    """How long each dimension is, at most."""
+    """Return the maximum length of each dimension other than variants and samples."""
     result: dict[str, int] = {}
     for form in forms:
         for dimension, n in zip(form.dimensions, form.lengths, strict=True):
@@ -326,23 +326,23 @@ def lengths_of(forms: Iterable[Form]) -> dict[str, int]:
     return result
 
 
-# ---- fields that do not come in -------------------------------------------------------------
+# ---- dropped fields -------------------------------------------------------------------------
 
 
 def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fields) -> None:
     """
-    Check that the fields that may be dropped or added are there.
+    Check that the fields to drop or add exist.
 
     Raises
     ------
     UnsuitableError
         If neither a source nor the store has one of them.
     """
-    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays if name != SAMPLE_ID}
-    known.add(LEN)  # which gVCFs may have, and none brings
+    existing = {name for vcz in (store, *sources) for name in vcz.samples_arrays if name != SAMPLE_ID}
+    existing.add(LEN)  # gVCFs may have it, but it is never copied
     for what, names in (("dropped", fields.drop), ("added", fields.add)):
         for name in names:
-            if name not in known:
+            if name not in existing:
                 raise UnsuitableError(
                     f"{operation}: neither the store nor a source has {name}, so it cannot be {what}; see vczstore info"
                 )
@@ -352,16 +352,16 @@ def without_unjoinable(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], fields: Fields, *, harmonised: bool
 ) -> list[Vcz]:
     """
-    The sources without those of the fields that may be dropped which the store has no place for.
+    Return the sources without the droppable fields that the store cannot take.
 
-    Of a field for which a store without samples would need two layouts, no source brings its own.
+    If the store has no samples, a field is dropped from all sources if their layouts cannot be joined.
     """
     result = list(sources)
     for name in sorted({n for s in sources for n in s.samples_arrays if named(n, fields.drop)}):
-        if not _takes(vcz, name, fields.add):
+        if not _has_field(vcz, name, fields.add):
             result = [_without(source, name) for source in result]
             continue
-        groups = [result] if takes_all(vcz) else [[source] for source in result]
+        groups = [result] if has_no_samples(vcz) else [[source] for source in result]
         kept = [g if _joins(operation, vcz, g, name, harmonised) else [_without(s, name) for s in g] for g in groups]
         result = [source for group in kept for source in group]
     return result
@@ -369,7 +369,7 @@ def without_unjoinable(
 
 def _joins(operation: str, store: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool) -> bool:
     forms = _labelled(store, sources, name, harmonised, ())
-    holders = [store] if name in store.samples_arrays and not takes_all(store) else []
+    holders = [store] if name in store.samples_arrays and not has_no_samples(store) else []
     holders += [source for source in sources if name in source.samples_arrays]
     try:
         _joined(operation, name, forms)
@@ -386,7 +386,7 @@ def _without(source: Vcz, name: str) -> Vcz:
 
 
 def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:
-    """The form that an array of a store needs, whether it has samples or not; strings of any width if `text`."""
+    """Return the form that an array of a store needs; with variable-length strings if `text`."""
     form = layout.forms.get(name) or Form.of(array)
     return replace(form, dtype=STRINGS) if text and array.dtype.kind in "US" else form
 
@@ -396,16 +396,16 @@ def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:
 
 def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, AnyArray]:
     """
-    The arrays over samples that a store lacks, or that were made for no samples, for the samples that it has.
+    Return the arrays over samples that a store lacks, for its samples; all of them if it has no samples yet.
 
-    Each is encoded as one of the sources' where the formats allow: the same one for any order of these.
+    Each has the encoding of one source's array if the Zarr formats allow, independent of the order of sources.
     """
-    known = lengths_of(Form.of(array) for array in vcz.arrays.values())
-    lengths = {**known, **layout.lengths, VARIANTS: vcz.n_variants, SAMPLES: vcz.n_samples}
+    current = lengths_of(Form.of(array) for array in vcz.arrays.values())
+    lengths = {**current, **layout.lengths, VARIANTS: vcz.n_variants, SAMPLES: vcz.n_samples}
     result = {}
     for name, form in layout.forms.items():
         ours = vcz.samples_arrays.get(name)
-        is_new = ours is None or (takes_all(vcz) and (name != SAMPLE_ID or len(vcz.samples_arrays) == 1))
+        is_new = ours is None or (has_no_samples(vcz) and (name != SAMPLE_ID or len(vcz.samples_arrays) == 1))
         if is_new and any(name in source.samples_arrays for source in sources):
             array = _in_form(_template(name, form, sources), form, lengths)
             names = form.dimensions
@@ -419,7 +419,7 @@ def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, An
 
 
 def _in_columns(vcz: Vcz, array: AnyArray) -> AnyArray:
-    """An array that comes to a store, its samples cut as those of others are."""
+    """Return a new array with the sample columns of the store, if its sample grid is flexible."""
     if not vcz.is_flexible:
         return array
     axis, columns = dimensions(array).index(SAMPLES), vcz.columns
@@ -427,7 +427,7 @@ def _in_columns(vcz: Vcz, array: AnyArray) -> AnyArray:
 
 
 def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:
-    """The array that a new one is made like: rather one that need not be changed, and has long chunks."""
+    """Return the source array to use as a template: preferably one that already has the form, and large chunks."""
 
     def rank(array: AnyArray) -> tuple[object, ...]:
         is_same = (array.ndim == len(form.dimensions), array.dtype == form.dtype)
@@ -437,7 +437,7 @@ def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:
 
 
 def _in_form(array: AnyArray, form: Form, lengths: Mapping[str, int]) -> AnyArray:
-    """An array in another form, its axes as long as dimensions are."""
+    """Return the metadata of an array in another form, with the given lengths of dimensions."""
     own = (*array.shape, *form.lengths[array.ndim :])
     shape = tuple(lengths.get(str(d), n) for d, n in zip(form.dimensions, own, strict=True))
     if form.dimensions == dimensions(array) and form.dtype == array.dtype:

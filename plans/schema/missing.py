@@ -12,7 +12,7 @@ import numpy as np
 
 from plans.core.compatibility import BY_VARIANT
 from plans.schema.fitting import is_derived
-from plans.schema.layout import Form, Layout, lengths_of, takes_all
+from plans.schema.layout import Form, Layout, has_no_samples, lengths_of
 from plans.variants.field_numbers import kind_of, number_of, numbers_of
 from plans.variants.findings import Findings
 from vczstore.errors import IncompatibleError
@@ -92,14 +92,14 @@ def _reasons(
     for source in sources:
         if name not in source.samples_arrays and not is_derived(name, source):
             yield f"the samples of {source.label}, which lacks it"
-    if not takes_all(store) and name not in store.samples_arrays:
+    if not has_no_samples(store) and name not in store.samples_arrays:
         yield f"the samples of {store.label}, which lacks it"
     if findings is not None and VARIANTS in form.dimensions:
         why = missing_where_harmonised(name, form, store, sources, findings)
         if why is not None:
             yield why
     final = _final_lengths(name, form, store, layout)
-    for vcz in sources if takes_all(store) else (store, *sources):
+    for vcz in sources if has_no_samples(store) else (store, *sources):
         if name in vcz.samples_arrays and _is_shorter(Form.of(vcz.samples_arrays[name]), final):
             yield f"the vectors of {vcz.label}, which are shorter than others"
 
@@ -120,7 +120,7 @@ def missing_where_harmonised(
 
 def _final_lengths(name: str, form: Form, vcz: Vcz, layout: Layout) -> dict[str, int]:
     """Return the final lengths of trailing axes, except those by allele, where padding is never read."""
-    is_new = name not in vcz.samples_arrays or takes_all(vcz)
+    is_new = name not in vcz.samples_arrays or has_no_samples(vcz)
     known = lengths_of(Form.of(array) for array in vcz.arrays.values()) if is_new else {}
     return {
         str(d): max(n, layout.lengths.get(str(d), 0), known.get(str(d), 0))

@@ -14,7 +14,7 @@ from zarr.types import AnyArray
 from plans.core.copy_chunks import LinkChunks
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
-from plans.schema.layout import Layout, form_in, takes_all
+from plans.schema.layout import Layout, form_in, has_no_samples
 from plans.schema.widen import Rewritten
 from plans.variants.allele_dimensions import widened_array
 from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
@@ -43,7 +43,7 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
     IncompatibleError
         If an array has a codec that does not support the new dtype.
     """
-    if takes_all(vcz):
+    if has_no_samples(vcz):
         return {}
     result = {}
     for name, array in vcz.arrays.items():

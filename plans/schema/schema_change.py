@@ -14,7 +14,7 @@ from plans.core.compatibility import FitsDtype, check_metadata, data_checks, fit
 from plans.core.memory import Memory
 from plans.core.model import Check, Plan, Survey, Write
 from plans.schema.fitting import is_derived
-from plans.schema.layout import Fields, Layout, named, new_arrays, takes_all, widest
+from plans.schema.layout import Fields, Layout, has_no_samples, named, new_arrays, widest
 from plans.schema.missing import with_missing_values
 from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, wider_notes
 from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
@@ -183,7 +183,7 @@ def look_up_unfit(
         (i, name): FitsDtype(operation, source.label, name, array, vcz.samples_arrays[name].dtype, source.chosen)
         for i, source in enumerate(sources)
         for name, array in source.samples_arrays.items()
-        if not takes_all(vcz) and _may_not_fit(array, vcz.samples_arrays.get(name))
+        if not has_no_samples(vcz) and _may_not_fit(array, vcz.samples_arrays.get(name))
     }
     found = (yield Survey(operation, tuple(scans.values()), memory)) if scans else []
     return {at for at, values in zip(scans, found, strict=True) if values}
@@ -234,7 +234,7 @@ def _check(
 def _may_lack(vcz: Vcz, source: Vcz, fields: Fields) -> set[str]:
     """Return the fields of a store that a source may lack: they are missing, or derived from other fields."""
     lacks = {name for name in vcz.samples_arrays if name not in source.samples_arrays}
-    if takes_all(vcz):
+    if has_no_samples(vcz):
         return lacks
     # samples may lack kept blocks, and the length of a reference block is not a property of variants
     may_lack = (*fields.drop, *fields.add, BLOCKS, LEN)

@@ -92,7 +92,7 @@ def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: 
     name, vcz
         Name of the array, and the store.
     before
-        The array as it is read.
+        The array as it is read; a view if rows are inserted.
     after
         The array with extended axes.
     findings
