@@ -39,7 +39,7 @@ class BlockOrder:
 
     @classmethod
     def scans(cls, vcz: Vcz) -> list[FindingScan]:
-        """Return a scan over all samples; none if there are no kept blocks, or their arrays have another layout."""
+        """Return one scan over all samples; an empty list if there are no kept blocks, or they have another layout."""
         blocks, runs = vcz.arrays.get(BLOCKS), vcz.arrays.get(RUNS)
         if blocks is None or runs is None or not (has_grid(blocks) and has_grid(runs)):
             return []

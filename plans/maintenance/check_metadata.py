@@ -114,7 +114,7 @@ def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
     """Yield an error for each difference between the consolidated metadata, if any, and those of arrays and groups."""
     way_out = "; if an append was stopped here, run that append again, or vczstore repair"
     for folder in parent_metadata.stale(vcz):
-        yield Finding(None, None, f"consolidated metadata of {folder}, the group it lies in, are not its own{way_out}")
+        yield Finding(None, None, f"consolidated metadata of {folder}, the group that contains it, are stale{way_out}")
     try:
         copy = vcz.consolidated()
     except DamagedStoreError as error:
@@ -132,7 +132,7 @@ def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
             which = "lack it" if theirs is None else "have it, and it does not exist"
             yield Finding(name, None, f"consolidated metadata {which}{way_out}")
         elif mine != theirs:
-            yield Finding(name, None, f"consolidated metadata are not its own{way_out}")
+            yield Finding(name, None, f"consolidated metadata differ from its own{way_out}")
     if copy.groups != vcz.groups:
         yield Finding(None, None, f"consolidated metadata have other groups, or other attributes of them{way_out}")
     if copy.attributes != vcz.attributes:

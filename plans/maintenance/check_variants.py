@@ -41,7 +41,7 @@ class Order:
 
     @classmethod
     def scans(cls, vcz: Vcz) -> list[FindingScan]:
-        """Return a scan over all variants; none if ``variant_contig`` or ``variant_position`` is unsuitable."""
+        """Return one scan over all variants; an empty list if their contig or position array is unsuitable."""
         candidates = {name: vcz.arrays.get(f"variant_{name}") for name in ("contig", "position", "length")}
         contig, position, length = (
             a if a is not None and a.shape == (vcz.n_variants,) and a.dtype.kind in "iu" else None
@@ -137,6 +137,6 @@ def contig_errors(reports: Iterable[TaskFindings]) -> Iterator[Finding]:
     begun: set[int] = set()
     for row, contig in sorted(begin for report in reports for begin in report.contigs):
         if contig in begun:
-            yield Finding("variant_contig", None, f"contig {contig} comes back at variant {row}; sort the variants")
+            yield Finding("variant_contig", None, f"contig {contig} begins again at variant {row}; sort the variants")
             return
         begun.add(contig)

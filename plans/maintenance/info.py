@@ -104,15 +104,15 @@ class Description:
             ("bytes", f"{human_size(self.decoded_bytes)} decoded{stored}"),
         ]
         if self.sample_columns is not None:
-            text = "zarr-python 3.4 with array.rectilinear_chunks set, and what reads through it; vcztools does not"
+            text = "zarr-python 3.4 with array.rectilinear_chunks set, and programs that use it; vcztools does not"
             rows.append(("readers", f"{text}: vczstore regrid {self.store} --sample-grid regular"))
         if self.samples_shard_size is not None:
-            text = "zarr-python, and what reads through it; vcztools does not read shards of several chunks"
+            text = "zarr-python, and programs that use it; vcztools does not read shards of several chunks"
             rows.append(("readers", f"{text}: vczstore regrid {self.store} --samples-shard 0"))
         if self.stale:
             names = ",".join(self.stale)
             way_out = f"vczstore recompute {self.store} --fields {names}"
-            rows.append(("stale", f"INFO {names}, of samples as they were; {way_out}"))
+            rows.append(("stale", f"INFO {names}, computed before samples changed; {way_out}"))
         if self.snapshot:
             on = f" (branch {self.branch})" if self.branch else ""
             rows += [("snapshot", f"{self.snapshot}{on}"), ("tags", ", ".join(self.tags) or "none")]

@@ -258,7 +258,7 @@ class _Look:
             )
         if path is not None and leftovers(path):
             self.reasons.append(
-                f"a compaction that was stopped, or goes on, has left something beside the store; "
+                f"a compaction that was stopped, or goes on, has left files next to the store; "
                 f"vczstore repair {self.shown(str(url))}"
             )
 
@@ -272,7 +272,7 @@ class _Look:
         elif kind is not None and kind != "s3":
             # S3 reports a version ID where versioning is on; a generation on Google Cloud does not imply old versions
             self.not_checked.append(
-                "old versions of objects, and objects deleted softly: the object store does not tell"
+                "old versions of objects, and objects deleted softly: the object store does not list them"
             )
         if kind is not None:
             # obstore uploads objects over 5 MB in parts, and cannot list incomplete multipart uploads
@@ -303,10 +303,10 @@ class _Look:
         self._at_other_spellings(vcz.sample_ids[vcz.sample_ids != REMOVED].tolist())
         if vcz.out_of_reach:
             self.reasons.append(
-                f"values of samples cannot be told apart in {_places(map(self.shown, vcz.out_of_reach))}: "
+                f"values cannot be assigned to samples in {_places(map(self.shown, vcz.out_of_reach))}: "
                 f"{_s(vcz.out_of_reach, 'it has', 'they have')} no samples dimension, or "
                 f"{_s(vcz.out_of_reach, 'lies', 'lie')} in a group within the store; vczstore verify "
-                f"{self.shown(vcz.label)} tells more"
+                f"{self.shown(vcz.label)} gives details"
             )
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
         values, wrong = 0, Counter[str]()

@@ -43,7 +43,7 @@ def batches(vcz: Vcz) -> list[dict[str, Any]]:
     """
     rows = vcz.attributes.get(ATTRIBUTE, [])
     if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("batch"), int) for r in rows):
-        raise DamagedStoreError(f"{vcz.label}: the root attribute {ATTRIBUTE} is no table of batches; restore it")
+        raise DamagedStoreError(f"{vcz.label}: the root attribute {ATTRIBUTE} is not a table of batches; restore it")
     return rows
 
 

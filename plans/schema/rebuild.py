@@ -115,8 +115,8 @@ def in_place(operation: str, store: Store, what: str, instead: str = "") -> Stor
     Raises
     ------
     UnsuitableError
-        If the store is on plain Zarr, but not a local folder that can be replaced. The message consists of `what` would
-        be done, and of `instead`, an alternative.
+        If the store is on plain Zarr, but not a local folder that can be replaced. The message has
+        `what` would be done, and `instead` as an alternative.
     """
     try:
         return store.in_place()

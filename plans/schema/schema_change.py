@@ -200,7 +200,7 @@ def kept_summary(brought: Sequence[Vcz], fields: Fields, dropped: Collection[str
     kept = sorted({n for source in brought for n in source.samples_arrays if named(n, fields.drop)} - set(dropped))
     if not kept:
         return Summary()
-    return Summary({"fields kept (they fit)": len(kept)}, {"kept": f"{listing(kept)}, which can come in as it is"})
+    return Summary({"fields kept (they fit)": len(kept)}, {"kept": f"{listing(kept)}, which can be added unchanged"})
 
 
 def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:

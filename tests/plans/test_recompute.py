@@ -521,7 +521,7 @@ def test_command_line(store: Path) -> None:
     assert "stale" not in run("info", store)[1]
     run("remove", store, "S0001")
     assert (
-        f"stale     INFO AC,HWE, of samples as they were; vczstore recompute {store} --fields AC,HWE\n"
+        f"stale     INFO AC,HWE, computed before samples changed; vczstore recompute {store} --fields AC,HWE\n"
         in (run("info", store)[1])
     )
     assert run("recompute", store)[0] == 0

@@ -288,10 +288,10 @@ BROKEN: dict[str, Broken] = {
         [("region_index", None), ("variant_position", "c/2")],
         "variant 8 at 75 comes after 80|chunk 2",
     ),
-    "a contig comes back": Broken(
+    "a contig begins again": Broken(
         put("variant_contig", slice(8, 10), 0),
         [("region_index", None), ("variant_contig", None)],
-        "contig 0 comes back at variant 8|chunk 2",
+        "contig 0 begins again at variant 8|chunk 2",
     ),
     "no such contig": Broken(
         put("variant_contig", 9, 2),

@@ -229,7 +229,7 @@ def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bo
     vczstore.append(store, a)
     result = vczstore.append(store, b, harmonise=harmonise, drop_fields=["DP"])
     assert result.counts["fields kept (they fit)"] == 1
-    assert result.plan.notes["kept"] == "call_DP, which can come in as it is"
+    assert result.plan.notes["kept"] == "call_DP, which can be added unchanged"
     assert shown(store, "format3") == merged(tmp_path, "A", "B")
 
 
