@@ -185,10 +185,10 @@ def _explained(vcz: Vcz, path: Path) -> Iterator[None]:
     except VczstoreError:
         raise
     except OSError as error:
-        raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); nothing was written") from error
+        raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); no file is left") from error
     except Exception as error:  # vcztools raises any type
         raise UnsuitableError(
-            f"{OPERATION}: vcztools cannot write {vcz.label} to {path} ({first_line(error)}); nothing was written"
+            f"{OPERATION}: vcztools cannot write {vcz.label} to {path} ({first_line(error)}); no file is left"
         ) from error
 
 

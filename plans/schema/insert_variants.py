@@ -323,7 +323,7 @@ class ArrayInsertions:
             "inserted": f"{insertion.n_inserted:,} variants, the first as row {insertion.first:,} of "
             f"{insertion.records.n_variants:,}; {n_chunks:,} chunks of what the store has are rewritten ({n_bytes:,} "
             f"bytes decoded); --new-variants drop would leave out {insertion.n_records:,} records of the sources",
-            **({"not taken": f"{listing(self.not_taken)} of new variants, whose type is incompatible"} if self.not_taken else {}),
+            **({"not taken": f"{listing(self.not_taken)} of new variants, of another type"} if self.not_taken else {}),
         }
 
     @property
