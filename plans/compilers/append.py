@@ -24,7 +24,7 @@ from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
-from plans.schema.provenance import noting, numbered
+from plans.schema.provenance import with_batch_numbers, with_batch_table
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, kept_summary, look_up_unfit
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
 from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen, widened_array
@@ -115,7 +115,7 @@ def compile_append(
     insertions = None
     if findings is not None and findings.insertion is not None:
         insertions = ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings)
-        change = insertions.instead_of(change)
+        change = insertions.absorb(change)
     elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
@@ -304,7 +304,7 @@ def compile_in_stages(
     ids = (sample for source in sources for sample in source.sample_ids.tolist())
     way_out = "leave them out with --drop-returning, or say --allow-returning"
     back = come_back(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
-    sources, table = numbered(vcz, sources)
+    sources, table = with_batch_numbers(vcz, sources)
     findings = None
     if rules is not None:
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
@@ -314,7 +314,7 @@ def compile_in_stages(
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     copying = output is not None
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
-    plan = noting(counting_left_out(readmitting(plan, vcz, back), named, sources), table)
+    plan = with_batch_table(counting_left_out(readmitting(plan, vcz, back), named, sources), table)
     return plan if output is None else keeping_key(_as_copy(plan, output, vcz), store, vcz)
 
 

@@ -21,7 +21,7 @@ from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of
-from plans.schema.provenance import as_before
+from plans.schema.provenance import keep_batch_numbers
 from plans.schema.schema_change import (
     SchemaChange,
     compile_growth,
@@ -88,7 +88,7 @@ def compile_update(
     for source in sources:
         source.require_whole(OPERATION)
     places = _places(store, vcz, sources)
-    sources = as_before(vcz, sources, places)
+    sources = keep_batch_numbers(vcz, sources, places)
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added: values that it has there do not become missing for that
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
@@ -179,7 +179,7 @@ def _inserting(
     """
     vcz, n = change.was, change.was.n_samples
     insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings), old=0)
-    change = insertions.instead_of(change)
+    change = insertions.absorb(change)
     of_store = StoreArrays.of(OPERATION, change, layout, findings, n, (), insertions)
     targets = {name: array for name, array in of_store.after.items() if name != SAMPLE_ID}
     parts = _parts(sources, places, targets, findings)

@@ -137,7 +137,7 @@ class ArrayInsertions:
         planned = {name: arrays.planned(view.like) for name, view in self.views.items()}
         return {name: array for name, array in planned.items() if samples_axis(array) is None}
 
-    def instead_of(self, change: SchemaChange) -> SchemaChange:
+    def absorb(self, change: SchemaChange) -> SchemaChange:
         """Return a schema change that is made by the insertion itself, with no plans before it."""
         created = {n: a for n, a in self.inserted(change.vcz).arrays.items() if n in change.created}
         return replace(

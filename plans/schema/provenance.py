@@ -47,7 +47,7 @@ def batches(vcz: Vcz) -> list[dict[str, Any]]:
     return rows
 
 
-def numbered(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict[str, Any]]]:
+def with_batch_numbers(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict[str, Any]]]:
     """
     Add the batch number to the samples of sources, if the store records provenance.
 
@@ -71,7 +71,7 @@ def numbered(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict
     return [_with_numbers(vcz, s, np.full(n, number)) for s, n in zip(sources, lengths, strict=True)], table
 
 
-def as_before(vcz: Vcz, sources: Sequence[Vcz], places: Sequence[np.ndarray]) -> Sequence[Vcz]:
+def keep_batch_numbers(vcz: Vcz, sources: Sequence[Vcz], places: Sequence[np.ndarray]) -> Sequence[Vcz]:
     """Add their existing batch numbers to samples that are updated; `places` are their positions in the store."""
     if BATCH not in vcz.samples_arrays:
         return sources
@@ -90,7 +90,7 @@ def _with_numbers(vcz: Vcz, source: Vcz, values: np.ndarray) -> Vcz:
     return replace(source, arrays={**source.arrays, BATCH: cast("AnyArray", given)})
 
 
-def noting(plan: Plan, table: list[dict[str, Any]]) -> Plan:
+def with_batch_table(plan: Plan, table: list[dict[str, Any]]) -> Plan:
     """Return a plan that also writes the table of batches: in preparation, and with the edits that end the plan."""
     if not table:
         return plan
@@ -99,17 +99,17 @@ def noting(plan: Plan, table: list[dict[str, Any]]) -> Plan:
     return replace(plan.recording([edit], [edit]), after=after)
 
 
-def of_job(plan: Plan, job: str, known: int) -> Plan:
+def with_job(plan: Plan, job: str, known: int) -> Plan:
     """Return a plan in which the rows of the table after the first `known` ones have the ID of the job."""
 
-    def with_job(edit: Edit) -> Edit:
+    def stamped(edit: Edit) -> Edit:
         if not isinstance(edit, SetAttribute) or edit.name != ATTRIBUTE:
             return edit
         return replace(edit, value=[*edit.value[:known], *({**row, "job": job} for row in edit.value[known:])])
 
     return replace(
         plan,
-        preparations=tuple(map(with_job, plan.preparations)),
-        edits=tuple(map(with_job, plan.edits)),
-        first=tuple(of_job(earlier, job, known) for earlier in plan.first),
+        preparations=tuple(map(stamped, plan.preparations)),
+        edits=tuple(map(stamped, plan.edits)),
+        first=tuple(with_job(earlier, job, known) for earlier in plan.first),
     )

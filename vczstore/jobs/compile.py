@@ -623,7 +623,7 @@ class _Compiler:
         steps = self.steps
         if BATCH in self.vcz.arrays:
             steps = [
-                replace(step, plans=tuple(provenance.of_job(plan, identity, self.n_batches) for plan in step.plans))
+                replace(step, plans=tuple(provenance.with_job(plan, identity, self.n_batches) for plan in step.plans))
                 for step in steps
             ]
         return CompiledJob(
