@@ -137,16 +137,16 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
     if array is None or not vcz.n_variants:
         problems.append(f"there are no calls: {f'the store has no {GENOTYPES}' if array is None else 'no variants'}")
         return np.empty(0)
-    wanted = vcz.sample_ids != REMOVED
+    is_counted = vcz.sample_ids != REMOVED
     if store.branch not in (None, MAIN):
-        wanted &= ~np.isin(vcz.sample_ids, store.open(at=MAIN).sample_ids)
-    columns = [c for c in arrays.cuts(array)[samples_axis(array) or 0].spans() if wanted[c].any()]
+        is_counted &= ~np.isin(vcz.sample_ids, store.open(at=MAIN).sample_ids)
+    columns = [c for c in arrays.cuts(array)[samples_axis(array) or 0].spans() if is_counted[c].any()]
     scans = tuple(_Calls(array, column, -(-MOST_TASKS // len(columns))) for column in columns)
     rates = np.zeros(vcz.n_samples)
     counted = run_survey(Survey(OPERATION, scans, options.memory), store, options)
     for column, counts in zip(columns, counted, strict=True):
         rates[column] = sum(counts) / vcz.n_variants
-    selected: np.ndarray = rates[wanted]
+    selected: np.ndarray = rates[is_counted]
     return selected
 
 

@@ -118,10 +118,10 @@ class Chunks:
         fill = np.asarray(self.array.fill_value)
         if self.axis is None or self.array.fill_value is None or fill.dtype.kind != self.array.dtype.kind:
             return None
-        here = self._removed_in(at)
-        if not len(here) or is_missing(self.name, self.array, fill[np.newaxis]).all():
+        removed = self._removed_in(at)
+        if not len(removed) or is_missing(self.name, self.array, fill[np.newaxis]).all():
             return None
-        return _describe_left(here)
+        return _describe_left(removed)
 
     def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
         """Return the positions of the removed samples in a chunk."""
@@ -132,14 +132,14 @@ class Chunks:
         """Return a message if a chunk still has values of removed samples, or None."""
         if self.axis is None:
             return None
-        region, here = encoded_chunks.chunk_region(self.array, at)[self.axis], self._removed_in(at)
-        if not len(here):
+        region, removed = encoded_chunks.chunk_region(self.array, at)[self.axis], self._removed_in(at)
+        if not len(removed):
             return None
-        by_sample = np.moveaxis(values, self.axis, 0)[here - region.start]
-        left = ~is_missing(self.name, self.array, by_sample).reshape(len(here), -1).all(axis=1)
+        by_sample = np.moveaxis(values, self.axis, 0)[removed - region.start]
+        left = ~is_missing(self.name, self.array, by_sample).reshape(len(removed), -1).all(axis=1)
         if not left.any():
             return None
-        return _describe_left(here[left])
+        return _describe_left(removed[left])
 
 
 LEFT = "has values of removed samples"

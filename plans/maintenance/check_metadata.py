@@ -90,8 +90,8 @@ def _fields(vcz: Vcz) -> Iterator[Finding]:
         elif len(set(names)) < len(names):
             yield Finding(name, None, f"has dimensions {names}, one of them twice")
         elif (dims is not None and names != dims) or names[: len(leading)] != leading:
-            wanted = dims or (*leading, "...")
-            yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
+            expected = dims or (*leading, "...")
+            yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {expected}")
         if not has_grid(array):
             yield Finding(name, None, "has chunks of different sizes")
 
@@ -124,14 +124,14 @@ def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
         return
     members, copies = ({**each.arrays, **each.inner} for each in (vcz, copy))
     for name in sorted({*members, *copies}):
-        mine, theirs = (
+        own, copied = (
             None if array is None else metadata.documents(array.metadata)
             for array in (members.get(name), copies.get(name))
         )
-        if mine is None or theirs is None:
-            which = "lack it" if theirs is None else "have it, and it does not exist"
+        if own is None or copied is None:
+            which = "lack it" if copied is None else "have it, and it does not exist"
             yield Finding(name, None, f"consolidated metadata {which}{way_out}")
-        elif mine != theirs:
+        elif own != copied:
             yield Finding(name, None, f"consolidated metadata differ from its own{way_out}")
     if copy.groups != vcz.groups:
         yield Finding(None, None, f"consolidated metadata have other groups, or other attributes of them{way_out}")

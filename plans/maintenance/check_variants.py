@@ -81,9 +81,9 @@ class Order:
         # with more starts than contigs, some contig is not contiguous
         limit = len(contig) if self.n_contigs is None else self.n_contigs + 1
         seen.contigs = [(start + int(i), int(contig[i])) for i in ([0] * (rows.start == 0) + new.tolist())[:limit]]
-        back = (contig[1:] == contig[:-1]) & (position[1:] < position[:-1])
-        if back.any():
-            i = int(np.argmax(back)) + 1
+        decreases = (contig[1:] == contig[:-1]) & (position[1:] < position[:-1])
+        if decreases.any():
+            i = int(np.argmax(decreases)) + 1
             what = f"variant {start + i} at {position[i]} comes after {position[i - 1]} of the same contig"
             seen.errors.append(self._finding(self.position, start + i, what))
         if self.n_contigs is not None and ((contig < 0) | (contig >= self.n_contigs)).any():

@@ -277,8 +277,8 @@ class CompareColumn:
             differs &= ordered | differing(self.name, self.ours, ours, self.theirs, theirs, 2)
         return int(differs.sum())
 
-    def _is_phased(self, which: int, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        array = self.phased[which]
+    def _is_phased(self, side: int, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        array = self.phased[side]
         shape = (len(rows), len(samples))
         return np.zeros(shape, bool) if array is None else _read(array, rows, samples).astype(bool)
 

@@ -181,8 +181,8 @@ class Place:
         UnsuitableError
             If anything else exists there.
         """
-        found, record = self.found(), self.record()
-        if found is None or found in record.get("known", ()) or (self.path is None and record.get("begun")):
+        current, record = self.found(), self.record()
+        if current is None or current in record.get("known", ()) or (self.path is None and record.get("begun")):
             return
         if record:
             why = "has been changed since a job exported to it; move it away"
@@ -250,20 +250,20 @@ def export_again(place: Place, of: str, unchanged: Unchanged, write: Callable[[s
     """
     place.check()
     place.tidy()
-    found, record = place.found(), place.record()
-    is_same = found is not None and record.get("of") == of
-    if is_same and found in record["known"][-1:]:
+    current, record = place.found(), place.record()
+    is_same = current is not None and record.get("of") == of
+    if is_same and current in record["known"][-1:]:
         return unchanged
-    return _to_path(place, of, found, write) if place.path is not None else _to_objects(place, of, unchanged, write)
+    return _to_path(place, of, current, write) if place.path is not None else _to_objects(place, of, unchanged, write)
 
 
-def _to_path(place: Place, of: str, found: str | None, write: Callable[[str], Found]) -> Found:
+def _to_path(place: Place, of: str, current: str | None, write: Callable[[str], Found]) -> Found:
     path, aside = place.path, place.aside
     assert path is not None
     result = write(str(aside))
     try:
-        place.write_record(of, [*([] if found is None else [found]), like(aside)])
-        if found is None or not path.is_dir():
+        place.write_record(of, [*([] if current is None else [current]), like(aside)])
+        if current is None or not path.is_dir():
             os.replace(aside, path)
         else:
             if not exchange(aside, path):

@@ -132,10 +132,10 @@ def _header(store: Store, opts: Options, done: list[str], *, dry_run: bool, chec
     vcz = store.open()
     present = {*vcz.sample_ids.tolist()}
     words = {*vcf_headers.words(vcz.attributes)} - present
-    gone = list[str]()
+    removed = list[str]()
     with suppress(StorageError):  # without the key the record of removed samples cannot be read
-        gone = Withdrawn.of(store, vcz).among(sorted(words))
-    if gone and (header := vcf_headers.without(vcz.attributes, gone, present)):
+        removed = Withdrawn.of(store, vcz).among(sorted(words))
+    if removed and (header := vcf_headers.without(vcz.attributes, removed, present)):
         done.append(f"lines of the VCF's header that name removed samples, in {listing([*header])}: dropped")
         if not dry_run:
             run_plan(compile_header(store, vcz, header, opts.memory), opts, before_commit=check)
@@ -154,21 +154,21 @@ def _half_removed(
     """Remove the values, or positions without calls, that vczstore 0.1.0 leaves of samples; return remaining errors."""
     vcz = store.open()
     stale = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
-    found = {d.array for d in stale if d.array is not None and has_missing_value(vcz.arrays[d.array])}
+    fields = {d.array for d in stale if d.array is not None and has_missing_value(vcz.arrays[d.array])}
     # in all arrays: `verify` takes fill for missing, but its amount reveals a person's ploidy
-    names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
+    names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if fields else set()
     n = vcz.beyond_calls
     if not names and n is None:
         return errors
     if n is not None:
         done.append(f"empty IDs of samples for which no array has values: {vcz.n_samples - n:,} deleted")
     if names:
-        done.append(f"values of samples that have no ID any more, in {listing(sorted(found))}: made missing")
+        done.append(f"values of samples that have no ID any more, in {listing(sorted(fields))}: made missing")
     plan = compile_repair(store, vcz, names, opts.memory)
     if not dry_run:
         run_plan(plan, opts, before_commit=check)
         return set(verify_store(store, opts, quick=quick).errors)
-    return errors - {d for d in stale if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
+    return errors - {d for d in stale if d.array in fields} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
 
 
 def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]:

@@ -67,11 +67,11 @@ class Fitted(ComputedView):
         values = arrays.read(self.source, cast("tuple[slice, ...]", selection)) if is_slices else None
         values = arrays.read_at(self.source, selection) if values is None else values
         n_read = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in inside]
-        wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
+        shape = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
         if self.source.ndim < self.ndim and not n_read[-1]:
             values = values[..., np.newaxis][..., :0]  # the region lies beyond the only position
         # in the dtype of the store: that of the source may have no fill value
-        result = np.full(wanted, fill_value(self.name, self.like), dtype=self.dtype)
+        result = np.full(shape, fill_value(self.name, self.like), dtype=self.dtype)
         result[tuple(slice(0, n) for n in n_read)] = _cast(values.reshape(n_read), self.dtype)
         return result
 

@@ -121,9 +121,9 @@ def missing_where_harmonised(
 def _final_lengths(name: str, form: Form, vcz: Vcz, layout: Layout) -> dict[str, int]:
     """Return the final lengths of trailing axes, except those by allele, where padding is never read."""
     is_new = name not in vcz.samples_arrays or has_no_samples(vcz)
-    known = lengths_of(Form.of(array) for array in vcz.arrays.values()) if is_new else {}
+    current = lengths_of(Form.of(array) for array in vcz.arrays.values()) if is_new else {}
     return {
-        str(d): max(n, layout.lengths.get(str(d), 0), known.get(str(d), 0))
+        str(d): max(n, layout.lengths.get(str(d), 0), current.get(str(d), 0))
         for d, n in zip(form.dimensions, form.lengths, strict=True)
         if d not in (SAMPLES, *BY_VARIANT)
     }

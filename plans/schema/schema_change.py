@@ -185,8 +185,8 @@ def look_up_unfit(
         for name, array in source.samples_arrays.items()
         if not has_no_samples(vcz) and _may_not_fit(array, vcz.samples_arrays.get(name))
     }
-    found = (yield Survey(operation, tuple(scans.values()), memory)) if scans else []
-    return {at for at, values in zip(scans, found, strict=True) if values}
+    results = (yield Survey(operation, tuple(scans.values()), memory)) if scans else []
+    return {at for at, values in zip(scans, results, strict=True) if values}
 
 
 def dropped_fields(vcz: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
