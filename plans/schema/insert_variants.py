@@ -116,12 +116,12 @@ class ArrayInsertions:
 
     @property
     def insertion(self) -> Insertion:
-        """The insertion."""
+        """The insertion in `findings`, which is never None here."""
         assert self.findings.insertion is not None
         return self.findings.insertion
 
     def inserted(self, vcz: Vcz) -> Vcz:
-        """Return a store that has all arrays it needs with the inserted variants; existing arrays are views."""
+        """Return a store that has all arrays it needs with the inserted variants; changed arrays are views."""
         n = self.insertion.records.n_variants
         resized = {
             name: arrays.planned(array, shape=(n, *array.shape[1:]))

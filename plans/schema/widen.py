@@ -194,7 +194,7 @@ class _ViewWrite(_ColumnWrite):
     view: View
 
     def reader(self, store: ZarrStore) -> ColumnReader:
-        """Return the reader of the view, which reads from the store that is written."""
+        """Return the reader of the view, which by default reads from the store that is written."""
         return ColumnReader(self.view.in_store(store), self.columns)
 
     def reading_mem(self) -> int:
