@@ -1,1 +1,1 @@
-"""Operations, one file each: its options, and what compiles a store and its sources into a plan."""
+"""Operations, one module each: the declaration of its options, and `compile`, which turns them into a plan."""

@@ -1,1 +1,1 @@
-"""How operations are compiled: a store and its sources in, a plan out."""
+"""Compilers of operations: a store and its sources in, a plan out."""

@@ -1,1 +1,1 @@
-"""What plans are made of: the model of a plan, the chunk grid, and blocks of chunks as Cubed arrays."""
+"""Building blocks of plans: the model of a plan, the chunk grid, and blocks of chunks as Cubed arrays."""

@@ -1,4 +1,4 @@
-"""When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
+"""Whether a source is compatible with a store: metadata are checked directly, data in tasks over ranges of variants."""
 
 import itertools
 import math
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 NOTHING = ("", ".", "0")
-"""What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
+"""Values of an absent allele: fill, VCF's, and PLINK's (.bim, columns 5 and 6)."""
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
-"""What makes a variant the same variant."""
-LOOKED_AT = (*SITE_FIELDS, LENGTH, END, SVLEN)
-"""What is compared of variants, as far as it is there."""
+"""Arrays that identify a variant."""
+COMPARED = (*SITE_FIELDS, LENGTH, END, SVLEN)
+"""Arrays that are compared to decide whether variants are the same; not every store has all of them."""
 BY_VARIANT = ("variants", "alleles", "alt_alleles", "genotypes")
-"""Dimensions that may differ where variants are matched."""
+"""Dimensions whose lengths may differ where variants are matched."""
 CONTIGS = "contig_id"
 TABLES = (CONTIGS, "filter_id")
-"""What variants refer to by number."""
+"""Lookup tables into which variants have indices."""
 
 
 # ---- samples --------------------------------------------------------------------------------
@@ -39,76 +39,76 @@ TABLES = (CONTIGS, "filter_id")
 
 def check_incoming(operation: str, sources: Sequence[Vcz]) -> dict[str, str]:
     """
-    Check that no sample comes in twice.
+    Check that the samples of all sources are distinct.
 
     Returns
     -------
     dict
-        The label of its source, by sample.
+        For each sample the label of its source.
 
     Raises
     ------
     SampleError
-        If a source has no samples, has one twice or removed ones, or a sample is in another source.
+        If a source has no samples, duplicates or removed samples, or shares a sample with another source.
     """
     owner: dict[str, str] = {}
     for source in sources:
         if source.n_samples == 0:
             raise SampleError(f"{operation}: {source.label} has no samples; leave it out")
-        mine: set[str] = set()
+        seen: set[str] = set()
         for sample in source.sample_ids:
             if sample == REMOVED:
                 raise SampleError(
                     f"{operation}: {source.label} has removed samples (empty IDs), which cannot come in; "
                     "give a copy that is made without them"
                 )
-            if sample in mine:
+            if sample in seen:
                 raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
-            mine.add(sample)
-        _refuse_duplicates(operation, sorted(mine & owner.keys()), source.label, owner)
+            seen.add(sample)
+        _refuse_duplicates(operation, sorted(seen & owner.keys()), source.label, owner)
         owner.update(dict.fromkeys(source.sample_ids.tolist(), source.label))
     return owner
 
 
 def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
     """
-    Check that all samples are new, and no sample comes in twice.
+    Check that the samples of all sources are distinct and not in the store.
 
     Raises
     ------
     SampleError
-        As `check_incoming`, or if a sample is in the store.
+        As in `check_incoming`, or if a sample is in the store.
     """
     owner = check_incoming(operation, sources)
     if not owner.keys().isdisjoint(vcz.sample_ids.tolist()):
         present = [sample for sample in vcz.sample_ids if sample in owner]
         label = owner[present[0]]
-        mine_present = [sample for sample in present if owner[sample] == label]
-        if len(mine_present) == sum(one == label for one in owner.values()):
+        of_source = [sample for sample in present if owner[sample] == label]
+        if len(of_source) == sum(other == label for other in owner.values()):
             of = (
-                f"{label} that come{'s' * (len(mine_present) == 1)} in"
+                f"{label} that come{'s' * (len(of_source) == 1)} in"
                 if any(s.chosen is not None and s.label == label for s in sources)
                 else label
             )
-            n = len(mine_present)
+            n = len(of_source)
             all_of, is_there = ("the one sample", "is") if n == 1 else (f"all {n:,} samples", "are")
             raise SampleError(
                 f"{operation}: {all_of} of {of} {is_there} in {vcz.label} already, perhaps since it "
                 "was appended before, as by a run that was killed after its commit: then there is nothing left to "
                 "do; to replace the values of these samples, use update"
             )
-        _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, vcz.label))
+        _refuse_duplicates(operation, of_source, label, dict.fromkeys(present, vcz.label))
     refuse_look_alikes(operation, owner, vcz)
 
 
 def refuse_look_alikes(operation: str, owner: Mapping[str, str], vcz: Vcz) -> None:
     """
-    Refuse samples, by the labels of their sources, that look like another one of them or of a VCZ.
+    Refuse sample IDs that look like another one of `owner` or of `vcz`; `owner` has the label of each sample's source.
 
     Raises
     ------
     SampleError
-        If IDs differ in nothing but spaces around them or their Unicode form.
+        If two IDs differ only in surrounding spaces or Unicode normalization.
     """
     for sample, other in looking_alike(owner, itertools.chain(vcz.sample_ids.tolist(), owner)).items():
         raise SampleError(
@@ -133,15 +133,15 @@ def check_metadata(
     operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False, may_lack: Collection[str] = ()
 ) -> None:
     """
-    Check all that the metadata of two VCZs tell: versions, variants, tables, fields, dimensions, dtypes.
+    Check that the metadata of a source are compatible: version, variants, genome, tables, fields, attributes.
 
-    Variants, tables, and dimensions that go by alleles may differ where the source is going to be harmonised. Fields
-    that the source `may_lack` are missing values in the store.
+    The number of variants and the tables may differ if the source is going to be `harmonised`. Fields that the source
+    `may_lack` become missing values in the store.
 
     Raises
     ------
     IncompatibleError
-        For the first thing that differs.
+        For the first difference.
     """
     versions = [vcz.attributes.get("vcf_zarr_version") for vcz in (store, source)]
     if None not in versions and versions[0] != versions[1]:
@@ -169,46 +169,46 @@ def check_metadata(
 
 def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
     """
-    Check that VCZs are of one reference genome: that contigs of one name have one length.
+    Check that VCZs share a reference genome: contigs of the same name must have the same length.
 
     Returns
     -------
     dict
-        The length of each contig that has one.
+        The length of each contig of known length.
 
     Raises
     ------
     IncompatibleError
         For the first contig whose lengths differ.
     """
-    known: dict[str, tuple[int, str]] = {}
+    first_lengths: dict[str, tuple[int, str]] = {}
     for vcz in vczs:
         for contig, length in vcz.contig_lengths.items():
-            other, label = known.setdefault(contig, (length, vcz.label))
+            other, label = first_lengths.setdefault(contig, (length, vcz.label))
             if length != other:
                 raise IncompatibleError(
                     f"{operation}: {vcz.label} has {listing([contig])} of contig_length {length}, {label} of {other}; "
                     "all have to be of one reference genome: lift one over to the other's, and convert it again"
                 )
-    return {contig: length for contig, (length, _) in known.items()}
+    return {contig: length for contig, (length, _) in first_lengths.items()}
 
 
 _NORMALISE = "express the source over the store with vczstore normalise first"
 
 
 def _or_harmonise(operation: str) -> str:
-    """The way out that an operation has where variants or alleles differ."""
+    """Advice for the error message where variants or alleles differ; empty if the operation has no such option."""
     return {"append": ", or say --harmonise", "update": f", or {_NORMALISE}"}.get(operation, "")
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
-    silent = [vcz.label for vcz in (store, source) if not vcz.has_table(name)]
-    if len(silent) == 1 and name == CONTIGS:
+    lacking = [vcz.label for vcz in (store, source) if not vcz.has_table(name)]
+    if len(lacking) == 1 and name == CONTIGS:
         raise IncompatibleError(
-            f"{operation}: {silent[0]} has no {name}, so which contigs its variants are on cannot be compared; make "
+            f"{operation}: {lacking[0]} has no {name}, so which contigs its variants are on cannot be compared; make "
             "it with vcf2zarr"
         )
-    if silent:
+    if lacking:
         return
     ours, theirs = (list(vcz.table(name)) for vcz in (store, source))
     if ours != theirs:
@@ -222,28 +222,28 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
 
 def _check_fields(operation: str, vcz: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
     ours, theirs = set(vcz.samples_arrays), set(source.samples_arrays)
-    lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
-    told, can_name = [], operation in ("append", "update")
-    if lacks:
-        way_out = f"leave it missing for these samples with {_flags('--drop-field', lacks)}"
-        told.append(
-            f"lacks {listing(lacks)}, which the store has; "
-            f"{way_out if can_name else 'make the source with these fields'}"
+    lacking, extra = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
+    messages, has_flags = [], operation in ("append", "update")
+    if lacking:
+        way_out = f"leave it missing for these samples with {_flags('--drop-field', lacking)}"
+        messages.append(
+            f"lacks {listing(lacking)}, which the store has; "
+            f"{way_out if has_flags else 'make the source with these fields'}"
         )
-    if more:
-        adding = f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or "
-        way_out = f"{adding}leave it out with {_flags('--drop-field', more)}"
-        told.append(
-            f"has {listing(more)}, which the store lacks; "
-            f"{way_out if can_name else 'make the source without these fields'}"
+    if extra:
+        adding = f"add it, missing for the samples that are there, with {_flags('--add-field', extra)}, or "
+        way_out = f"{adding}leave it out with {_flags('--drop-field', extra)}"
+        messages.append(
+            f"has {listing(extra)}, which the store lacks; "
+            f"{way_out if has_flags else 'make the source without these fields'}"
         )
-    if told:
-        raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(told)}")
+    if messages:
+        raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(messages)}")
 
 
 def _flags(flag: str, names: Sequence[str]) -> str:
     """
-    What a user adds to a command for some arrays; what says more of an array needs no flag of its own.
+    The command-line flags for some arrays. Auxiliary arrays, such as masks, are covered by the flag of their field.
 
     >>> _flags("--drop-field", ["call_PS", "call_PS_mask"])
     '--drop-field PS'
@@ -253,9 +253,9 @@ def _flags(flag: str, names: Sequence[str]) -> str:
 
 
 def check_attributes(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
-    """Raise an `IncompatibleError` if attributes give the values of an array another meaning than the store's have."""
-    if (differs := cf_attributes.first_difference(theirs, ours)) is not None:
-        attribute, of_source, of_store = differs
+    """Raise an `IncompatibleError` if attributes of an array give its values another meaning than in the store."""
+    if (difference := cf_attributes.first_difference(theirs, ours)) is not None:
+        attribute, of_source, of_store = difference
         other = (
             f", or leave it out with --drop-field {name.removeprefix('call_')}"
             if operation in ("append", "update")
@@ -272,13 +272,13 @@ def _is_text(dtype: np.dtype) -> bool:
 
 
 def _is_bytes(dtype: np.dtype) -> bool:
-    """Bytes and text are not cast to each other: NumPy makes ``"b'A'"`` of ``b"A"``."""
+    """Whether values are bytes. They are not cast to text: NumPy would turn ``b"A"`` into ``"b'A'"``."""
     return dtype.kind in "OS"
 
 
 def fits(source: np.dtype, store: np.dtype) -> bool:
     """
-    Whether every value of one dtype is a value of another, missing values included.
+    Whether the dtype of a store can hold every value of a source's dtype, including missing values.
 
     >>> fits(np.dtype("i1"), np.dtype("i2")), fits(np.dtype("i2"), np.dtype("i1"))
     (True, False)
@@ -302,7 +302,7 @@ def fits(source: np.dtype, store: np.dtype) -> bool:
 @dataclass(frozen=True)
 class SameVariants:
     """
-    A source has the store's variants: the same contig, position and alleles in every row, and as long where symbolic.
+    Check that a source has the store's variants: in every row the same contig, position, alleles and symbolic length.
 
     Encoded chunks are compared first, and decoded only where they differ. Alleles may be padded with empty
     strings to different widths.
@@ -313,11 +313,11 @@ class SameVariants:
     source: Vcz
 
     def look(self, rows: slice) -> int | None:
-        """The first of some variants that differs, None if none does."""
-        found = [self._differs(name, rows) for name in SITE_FIELDS]
-        if found == [None] * len(found):
-            found = [self._differs_in_length(rows)]
-        return min((i for i in found if i is not None), default=None)
+        """The first row in a range that differs; None if none does."""
+        first = [self._differs(name, rows) for name in SITE_FIELDS]
+        if first == [None] * len(first):
+            first = [self._differs_in_length(rows)]
+        return min((row for row in first if row is not None), default=None)
 
     def _differs(self, name: str, rows: slice) -> int | None:
         if self._same_encoded(name, rows):
@@ -327,7 +327,7 @@ class SameVariants:
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     def _differs_in_length(self, rows: slice) -> int | None:
-        """Of variants with the same alleles: where these are symbolic, their lengths say what they are."""
+        """The first row whose length differs, given equal alleles: a symbolic allele is defined by its length."""
         if all(self._same_encoded(name, rows) for name in (LENGTH, END, SVLEN)):
             return None
         extents = [self._extents(vcz, rows) for vcz in (self.store, self.source)]
@@ -340,7 +340,7 @@ class SameVariants:
         return Extents.of(vcz.arrays).look(alleles, rows)
 
     def _same_encoded(self, name: str, rows: slice) -> bool:
-        """Whether the chunks of an array hold the same bytes, or neither side has it."""
+        """Whether the encoded chunks of an array are identical, or neither side has the array."""
         if name not in self.store.arrays or name not in self.source.arrays:
             return name not in self.store.arrays and name not in self.source.arrays
         ours, theirs = self.store.arrays[name], self.source.arrays[name]
@@ -359,25 +359,24 @@ class SameVariants:
 
     @property
     def _sides(self) -> list[AnyArray]:
-        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in LOOKED_AT if n in vcz.arrays]
+        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in COMPARED if n in vcz.arrays]
 
     def rows_per_task(self, memory: Memory) -> int:
-        """Whole chunks of either side."""
+        """Number of rows per task: whole chunks of one side, the longest that fit into memory."""
         lengths = sorted({arrays.outer_chunks(a)[0] for a in self._sides}, reverse=True)
-        # parts of the longest, where whole ones of the others would be too much
         chunk = next((n for n in lengths if self._look_mem(n) <= memory.free), lengths[-1])
         row_bytes = sum(64 * math.prod(a.shape[1:]) for a in self._sides)
         return _rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._look_mem)
 
     def _look_mem(self, rows: int) -> int:
-        """What it takes to look at so many rows, one array after the other."""
+        """Bytes needed to scan `rows` rows, one array after the other."""
         sides = self.store, self.source
         together = [[vcz.arrays[name] for vcz in sides] for name in SITE_FIELDS]
         names = ("variant_allele", LENGTH, END, SVLEN)
         together += [[vcz.arrays[name] for name in names if name in vcz.arrays] for vcz in sides]
         return max(
-            sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0]) + 1) for a in some)
-            for some in together
+            sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0]) + 1) for a in in_memory)
+            for in_memory in together
         )
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
@@ -387,18 +386,18 @@ class SameVariants:
         if not self.store.n_variants:
             return []
         rows = self.rows_per_task(memory)
-        store, source = (vcz.only(LOOKED_AT) for vcz in (self.store, self.source))
-        look = replace(self, store=store, source=source).look  # the rest is not sent along
+        store, source = (vcz.only(COMPARED) for vcz in (self.store, self.source))
+        look = replace(self, store=store, source=source).look  # other arrays are not sent to workers
         return [scan_tasks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[int]:
-        """Look at one range after the other."""
+        """Scan one range after the other."""
         for rows in _ranges(self.store.n_variants, self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found
 
     def error(self, found: int) -> VczstoreError:
-        """Name the variant on both sides."""
+        """An error that shows row `found` on both sides."""
         a, b = self._site(self.store, found), self._site(self.source, found)
         what = self._difference(found) if a.split() == b.split() else ""
         return IncompatibleError(
@@ -407,7 +406,7 @@ class SameVariants:
         )
 
     def _difference(self, row: int) -> str:
-        """What tells two variants apart that look the same: long alleles are not shown to their end."""
+        """The first difference between two variants that are displayed alike, since long alleles are truncated."""
         for name in SITE_FIELDS:
             sides = [arrays.read_normalised(v.arrays[name], (slice(row, row + 1),)) for v in (self.store, self.source)]
             if name == "variant_allele":
@@ -434,14 +433,14 @@ class SameVariants:
 
 
 def _from(text: str, at: int) -> str:
-    """A text, or if it is long, what it has from a character on."""
+    """A text; if it is longer than 40 characters, 20 of them from an offset."""
     if len(text) <= 40:
         return repr(text)
     return f"{text[at : at + 20]!r} after {at:,} of its {len(text):,} characters"
 
 
 def without_nothing(alleles: np.ndarray) -> np.ndarray:
-    """Alleles with an empty string where there is none, however that is written."""
+    """Alleles with every spelling of an absent allele (`NOTHING`) replaced by an empty string."""
     return np.where(np.logical_or.reduce([alleles == text for text in NOTHING]), "", alleles)
 
 
@@ -452,7 +451,7 @@ def _same_bytes(a: Any, b: Any) -> bool:
 
 
 def _unequal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which rows differ; strings may be padded to different widths."""
+    """Boolean mask of the rows that differ; strings may be padded to different widths."""
     if a.ndim == 2 and a.shape[1] != b.shape[1]:
         width = max(a.shape[1], b.shape[1])
         a, b = (np.pad(x.astype(object), ((0, 0), (0, width - x.shape[1])), constant_values="") for x in (a, b))
@@ -461,7 +460,7 @@ def _unequal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FitsDtype:
-    """Every value of a source's array is a value of the store's narrower dtype, as far as its samples are chosen."""
+    """Check that the values of the chosen samples of a source's array fit the store's narrower dtype."""
 
     operation: str
     label: str
@@ -471,17 +470,17 @@ class FitsDtype:
     chosen: np.ndarray | None = None
 
     def look(self, rows: slice) -> tuple[int, Any] | None:
-        """The first row and value of some rows that does not fit, None if all do."""
-        found = []
+        """The first row in a range with a value that does not fit, and the value as text; None if all fit."""
+        unfit = []
         for rest in itertools.product(*(cut.spans() for cut in arrays.cuts(self.array)[1:])):
             values = arrays.read(self.array, (rows, *rest))
-            if (bad := self._unfit(values) & self._counts([rows, *rest])).any():
+            if (bad := self._unfit(values) & self._is_chosen([rows, *rest])).any():
                 first = np.unravel_index(int(np.argmax(bad)), bad.shape)
-                found.append((rows.start + int(first[0]), str(values[first])))
-        return min(found, default=None)
+                unfit.append((rows.start + int(first[0]), str(values[first])))
+        return min(unfit, default=None)
 
-    def _counts(self, region: Sequence[slice]) -> np.ndarray | bool:
-        """Which samples of a region are chosen, for all elements of a sample."""
+    def _is_chosen(self, region: Sequence[slice]) -> np.ndarray | bool:
+        """Boolean mask of the chosen samples, which broadcasts to a region; True if all are chosen."""
         if self.chosen is None:
             return True
         axis = samples_axis(self.array) or 0
@@ -497,13 +496,13 @@ class FitsDtype:
         )
 
     def rows_per_task(self, memory: Memory) -> int:
-        """Whole chunks."""
+        """Number of rows per task, a multiple of the chunk length."""
         chunk = arrays.outer_chunks(self.array)[0]
         row_bytes = 8 * math.prod(self.array.shape[1:])
         return _rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._look_mem)
 
     def _look_mem(self, rows: int) -> int:
-        """What it takes to look at so many rows, one column of chunks after the other."""
+        """Bytes needed to scan `rows` rows, one chunk column after the other."""
         return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
@@ -514,13 +513,13 @@ class FitsDtype:
         return [scan_tasks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
-        """Look at one range after the other."""
+        """Scan one range after the other."""
         for rows in _ranges(self.array.shape[0], self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found
 
     def error(self, found: tuple[int, Any]) -> VczstoreError:
-        """Name the value."""
+        """An error that names the row and the value."""
         return IncompatibleError(
             f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
             f"row {found[0]}, which the store's {self.dtype} cannot hold; re-create either with the other's dtype"
@@ -528,10 +527,10 @@ class FitsDtype:
 
 
 def _rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, look_mem: Callable[[int], int]) -> int:
-    """Whole chunks: about `TASK_BYTES` of them, so few that there are four tasks, or what is worth beginning one."""
+    """Rows per task, a multiple of `chunk`: `TASK_BYTES` or a quarter of all rows, more up to `Memory.task_bytes`."""
     n_chunks, chunk_bytes = math.ceil(n_rows / chunk), chunk * row_bytes
-    shared = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
-    return chunk * max(shared, memory.worth(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk)))
+    n_balanced = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
+    return chunk * max(n_balanced, memory.worth(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk)))
 
 
 def _ranges(n: int, step: int) -> Iterator[slice]:
@@ -540,7 +539,7 @@ def _ranges(n: int, step: int) -> Iterator[slice]:
 
 
 def data_checks(operation: str, vcz: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:
-    """What has to be looked up in the data of a store and a source whose metadata fit."""
+    """Checks of the data of a store and a source whose metadata are compatible."""
     checks: list[SameVariants | FitsDtype] = [] if harmonised else [SameVariants(operation, vcz, source)]
     for name, theirs in source.samples_arrays.items():
         ours = vcz.samples_arrays.get(name)

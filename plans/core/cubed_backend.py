@@ -1,11 +1,10 @@
 """Blocks of chunks as Cubed arrays: how a plan reads, maps and writes them.
 
-A plan is made of three kinds of array: a *source* (`read`) whose blocks come from a reader, maps (Cubed's own), and a
-*sink* (`write`) whose blocks go to a view. Both stand either for decoded values, or for the grid of an array whose
-elements are encoded chunks. Cubed fuses the three into one operation, and every task reports to the driver what it
-has written.
+A plan consists of three kinds of arrays: a *source* (`read`), whose blocks come from a reader; maps (Cubed's own); and
+a *sink* (`write`), which stores blocks. The elements of sources and sinks are either decoded values or lists of encoded
+chunks. Cubed fuses the three into one operation, and every task reports its writes to the driver.
 
-This is the only module that touches Cubed's private interfaces of arrays and plans.
+This is the only module that uses Cubed's private interfaces of arrays and plans.
 """
 
 import dataclasses
@@ -37,10 +36,10 @@ _share: ContextVar["Share"] = ContextVar("vczstore_task_share")
 
 class Assigned(list[int]):
     """
-    The coordinates of a task that takes its own share of a reader along, and no other.
+    The coordinates of a task, with the task's share of a reader.
 
-    What an operation reads is sent with each of its tasks. Of many sources each task needs a few: if all of them were
-    sent, that would be quadratic.
+    Normally an operation's reader is sent with each of its tasks. With many sources, of which each task needs few,
+    that would be quadratic.
     """
 
     def __init__(self, coords: Iterable[int], share: "Share") -> None:
@@ -50,10 +49,9 @@ class Assigned(list[int]):
 
 def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int = 0) -> TaskReport:
     """
-    Run one task of an operation as Cubed would, and say what it has done; an error names what it was about.
+    Run one task as Cubed would, and return its report; errors about chunks name `about`.
 
-    Where several plans are executed together, `plan` says which of them the task belongs to, and so do its report and
-    its error.
+    If several plans are executed together, `plan` is the index of the task's plan, which its report and its error have.
     """
     token = current_report.set(TaskReport(task=(name, tuple(coords)) if name else None, plan=plan))
     if isinstance(coords, Assigned):
@@ -65,7 +63,7 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int
         report.peak_mem, report.end = peak_mem(), time.time()
         return report
     except Exception as error:
-        error.plan = plan  # type: ignore[attr-defined]  # it travels with a pickled exception
+        error.plan = plan  # type: ignore[attr-defined]  # pickled together with the exception
         raise
     finally:
         current_report.reset(token)
@@ -75,11 +73,11 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int
 
 
 class Reader(Protocol):
-    """What a source reads. It is sent to workers."""
+    """Produces the blocks of a source. It is sent to workers."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the blocks."""
+        """The dtype of the blocks."""
 
     @property
     def blocks(self) -> Blocks:
@@ -90,22 +88,22 @@ class Reader(Protocol):
 
 
 class Share(Protocol):
-    """What a single task reads."""
+    """The part of a reader that a single task needs."""
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Produce the task's block."""
 
 
 class SharedReader(Reader, Protocol):
-    """What a source reads of many places, of which each block needs few."""
+    """A reader of many arrays, few of which are needed for a block."""
 
     def share(self, index: tuple[int, ...]) -> "Share":
-        """What produces this one block."""
+        """The part that produces one block."""
 
 
 @dataclass(frozen=True)
 class _InTask:
-    """Stands for a reader in an operation whose tasks each have their share of it."""
+    """Placeholder for a reader in an operation whose tasks have a share of the reader each."""
 
     dtype: np.dtype
     blocks: Blocks
@@ -117,7 +115,7 @@ class _InTask:
 
 @dataclass(frozen=True)
 class _Assigning(Iterable[list[int]]):
-    """The coordinates of an operation's tasks, each with its share."""
+    """The coordinates of an operation's tasks, each with its share of the reader."""
 
     all: Iterable[list[int]]
     reader: SharedReader
@@ -133,13 +131,13 @@ def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0, **into: Any) -
     Parameters
     ----------
     reader
-        What produces the blocks.
+        Produces the blocks.
     spec
-        Of the plan.
+        Cubed's memory limits.
     extra_mem
-        What producing one block takes beside the block itself, in bytes.
+        Memory needed to produce one block, in addition to the block itself, in bytes.
     **into
-        Cubed's own options of where blocks go; see `put`.
+        Cubed's options for the destination of blocks; see `put`.
     """
     return cubed.map_blocks(
         _read_block,
@@ -157,12 +155,12 @@ def _read_block(_: np.ndarray, *, reader: Reader, block_id: tuple[int, ...]) -> 
 
 
 class BlockSink(LazyZarrArray):
-    """Where Cubed puts blocks. It is there already, so creating and opening it do nothing."""
+    """The destination of Cubed's blocks. It exists already, so creating and opening it are no-ops."""
 
     reader: SharedReader | None = None
-    """What its blocks come from, where each task has its share of it. It is not sent to workers."""
+    """The reader, if each task has only a share of it. It is not sent to workers."""
     path: str | None = None
-    """The array that is written, if it is one, for messages."""
+    """The array that is written, for messages; None if there are several."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, block: tuple[int, ...]) -> None:
         super().__init__(None, shape, dtype, block)
@@ -171,20 +169,20 @@ class BlockSink(LazyZarrArray):
         return {name: value for name, value in vars(self).items() if name != "reader"}
 
     def create(self, mode: str | None = None) -> "BlockSink":
-        """Nothing to create."""
+        """Return the sink itself."""
         return self
 
     def open(self) -> "BlockSink":
-        """Nothing to open."""
+        """Return the sink itself."""
         return self
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Take one block."""
+        """Store one block."""
         raise TypeError(f"{type(self).__name__} takes no blocks")
 
 
 def write(values: cubed.Array, view: BlockSink) -> cubed.Array:
-    """A Cubed array whose computing puts the blocks of `values` into a view of the same shape and blocks."""
+    """A Cubed array that stores the blocks of `values` in a sink of the same shape and blocks when computed."""
     axes = tuple(range(values.ndim))
     return blockwise(
         _same,
@@ -203,12 +201,12 @@ def _same(block: np.ndarray) -> np.ndarray:
 
 
 def put(reader: Reader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int) -> cubed.Array:
-    """As `read` and `write`, in one operation."""
+    """Like `read` and `write`, in one operation."""
     return read(reader, spec, extra_mem=extra_mem, target_store=view, fusable_with_successors=False)
 
 
 def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
-    """As `put`; where it is `shared`, each task is sent its share of the reader alone."""
+    """Like `put`; if `shared`, each task is sent only its share of the reader."""
     if not shared:
         return put(reader, view, spec, extra_mem=extra_mem)
     view.reader = reader
@@ -219,21 +217,21 @@ def compile_plan(
     targets: Sequence[cubed.Array], operation: str, *, last: Sequence[cubed.Array] = ()
 ) -> FinalizedPlan | None:
     """
-    Turn written arrays into one plan whose tasks report to the driver.
+    Compile arrays that write to sinks into one plan whose tasks report to the driver.
 
     Parameters
     ----------
     targets
-        What is written.
+        Cubed arrays from `write`, `put` or `move`.
     operation
-        For messages.
+        Name for messages.
     last
-        What is written when all `targets` are.
+        Cubed arrays that are computed only after all `targets`.
 
     Returns
     -------
     FinalizedPlan or None
-        None if there is nothing to do: Cubed has no empty plan.
+        None if there are no arrays, since Cubed has no empty plan.
 
     Raises
     ------
@@ -267,23 +265,23 @@ def compile_plan(
             if (reader := readers.get(name)) is not None:
                 tasks = _Assigning(node["pipeline"].mappable, reader)
                 node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=tasks)
-    # Cubed runs an operation when those are done on which it depends
+    # Cubed runs an operation after those that it depends on
     dag.add_edges_from([(a.name, op) for b in last for op in list(dag.predecessors(b.name)) for a in targets])
     return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
 
 
 def _intermediates(dag: nx.MultiDiGraph) -> bool:
-    """Whether Cubed itself has arrays to create, between operations that it could not fuse."""
+    """Whether Cubed has intermediate arrays to create, between operations that it could not fuse."""
     targets = [node.get("target") for _, node in dag.nodes(data=True)]
     return any(isinstance(t, LazyZarrArray) and not isinstance(t, BlockSink) for t in targets)
 
 
 def _names(dag: nx.MultiDiGraph) -> dict[str, str]:
     """
-    A name for each operation that stays the same when the plan is compiled again, unlike those of Cubed.
+    Names of operations that stay the same when the plan is compiled again, unlike Cubed's names.
 
-    It is a digest of the blocks that the operation writes. None are named where that would not tell them apart, or
-    where they depend on each other.
+    A name is a digest of the blocks that the operation writes. Operations with equal digests have no name, nor have
+    those of a plan with intermediate arrays.
     """
     if _intermediates(dag):
         return {}
@@ -291,39 +289,39 @@ def _names(dag: nx.MultiDiGraph) -> dict[str, str]:
     for name, view in dag.nodes(data="target"):
         if isinstance(view, BlockSink):
             path = getattr(getattr(view, "array", None), "path", None)
-            what = type(view).__name__, path, getattr(view, "columns", None), view.shape, view.dtype, view.chunks
+            blocks = type(view).__name__, path, getattr(view, "columns", None), view.shape, view.dtype, view.chunks
             for operation in dag.predecessors(name):
-                written.setdefault(operation, []).append(repr(what))
+                written.setdefault(operation, []).append(repr(blocks))
     names = {o: hashlib.blake2b("\n".join(sorted(w)).encode(), digest_size=8).hexdigest() for o, w in written.items()}
     count = Counter(names.values())
     return {operation: name for operation, name in names.items() if count[name] == 1}
 
 
 def tasks_of(plan: FinalizedPlan | None) -> dict[str, int]:
-    """How many tasks each operation has that has a name; those are what `without` can leave out."""
+    """The number of tasks of each named operation; `without` can skip these tasks."""
     nodes = () if plan is None else plan.dag.nodes.values()
     return {name: node["primitive_op"].num_tasks for node in nodes if (name := _name(node))}
 
 
 def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]) -> FinalizedPlan | None:
     """
-    The plan without some of its tasks, None if no other is left.
+    The plan without some of its tasks; None if no task is left.
 
     Parameters
     ----------
     plan
-        From `compile_plan`.
+        A plan from `compile_plan`.
     done
-        The coordinates of the tasks to leave out, by the names of their operations.
+        The coordinates of the tasks to skip, by the names of their operations.
     """
     dag = nx.MultiDiGraph(plan.dag)
     for node in dag.nodes.values():
-        if gone := done.get(_name(node), ()):
+        if skipped := done.get(_name(node), ()):
             operation = node["primitive_op"]
-            node["primitive_op"] = dataclasses.replace(operation, num_tasks=operation.num_tasks - len(gone))
-            others = _Others(node["pipeline"].mappable, frozenset(gone))
-            node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=others)
-            node["computed"] = node["primitive_op"].num_tasks == 0  # Cubed's own word for what is not to be run
+            node["primitive_op"] = dataclasses.replace(operation, num_tasks=operation.num_tasks - len(skipped))
+            remaining = _Remaining(node["pipeline"].mappable, frozenset(skipped))
+            node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=remaining)
+            node["computed"] = node["primitive_op"].num_tasks == 0  # Cubed skips nodes with this flag
     left = FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
     return left if left.num_tasks else None
 
@@ -339,14 +337,14 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Others(Iterable[list[int]]):
-    """The coordinates of the tasks that are left of an operation."""
+class _Remaining(Iterable[list[int]]):
+    """The coordinates of an operation's tasks, except those that are skipped."""
 
     all: Iterable[list[int]]
-    gone: Collection[tuple[int, ...]]
+    skipped: Collection[tuple[int, ...]]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (coords for coords in self.all if tuple(coords) not in self.gone)
+        return (coords for coords in self.all if tuple(coords) not in self.skipped)
 
 
 type OnReport = Callable[[TaskReport], None]
@@ -354,19 +352,19 @@ type OnReport = Callable[[TaskReport], None]
 
 
 class _Reports(cubed.Callback):
-    """Hands the reports of tasks on, as they end, each to the one who waits for those of its plan."""
+    """Dispatches the reports of finished tasks to the callbacks of their plans."""
 
     def __init__(self, on_report: Sequence[OnReport]) -> None:
         self.on_report = on_report
 
     def on_compute_start(self, event: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def on_compute_end(self, event: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def on_task_end(self, event: cubed.TaskEndEvent) -> None:
-        """Hand on a report."""
+        """Dispatch the report of a task."""
         if isinstance(event.result, TaskReport):
             self.on_report[event.result.plan](event.result)
 
@@ -378,22 +376,22 @@ def execute(plans: Sequence[tuple[FinalizedPlan, OnReport]], executor: Any) -> N
     Parameters
     ----------
     plans
-        From `compile_plan`; and for each, who is told of its tasks.
+        Plans from `compile_plan`, each with a callback for the reports of its tasks.
     executor
-        Runs the tasks. Of an error of a task, `plan_of` says which plan it was.
+        Runs the tasks. `plan_of` returns the plan of a task's error.
     """
     plan = _together([plan for plan, _ in plans])
     plan.execute(executor=executor, callbacks=[_Reports([on_report for _, on_report in plans])])
 
 
 def plan_of(error: BaseException) -> int | None:
-    """Which of the plans that were executed together a task's error belongs to; None if it is no task's."""
-    found = getattr(error, "plan", None)
-    return found if isinstance(found, int) else None
+    """The index of the plan, among those executed together, whose task raised an error; None for other errors."""
+    plan = getattr(error, "plan", None)
+    return plan if isinstance(plan, int) else None
 
 
 def _together(plans: Sequence[FinalizedPlan]) -> FinalizedPlan:
-    """One plan of several: the tasks of all of a generation are a generation, in which each node says its plan."""
+    """Merge plans into one: each generation has the tasks of all plans, and each node has the index of its plan."""
     if len(plans) == 1:
         return plans[0]
     dags = []

@@ -1,8 +1,7 @@
-"""What jobs have done to a store, so that none does it twice: kept in the store, never a sample ID in it. Which samples
-were removed is in `plans.core.withdrawn`.
+"""The ledger of a store: which batches and steps jobs have applied to it, so that none is applied twice.
 
-The ledger is an attribute of the store's root group. It changes in the transaction that it tells of, and it stays
-when history is expired.
+It is an attribute of the root group, updated in the transaction that it records, and survives the expiry of history.
+It never contains sample IDs. For removed samples see `plans.core.withdrawn`.
 """
 
 import hashlib
@@ -21,16 +20,16 @@ ATTRIBUTE = "vczstore_ledger"
 @dataclass(frozen=True)
 class Ledger:
     """
-    What jobs have done to a store.
+    Batches and steps that jobs have applied to a store.
 
     Attributes
     ----------
     sources
-        For each batch (`Vcz.identity`) the states of it (`Vcz.stamp`) that have come in.
+        For each batch (`Vcz.identity`) the states (`Vcz.stamp`) that were applied.
     steps
-        Digests of other steps that were done; see `step_digest`.
+        Digests of other steps that were applied; see `step_digest`.
     pending
-        Batches whose append has begun, and their states, in their order: on plain Zarr it may be stopped half-way.
+        Batches whose append has begun, in order, and their states: on plain Zarr it may be interrupted.
     """
 
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -40,12 +39,12 @@ class Ledger:
     @classmethod
     def of(cls, vcz: Vcz) -> "Ledger":
         """
-        Read the ledger of a store; an empty one where there is none.
+        Read the ledger of a store; empty if the store has none.
 
         Raises
         ------
         DamagedStoreError
-            If it is none of ours.
+            If the attribute is not a ledger.
         """
         value = vcz.attributes.get(ATTRIBUTE, {})
         try:
@@ -60,37 +59,37 @@ class Ledger:
             ) from error
 
     def has(self, source: Batch, *, entirely: bool = False) -> bool:
-        """Whether this state of a batch has come in; `entirely`, with those of its samples that were there already."""
+        """Whether this state of a batch was applied; with `entirely`, not only the samples new to the store."""
         states = (source.stamp,) if entirely else (source.stamp, _partly(source.stamp))
         return any(state in self.sources.get(source.identity, ()) for state in states)
 
     def knows(self, source: Batch) -> bool:
-        """Whether some state of a batch has come in."""
+        """Whether any state of a batch was applied."""
         return source.identity in self.sources
 
     def begun(self, sources: Sequence[Batch], partly: Collection[str] = ()) -> "Ledger":
-        """The ledger while batches are coming in, those of some identities without samples that are there already."""
+        """The ledger with pending batches; of those with an identity in `partly` only the new samples are applied."""
         return replace(
             self, pending={s.identity: _partly(s.stamp) if s.identity in partly else s.stamp for s in sources}
         )
 
     def with_sources(self, sources: Sequence[Batch], partly: Collection[str] = ()) -> "Ledger":
-        """The ledger with batches that have come in."""
+        """The ledger with batches that were applied."""
         return self.begun(sources, partly).completed()
 
     def completed(self) -> "Ledger":
-        """The ledger once what was pending has turned out to be in, in the states that it had then."""
-        known = dict(self.sources)
+        """The ledger with the pending batches as applied, in their recorded states."""
+        sources = dict(self.sources)
         for batch, stamp in self.pending.items():
-            known[batch] = [*known.get(batch, ()), stamp]
-        return replace(self, sources=known, pending={})
+            sources[batch] = [*sources.get(batch, ()), stamp]
+        return replace(self, sources=sources, pending={})
 
     def with_step(self, digest: str) -> "Ledger":
-        """The ledger with a step that was done."""
+        """The ledger with a step that was applied."""
         return replace(self, steps=list(dict.fromkeys([*self.steps, digest])))
 
     def edit(self, zarr_format: int) -> SetAttribute:
-        """What writes the ledger to its store."""
+        """The edit that writes the ledger to the store."""
         value: dict[str, Any] = {"sources": dict(self.sources)}
         if self.steps:
             value["steps"] = list(self.steps)
@@ -100,26 +99,26 @@ class Ledger:
 
 
 def _partly(stamp: str) -> str:
-    """The state of a batch that has come in without samples that the store had: an update still brings these."""
+    """The recorded state of a batch of which only the new samples were applied: an update still applies the others."""
     return f"{stamp} new samples only"
 
 
-def step_digest(said: Any) -> str:
-    """Return a digest of what a job file says of a step, and of the files that it names."""
-    return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
+def step_digest(step: Any) -> str:
+    """Return a digest of a step of a job file, and of the files that it names."""
+    return hashlib.blake2b(json.dumps(step, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
 
 
 def removal_digest(samples: Sequence[str]) -> str:
     """
-    A digest of a list of samples, independent of its order.
+    A digest of a set of samples.
 
-    It outlives the samples, in the id of a job, so it is slow to compute on purpose (scrypt, some 50 ms): to find out
-    by trial whether one person was removed takes that long for each guess at the whole list.
+    It outlives the samples, in the id of a job, so it is deliberately slow to compute (scrypt, some 50 ms): testing
+    whether a person was removed takes that long for each guess at the whole list.
     """
     return slow_digest("\n".join(sorted(set(samples))))
 
 
 def slow_digest(text: str) -> str:
-    """A digest of what may name samples, slow to compute on purpose; see `removal_digest`."""
+    """A deliberately slow digest of a text that may contain sample IDs; see `removal_digest`."""
     content = text.encode(errors="surrogatepass")
     return hashlib.scrypt(content, salt=b"vczstore removal", n=2**14, r=8, p=1, dklen=16).hex()

@@ -1,4 +1,4 @@
-"""What a task may use, and how much of the work it takes."""
+"""Memory limits of tasks, and the amount of work per task that they allow."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,31 +10,31 @@ from vczstore.errors import MemoryLimitError
 
 DEFAULT_ALLOWED = 2_000_000_000
 DEFAULT_RESERVED = 300_000_000
-"""What Python, zarr, cubed and icechunk take before a task has read a byte; see tests/plans/core/test_memory.py."""
+"""Memory of Python, zarr, cubed and icechunk before a task reads anything; see tests/plans/core/test_memory.py."""
 
 WORKING_COPIES = 4
-"""How often Cubed counts the block that a task reads and writes: both sides, each with a copy in storage."""
+"""Copies of a task's block that Cubed projects: its input and its output, each in memory and encoded."""
 
 SLACK = 1000
-"""Bytes for the block numbers that Cubed counts beside the blocks."""
+"""Bytes that Cubed projects for block IDs, in addition to the blocks."""
 
 
 @dataclass(frozen=True)
 class Memory:
     """
-    The memory of one worker, in bytes, a folder for intermediate data, and how long a task should be.
+    The memory of one worker, in bytes, a folder for intermediate data, and the minimum size of a task.
 
     Attributes
     ----------
     allowed
-        What one task may use, `reserved` included.
+        Memory that one task may use, including `reserved`.
     reserved
-        What the process needs before a task has begun.
+        Memory of the process before a task starts.
     work_dir
-        Where Cubed keeps intermediate arrays. Only operations that re-chunk through storage have any.
+        Folder for Cubed's intermediate arrays. Only operations that re-chunk through storage have any.
     task_bytes
-        Decoded bytes that make a task worth beginning: it has as many as there are, and as memory allows. 0 where
-        beginning costs nothing, so that all workers have something to do.
+        Decoded bytes per task to aim for, as far as memory allows, where starting a task is expensive. 0 where it is
+        cheap, so that the work is spread over all workers.
     """
 
     allowed: int = DEFAULT_ALLOWED
@@ -44,7 +44,7 @@ class Memory:
 
     @property
     def free(self) -> int:
-        """What a task's own data may take."""
+        """Memory available for the data of a task."""
         return self.allowed - self.reserved - SLACK
 
     def fit(
@@ -57,21 +57,21 @@ class Memory:
         prefer: Sequence[int] | None = None,
     ) -> tuple[int, ...]:
         """
-        Find how many chunks along each axis one task takes, so that it stays within what is allowed.
+        Find the number of chunks along each axis per task that fits into the allowed memory.
 
         Parameters
         ----------
         operation
-            For the message.
+            Name for the message.
         grid, chunk_bytes, prefer
             As in `block_of`.
         decoding
-            What producing a block takes beside the block itself, in bytes.
+            Returns the bytes needed to produce a block of a given shape in chunks, in addition to the block itself.
 
         Raises
         ------
         MemoryLimitError
-            If a single chunk is too much.
+            If a single chunk does not fit.
         """
         room = self.free // WORKING_COPIES
         while True:
@@ -81,18 +81,18 @@ class Memory:
                 return block
             if math.prod(block) == 1:
                 raise MemoryLimitError(memory_message(operation, self.reserved + needed + SLACK, self.allowed))
-            room = math.prod(block) * chunk_bytes * self.free // needed  # less than this block
+            room = math.prod(block) * chunk_bytes * self.free // needed  # smaller than this block
 
     def worth(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
         """
-        Find how many of some equal things are worth beginning a task for, as far as memory allows; 1 at least.
+        Find how many equal items a task needs to reach `task_bytes`, as far as memory allows; at least 1.
 
         Parameters
         ----------
         n, n_bytes
-            How many things there are, and the decoded bytes of one.
+            The number of items, and the decoded bytes of one.
         needed
-            What it takes to look at so many in a task, in bytes.
+            Returns the bytes that a task needs for a given number of items.
         """
         count = min(n, self.task_bytes // max(1, n_bytes))
         while count > 1 and needed(count) > self.free:
@@ -100,14 +100,14 @@ class Memory:
         return max(1, count)
 
     def spec(self) -> Any:
-        """The same in Cubed's words, a ``cubed.Spec``."""
+        """The same as a ``cubed.Spec``."""
         import cubed
 
         return cubed.Spec(self.work_dir, allowed_mem=self.allowed, reserved_mem=self.reserved)
 
 
 def memory_message(operation: str, needed: int, allowed: int) -> str:
-    """What to tell a user whose tasks are not allowed enough memory."""
+    """The error message for tasks that need more memory than is allowed."""
     megabytes = math.ceil(needed / 1e6)
     return (
         f"{operation}: a task needs {megabytes}MB of memory, and {math.floor(allowed / 1e6)}MB are allowed; "

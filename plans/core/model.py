@@ -1,4 +1,4 @@
-"""Plans: one module per operation. A store and its sources in, a `Plan` out; no data is read that does not steer it."""
+"""The model of a plan, and the protocols of its parts. Compiling a plan reads only the data that determine the plan."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,75 +28,75 @@ __all__ = ["Check", "Compiling", "Memory", "Plan", "Scan", "Survey", "Write"]
 
 
 class Scan(Protocol):
-    """Something to look up in the data."""
+    """A scan of array data over ranges of rows."""
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """How it is looked up in tasks, over ranges of rows. What is found is reported with the tag."""
+        """Readers that scan in tasks; their findings are reported with `tag`."""
 
 
 class Check(Scan, Protocol):
-    """Something about the data that has to hold before the first write: what is found are violations."""
+    """A scan for violations of a condition that must hold before the first write."""
 
     def by_zarr(self) -> Iterator[Any]:
-        """The same in a plain loop: everything that was found."""
+        """Scan in a plain loop, and yield every violation."""
 
     def error(self, found: Any) -> VczstoreError:
-        """What to tell the user about a violation. Of several, the smallest is told."""
+        """The error to raise for a violation. If there are several, the smallest one is reported."""
 
 
 class Write(Protocol):
-    """What happens to one array, in implementations that agree; see `ThroughXarray` for the third."""
+    """The change to one array, in equivalent implementations; see `ThroughXarray` for the third."""
 
     @property
     def name(self) -> str:
-        """Of the array."""
+        """The name of the array."""
 
     @property
     def arrays(self) -> "Sequence[AnyArray]":
-        """The arrays that are written, as they will be."""
+        """The arrays that are written, with their final metadata."""
 
     @property
     def encoded_chunks(self) -> int:
-        """How many chunks are copied as they are."""
+        """Number of chunks copied verbatim."""
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are re-encoded."""
+        """Number of chunks re-encoded."""
 
     @property
     def chunks_read(self) -> int:
-        """At most so many chunks are read."""
+        """Upper bound on the number of chunks read."""
 
     @property
     def bytes_read(self) -> int:
-        """At most so many bytes are read, counted decoded."""
+        """Upper bound on the decoded bytes read."""
 
     @property
     def bytes_written(self) -> int:
-        """At most so many bytes are written, counted decoded."""
+        """Upper bound on the decoded bytes written."""
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Cubed arrays over blocks of chunks, whose computing writes to the store."""
+        """Cubed arrays over blocks of chunks; computing them writes to the store."""
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """The plain reference: zarr-python alone, chunk by chunk."""
+        """Write with zarr-python alone, chunk by chunk: the reference implementation."""
 
 
 @runtime_checkable
 class ThroughXarray(Protocol):
-    """A write that xarray can do too; all others are done by Cubed alone, with any `impl`."""
+    """A write that can also go through xarray. All other writes use Cubed alone, with any `impl`."""
 
     @property
     def read(self) -> "Sequence[AnyArray]":
         """The arrays that are read, other than those that are written."""
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """As `Write.by_cubed`, by way of xarray and cubed-xarray."""
+        """Like `Write.by_cubed`, through xarray and cubed-xarray."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What has to be looked up in the data before a plan can be compiled."""
+    """Scans whose results are needed to compile a plan."""
 
     operation: str
     scans: tuple[Scan, ...]
@@ -104,7 +104,7 @@ class Survey:
 
     def cubed_plan(self) -> "FinalizedPlan | None":
         """
-        All scans as one Cubed plan, None if there is nothing to look at.
+        All scans as one Cubed plan; None if there is nothing to scan.
 
         Raises
         ------
@@ -120,24 +120,24 @@ class Survey:
 @dataclass(frozen=True)
 class Compiling:
     """
-    What an operation is compiled against.
+    The inputs of a compiler.
 
     Attributes
     ----------
     store
-        Where it writes.
+        The store that is written to.
     opened
-        The state that the store will be in by then, or the VCZ that is copied; None of a store that is made.
+        The state of the store when the plan will run, or the VCZ that is copied; None for a new store.
     sources
-        What comes in, opened.
+        The opened source VCZs.
     memory
-        What a task may use.
+        Memory limits of a task.
     impl
         One of `vczstore.choices.IMPLS`.
     dry_run
-        Whether nothing is going to be written.
+        Whether nothing will be written.
     origin
-        What is copied, if that is a store.
+        The store that is copied, if the operation copies a store.
     """
 
     store: "Store"
@@ -150,28 +150,28 @@ class Compiling:
 
     @property
     def vcz(self) -> Vcz:
-        """What was opened."""
+        """`opened`, which must not be None."""
         assert self.opened is not None
         return self.opened
 
 
 AFTERWARDS = "after"
-"""The word of a note that holds once the operation is done, and is told then, too."""
+"""Key of the note that is also shown once the operation is done."""
 
 
 @dataclass(frozen=True)
 class CopiedFrom:
     """
-    The state of a store on plain Zarr from which a copy is made: a copy of two states is of none.
+    The state of a store on plain Zarr that is being copied, to detect a concurrent change.
 
     Attributes
     ----------
     operation
-        For the message.
+        Name for the message.
     vcz
-        What is copied.
+        The VCZ that is copied.
     stamp
-        What told its state when the copy was compiled.
+        The fingerprint of its objects when the copy was compiled.
     """
 
     operation: str
@@ -180,7 +180,7 @@ class CopiedFrom:
 
     @classmethod
     def of(cls, operation: str, vcz: Vcz) -> "CopiedFrom | None":
-        """The present state; None of a snapshot, which does not change, and of what cannot be listed."""
+        """The current state; None for a snapshot, which is immutable, and for a store that cannot be listed."""
         is_listed = vcz.snapshot is None and vcz.store.supports_listing
         return cls(operation, vcz, zarr_objects.fingerprint(vcz.store)) if is_listed else None
 
@@ -194,55 +194,55 @@ class CopiedFrom:
 
 
 START_OVER = "delete what is there and run the same command again"
-"""The way out where a new store was being written."""
+"""`Plan.way_out` of a plan that writes a new store."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
     """
-    One operation compiled against one state of one store. Immutable; knows nothing of executors.
+    One operation compiled against one state of one store. Immutable, and independent of the executor.
 
     Attributes
     ----------
     operation
-        Its name.
+        The name of the operation.
     store
-        The store that it is for.
+        The store that is written to.
     base
-        The `Vcz.state` of the store that it was compiled against. It runs against no other.
+        The `Vcz.state` that the plan was compiled against, and the only one that it runs against.
     checks
-        What has to hold before the first write, and is too large for the driver to look at.
+        Conditions that must hold before the first write; they are checked in tasks.
     writes
-        What happens to the chunks of each array.
+        Changes to the chunks of arrays.
     edits
-        What the driver writes itself, in the order that is safe where nothing is transactional.
+        Writes by the driver, in an order that is safe without transactions.
     memory
-        What a task may use.
+        Memory limits of a task.
     counts
-        What the operation does, in numbers, for people and for the history. Never a sample ID.
+        Numbers that describe the operation, for messages and the history. Never a sample ID.
     remembered
-        What the history says of it beside the numbers. Never a sample ID.
+        Further metadata for the history. Never a sample ID.
     notes
-        What people are told of it beside the numbers, before it runs: a line each, by a word.
+        Further lines for messages, by their labels, shown before the plan runs.
     after
-        The store as the plan will leave it.
+        The store after the plan.
     if_stopped
-        What state a store without transactions is in if the plan is stopped halfway.
+        The state of a store without transactions if the plan is interrupted.
     way_out
-        What to do then.
+        What the user can do after an interruption.
     preparations
-        What the driver writes before all else, and no reader notices: new arrays without samples.
+        Writes by the driver before everything else, which readers do not see: new arrays without samples.
     first
-        Plans that run before this one, after the same checks, and are a part of it. What they read is what was there
-        before them: see `from_store`.
+        Plans that run before this one, after the same checks, as parts of it. They read the store as it was before any
+        of them ran; see `from_store`.
     conclude
-        Makes of what the tasks that wrote have found the edits that come last of all.
+        Turns the findings of the writing tasks into the very last edits.
     copied_from
-        What has to be as it was when everything is written, if that is a copy.
+        For a copy, the state of the source, which must still be the same once everything is written.
     chunks_of_store
-        How many of the `decoded_chunks` hold what is in the store already, and nothing that comes in.
+        How many of the `decoded_chunks` hold only values that are already in the store.
     last
-        The arrays to which nothing is written before all others have been; they come last in `writes`.
+        Names of arrays that are written only after all others; they come last in `writes`.
     """
 
     operation: str
@@ -267,7 +267,7 @@ class Plan:
 
     @property
     def steps(self) -> "tuple[Plan, ...]":
-        """The plans that it is made of, in their order."""
+        """The plans that run, in order."""
         return (*self.first, replace(self, first=()) if self.first else self)
 
     @property
@@ -275,27 +275,27 @@ class Plan:
         return tuple(write for plan in self.steps for write in plan.writes)
 
     def recording(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> "Plan":
-        """The same with edits that record it in the store: in the step that makes it visible."""
-        if self.first and not (self.writes or self.edits):  # a store is replaced as a whole
+        """The plan with edits that record it in the store, added to the step that makes its changes visible."""
+        if self.first and not (self.writes or self.edits):  # the whole store is replaced
             *before, last = self.first
             return replace(self, first=(*before, replace(last, edits=(*last.edits, *edits))))
         return replace(self, preparations=(*self.preparations, *preparations), edits=(*self.edits, *edits))
 
     def summarized(self) -> "Plan":
-        """The same for people, without what it takes to run it: sample IDs, for one."""
+        """The plan for display only, without what is needed to run it, such as sample IDs."""
         after = replace(self.after, planned_ids=None)
         return replace(self, checks=(), writes=(), edits=(), preparations=(), first=(), conclude=None, after=after)
 
     def on(self, store: "Store") -> "Plan":
-        """The same for another branch of its store, which is in the same state."""
+        """The plan for another branch of its store, which must be in the same state."""
         return replace(self, store=store, first=tuple(plan.on(store) for plan in self.first))
 
     def from_store(self, store: "ZarrStore") -> "Plan":
-        """The same, with what is re-encoded read from a store that has what earlier steps have left."""
+        """The plan with the inputs of re-encoding read from `store`, which has the results of the earlier steps."""
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
 
     def require_unchanged(self) -> None:
-        """Raise a `StaleError` if what is copied has changed since the plan was compiled."""
+        """Raise a `StaleError` if the source of a copy has changed since the plan was compiled."""
         if self.copied_from is not None:
             self.copied_from.require_unchanged()
 
@@ -304,22 +304,22 @@ class Plan:
 
     def require_lossless(self, re_encoding: "Sequence[Write] | None" = None) -> None:
         """
-        Check that what is re-encoded decodes to the same values.
+        Check that re-encoded chunks decode to the same values.
 
         Parameters
         ----------
         re_encoding
-            The writes that re-encode chunks; all of them by default, as where nothing is copied encoded.
+            The writes that re-encode chunks; by default all writes.
 
         Raises
         ------
         IncompatibleError
-            Naming the array and the codec that may change values.
+            If a codec may change values; the message names the array and the codec.
         """
         for write in self.writes if re_encoding is None else re_encoding:
             for array in write.arrays:
                 if (codec := metadata.lossy_codec(array)) is not None:
-                    where = zarr_objects.place(array.store)  # of a copy, that of the source
+                    where = zarr_objects.place(array.store)  # for a copy, the place of the source
                     label = where if where.startswith("/") else self.store.label
                     raise IncompatibleError(
                         f"{self.operation}: {array.path} of {label} is encoded with {codec}, which is not "
@@ -329,12 +329,12 @@ class Plan:
 
     def require_regular(self) -> None:
         """
-        Check that xarray can write what is written through it: Cubed, to which it hands arrays, has regular ones only.
+        Check that no array written through xarray has a flexible grid, since Cubed arrays have regular chunks.
 
         Raises
         ------
         OptionError
-            Naming an array whose chunks may have widths of their own.
+            If an array has a flexible grid; the message names it.
         """
         for write in self._all_writes:
             if isinstance(write, ThroughXarray) and any(map(arrays.is_flexible, (*write.arrays, *write.read))):
@@ -345,37 +345,37 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do, and nothing to commit."""
+        """Whether the plan is a no-op, with nothing to commit."""
         return not (self.writes or self.preparations or self.edits or self.conclude or self.first)
 
     @property
     def encoded_chunks(self) -> int:
-        """How many chunks are copied as they are."""
+        """Number of chunks copied verbatim."""
         return sum(w.encoded_chunks for w in self._all_writes)
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are re-encoded."""
+        """Number of chunks re-encoded."""
         return sum(w.decoded_chunks for w in self._all_writes)
 
     @property
     def chunks_read(self) -> int:
-        """At most so many chunks are read, those of checks aside."""
+        """Upper bound on the number of chunks read, not counting checks."""
         return sum(w.chunks_read for w in self._all_writes)
 
     @property
     def bytes_read(self) -> int:
-        """At most so many bytes are read, counted decoded."""
+        """Upper bound on the decoded bytes read, not counting checks."""
         return sum(w.bytes_read for w in self._all_writes)
 
     @property
     def bytes_written(self) -> int:
-        """At most so many bytes are written, counted decoded."""
+        """Upper bound on the decoded bytes written."""
         return sum(w.bytes_written for w in self._all_writes)
 
     def cubed_checks(self) -> "FinalizedPlan | None":
         """
-        The checks as one Cubed plan, None if there are none.
+        The checks as one Cubed plan; None if there are none.
 
         Raises
         ------
@@ -386,14 +386,14 @@ class Plan:
 
     def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
         """
-        The writes as one Cubed plan, None if there are none.
+        The writes as one Cubed plan; None if there are none.
 
         Parameters
         ----------
         store
-            Where the tasks read and write: a transaction's.
+            The Zarr store of a transaction, which the tasks read and write.
         through_xarray
-            Whether arrays are read, joined and selected by xarray.
+            Whether xarray reads, joins and selects the arrays.
 
         Raises
         ------
@@ -431,17 +431,17 @@ class Plan:
 
     @property
     def tasks(self) -> int:
-        """How many tasks Cubed makes of it, checks included."""
+        """Number of Cubed tasks, including checks."""
         return self._sizes[0]
 
     @property
     def projected_mem(self) -> int:
-        """What the largest task is projected to need, in bytes."""
+        """The projected memory of the largest task, in bytes."""
         return self._sizes[1]
 
     @property
     def writing_tasks(self) -> dict[str, int]:
-        """How many tasks write each set of blocks, by a name that another process gives it too."""
+        """The number of tasks that write each set of blocks, by a name that is the same in every process."""
         return self._sizes[2]
 
     def visualize(self, filename: str, **options: Any) -> Any:
@@ -464,7 +464,7 @@ class Plan:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """HTML for notebooks."""
         rows = {
             **self.counts,
             "chunks copied as they are": self.encoded_chunks,
@@ -476,9 +476,9 @@ class Plan:
 
 
 def with_notes(plan: Plan, *texts: str) -> Plan:
-    """The same plan, of which people are told more once it is done; empty texts are none."""
-    said = "; ".join(text for text in (plan.notes.get(AFTERWARDS, ""), *texts) if text)
-    return replace(plan, notes={**plan.notes, AFTERWARDS: said}) if said else plan
+    """The plan with more text in its note `AFTERWARDS`; empty texts are skipped."""
+    note = "; ".join(text for text in (plan.notes.get(AFTERWARDS, ""), *texts) if text)
+    return replace(plan, notes={**plan.notes, AFTERWARDS: note}) if note else plan
 
 
 def _has_lossy(write: Write) -> bool:
@@ -486,17 +486,17 @@ def _has_lossy(write: Write) -> bool:
 
 
 def _read_from(write: Write, store: "ZarrStore") -> Write:
-    moved = getattr(write, "reading_from", None)
-    return write if moved is None else moved(store)
+    reading_from = getattr(write, "reading_from", None)
+    return write if reading_from is None else reading_from(store)
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """What an operation does, in numbers with their words."""
+    """Counts as text, such as "2 sources, 1 sample added"."""
     return ", ".join(_count(n, what) for what, n in counts.items())
 
 
 def were(n: int) -> str:
-    """The verb that goes with so many."""
+    """The verb for `n` things, "was" or "were"."""
     return "was" if n == 1 else "were"
 
 
@@ -506,7 +506,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _nowhere() -> "ZarrStore":
-    """A store to compile against when nothing is going to run."""
+    """An empty store in memory, to compile a plan that is not run."""
     from zarr.storage import MemoryStore
 
     return MemoryStore()

@@ -1,8 +1,8 @@
 """
-Chunks that come to lie in other objects: in shards, in other shards, or in none. They are copied as they are.
+Chunks that are copied verbatim into other objects: into shards, into other shards, or out of shards.
 
-The objects of an array with shards hold several chunks. What is, whole, a chunk that lies somewhere already, in a shard
-or not, is not decoded when such an object is written; the other chunks of the object are encoded beside it.
+An object of an array with shards holds several chunks. When such an object is written, a chunk that exists already,
+within a shard or not, is not decoded; only the remaining chunks of the object are encoded.
 """
 
 from collections import defaultdict
@@ -32,16 +32,16 @@ type Cell = tuple[int, ...]
 @dataclass(frozen=True)
 class Origin:
     """
-    Where chunks lie.
+    The source of chunks.
 
     Attributes
     ----------
     array
-        The array that has them.
+        The array that holds the chunks.
     axis
-        The axis along which only some columns of chunks are taken; None if all are, to the same coordinates.
+        The axis along which only some chunk columns are taken; None to take all chunks, at the same coordinates.
     columns, to
-        These columns, and those that they become; the latter increase.
+        The chunk columns taken, and their columns in the target; the latter increase.
     """
 
     array: AnyArray
@@ -50,7 +50,7 @@ class Origin:
     to: tuple[int, ...] = ()
 
     def within(self, at: Sequence[Cell], counts: Cell) -> "Origin | None":
-        """What of it comes to objects at some coordinates, which hold so many chunks; None if nothing does."""
+        """The part that goes into the objects `at`, of `counts` chunks each; None if there is none."""
         if self.axis is None:
             return self
         objects = {cell[self.axis] for cell in at}
@@ -59,100 +59,101 @@ class Origin:
         return replace(self, columns=columns, to=to) if pairs else None
 
     def overlapped(self, target: Columns, counts: Cell) -> int | np.ndarray:
-        """Of how many objects a block of objects of a target is put together: one number, or one for each block."""
-        mine = chunk_counts(self.array)
+        """Upper bound on the objects that a block of target objects is assembled from: for all blocks, or for each."""
+        ours = chunk_counts(self.array)
         others = prod(
             _overlapped(block * n, m, cells)
             for i, (block, n, m, cells) in enumerate(
-                zip(target.block, counts, mine, arrays.grid_of(self.array), strict=True)
+                zip(target.block, counts, ours, arrays.grid_of(self.array), strict=True)
             )
             if i != self.axis
         )
         if self.axis is None:
             return others
-        of, to = np.array(self.columns, "i8") // mine[self.axis], np.array(self.to, "i8") // counts[self.axis]
+        of, to = np.array(self.columns, "i8") // ours[self.axis], np.array(self.to, "i8") // counts[self.axis]
         blocks = np.searchsorted(target.columns, to) // target.block[self.axis]
-        found = np.unique(np.stack([blocks, of]), axis=1)
-        return others * np.bincount(found[0], minlength=len(target.grid_blocks[self.axis]))
+        pairs = np.unique(np.stack([blocks, of]), axis=1)
+        return others * np.bincount(pairs[0], minlength=len(target.grid_blocks[self.axis]))
 
 
 def _overlapped(n: int, per_object: int, n_objects: int) -> int:
-    """In how many objects as many neighbouring chunks lie at most, which begin at a multiple of their number."""
+    """Upper bound on the objects that hold `n` consecutive chunks, the first of which has an index divisible by `n`."""
     most = n // per_object if n % per_object == 0 else 1 if per_object % n == 0 else n // per_object + 2
     return min(most, n_objects)
 
 
 class Values(Protocol):
-    """The values of columns of chunks, side by side: those of one object along the other axes make a block."""
+    """Values of chunk columns, side by side. Along the other axes a block is as long as an object of the target."""
 
     @property
     def columns(self) -> Columns:
-        """Which ones."""
+        """The chunk columns."""
 
     def share(self, index: tuple[int, ...], *others: tuple[int, ...]) -> "Values":
-        """What some blocks need."""
+        """The part that the blocks at some indices need."""
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read a block."""
 
     def decode_mem(self) -> int:
-        """What it takes to read one, in bytes."""
+        """Bytes needed to read a block."""
 
 
 @dataclass(frozen=True)
 class Regrouped:
     """
-    An array whose objects are put together of chunks that lie elsewhere; of two that have one, the later counts.
+    An array whose objects are assembled from existing chunks. If two origins have the same chunk, the later one wins.
 
     Attributes
     ----------
     target
-        The array as it will be.
+        The array after the operation.
     origins
-        Where the chunks lie.
-    made
-        The values of the columns of chunks that lie nowhere as they are, and are encoded; None if there are none.
+        Sources of the chunks.
+    reencoded
+        Values of the chunk columns that have to be encoded; None if there are none.
     """
 
     target: AnyArray
     origins: tuple[Origin, ...]
-    made: Values | None = None
+    reencoded: Values | None = None
 
     shards = None
-    compressors: tuple[Any, ...] = ()  # chunks are checked when they are taken out
+    compressors: tuple[Any, ...] = ()  # chunks are checked when they are read
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
-        """The objects at some coordinates, None for those without a chunk."""
+        """The encoded objects at some coordinates; None for an object without chunks."""
         ours = Sharding(self.target)
         members = [
             list(product(*(range(i * n, (i + 1) * n) for i, n in zip(at, ours.counts, strict=True)))) for at in coords
         ]
-        found: dict[Cell, Buffer | None] = {}
+        chunks: dict[Cell, Buffer | None] = {}
         for origin in self.origins:
-            found |= _read(origin, [cell for cells in members for cell in cells])
-        if self.made is not None:
+            chunks |= _read(origin, [cell for cells in members for cell in cells])
+        if self.reencoded is not None:
             for at in coords:
-                found |= _make(self.made, ours, at)
-        return [ours.put_together([found.get(cell) for cell in cells]) for cells in members]
+                chunks |= _encode(self.reencoded, ours, at)
+        return [ours.put_together([chunks.get(cell) for cell in cells]) for cells in members]
 
     def share(self, coords: Sequence[Cell]) -> "Regrouped":
-        """Without what the objects at some coordinates have nothing of."""
-        counts = chunk_counts(self.target)
-        some = (origin.within(coords, counts) for origin in self.origins)
-        blocks = [] if self.made is None else [index for at in coords for index in _blocks(self.made, counts, at)]
-        made = self.made.share(*blocks) if self.made is not None and blocks else None
-        return replace(self, origins=tuple(origin for origin in some if origin is not None), made=made)
+        """The part that the objects at some coordinates need."""
+        counts, values = chunk_counts(self.target), self.reencoded
+        origins = (origin.within(coords, counts) for origin in self.origins)
+        blocks = [] if values is None else [index for at in coords for index in _blocks(values, counts, at)]
+        reencoded = values.share(*blocks) if values is not None and blocks else None
+        return replace(self, origins=tuple(origin for origin in origins if origin is not None), reencoded=reencoded)
 
     def read_mem(self, columns: Columns) -> int:
-        """What the objects take that a block is put together of, in bytes; hardly ever more than decoded."""
+        """Bytes needed for the objects that a block is assembled from; encoded ones are hardly larger than decoded."""
         counts = chunk_counts(self.target)
         needed = sum(arrays.chunk_bytes(o.array) * np.asarray(o.overlapped(columns, counts)) for o in self.origins)
-        making = 0 if self.made is None else self.made.decode_mem() + 2 * _block_bytes(self.made, self.target)
-        return int(np.max(needed, initial=0)) + making
+        values = self.reencoded
+        encoding = 0 if values is None else values.decode_mem() + 2 * _block_bytes(values, self.target)
+        return int(np.max(needed, initial=0)) + encoding
 
 
 def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
-    """The chunks of an origin that come to some coordinates."""
+    """The encoded chunks of an origin that go to some coordinates of the target."""
     array, theirs = origin.array, Sharding(origin.array)
     columns = dict(zip(origin.to, origin.columns, strict=True))
     grid = arrays.grid_of(array)
@@ -167,17 +168,17 @@ def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
         if all(i < n for i, n in zip(outer, grid, strict=True)):
             inner = [i % n for i, n in zip(at, theirs.counts, strict=True)]
             wanted[outer].append((cell, int(np.ravel_multi_index(inner, theirs.counts))))
-    found: dict[Cell, Buffer | None] = {}
+    result: dict[Cell, Buffer | None] = {}
     objects = list(wanted)
     for outer, value in zip(objects, encoded_chunks.get_encoded(array, objects), strict=True):
         if value is None:
             continue
         with naming(f"{array.path} in {place(array.store)}"):
             chunks = theirs.take_out(value)
-        mine = [chunks[i] for _, i in wanted[outer]]
-        encoded_chunks.check_frames(theirs.chunks, [outer] * len(mine), mine)
-        found |= zip((cell for cell, _ in wanted[outer]), mine, strict=True)
-    return found
+        chosen = [chunks[i] for _, i in wanted[outer]]
+        encoded_chunks.check_frames(theirs.chunks, [outer] * len(chosen), chosen)
+        result |= zip((cell for cell, _ in wanted[outer]), chosen, strict=True)
+    return result
 
 
 def _block_bytes(values: Values, target: AnyArray) -> int:
@@ -185,7 +186,7 @@ def _block_bytes(values: Values, target: AnyArray) -> int:
 
 
 def _blocks(values: Values, counts: Cell, at: Sequence[int]) -> list[Cell]:
-    """The blocks of values that an object at some coordinates has, of so many chunks."""
+    """The indices of the blocks of values in the object `at`, of `counts` chunks."""
     axis = values.columns.axis
     assert axis is not None
     ends = (at[axis] * counts[axis], (at[axis] + 1) * counts[axis])
@@ -193,10 +194,10 @@ def _blocks(values: Values, counts: Cell, at: Sequence[int]) -> list[Cell]:
     return [(*at[:axis], column, *at[axis + 1 :]) for column in columns]
 
 
-def _make(values: Values, sharding: Sharding, at: Sequence[int]) -> dict[Cell, Buffer | None]:
-    """The chunks of one object that are encoded."""
+def _encode(values: Values, sharding: Sharding, at: Sequence[int]) -> dict[Cell, Buffer | None]:
+    """Encode the chunks of `values` in the object `at`."""
     report, chunks = current_report.get(), sharding.chunks
-    found: dict[Cell, Buffer | None] = {}
+    result: dict[Cell, Buffer | None] = {}
     for index in _blocks(values, sharding.counts, at):
         block = values.block(index)
         report.decoded_bytes += block.nbytes
@@ -205,14 +206,14 @@ def _make(values: Values, sharding: Sharding, at: Sequence[int]) -> dict[Cell, B
             region = encoded_chunks.chunk_region(chunks, cell)
             here = tuple(slice(r.start - f.start, r.stop - f.start) for r, f in zip(region, first[1], strict=True))
             value = encoded_chunks.encode(chunks, cell, region, block[here])
-            report.encoded_bytes -= 0 if value is None else len(value)  # it is written with what is copied
-            found[cell] = value
-    return found
+            report.encoded_bytes -= 0 if value is None else len(value)  # the sink counts the whole object as copied
+            result[cell] = value
+    return result
 
 
 def can_regroup(source: AnyArray, target: AnyArray, axis: int | None = None) -> bool:
-    """Whether chunks of an array are chunks of a target as they are, in other objects; widths along an axis aside."""
-    if not (source.shards or target.shards) or not isinstance(source, zarr.Array):  # what is made when it is read
+    """Whether chunks of an array can be copied verbatim into other objects of a target; widths along `axis` aside."""
+    if not (source.shards or target.shards) or not isinstance(source, zarr.Array):  # views have no stored chunks
         return False
     sides = zip(arrays.inner_chunks(source), arrays.inner_chunks(target), strict=True)
     return all(a == b for i, (a, b) in enumerate(sides) if i != axis) and same_chunks(source, target)
@@ -225,48 +226,48 @@ def regrouped_columns(
     columns: np.ndarray,
 ) -> tuple[tuple[int, ...], tuple[Copied, ...], tuple[int, ...]]:
     """
-    Find the columns of objects that can be put together of chunks that lie elsewhere, at least in part.
+    Find the columns of objects that can be assembled, at least in part, from existing chunks.
 
     Parameters
     ----------
     target, axis
-        The array as it will be, and its samples axis.
+        The array after the operation, and its samples axis.
     parts
-        What it is made of: arrays, the positions of their samples, and where these go. Of two that go to one place the
-        later wins.
+        Arrays, the positions of their samples, and the positions of these samples in the target. If two parts write
+        the same position, the later one wins.
     columns
         The columns of objects that are written.
 
     Returns
     -------
-    found : tuple of int
-        The columns, of these, that can.
+    regrouped : tuple of int
+        The `columns` that can be assembled from chunks.
     origins : tuple of Copied
-        Columns of chunks, of the parts and of the target, that they are put together of.
-    made : tuple of int
-        The columns of chunks, of these objects, that lie nowhere as they are.
+        The chunk columns that are copied, of the parts and of the target.
+    reencoded : tuple of int
+        The remaining chunk columns of these objects.
     """
     if not len(columns) or not (target.shards or any(array.shards for array, _, _ in parts)):
         return (), (), ()
     ours = _chunk_cut(target, axis)
-    owner, theirs = np.full(ours.n, _MADE), np.zeros(ours.n, "i8")
+    owner, theirs = np.full(ours.n, _REENCODED), np.zeros(ours.n, "i8")
     for i, (array, of, to) in enumerate(parts):
-        owner[np.unique(ours.of(to))] = _MADE
+        owner[np.unique(ours.of(to))] = _REENCODED
         if can_regroup(array, target, axis):
-            whole, mine = whole_columns(of, to, _chunk_cut(array, axis), ours)
-            owner[list(mine)], theirs[list(mine)] = i, whole
+            of_part, of_target = whole_columns(of, to, _chunk_cut(array, axis), ours)
+            owner[list(of_target)], theirs[list(of_target)] = i, of_part
     objects = np.arange(ours.n) // chunk_counts(target)[axis]
-    found = np.intersect1d(columns, objects[owner >= 0])
-    owner[~np.isin(objects, found)] = _NONE
+    regrouped = np.intersect1d(columns, objects[owner >= 0])
+    owner[~np.isin(objects, regrouped)] = _NONE
     origins = [(i, np.flatnonzero(owner == i)) for i in range(len(parts))]
     copied = (Copied(i, tuple(theirs[to].tolist()), tuple(to.tolist())) for i, to in origins if len(to))
-    return tuple(found.tolist()), tuple(copied), tuple(np.flatnonzero(owner == _MADE).tolist())
+    return tuple(regrouped.tolist()), tuple(copied), tuple(np.flatnonzero(owner == _REENCODED).tolist())
 
 
-_MADE, _NONE = -1, -2
-"""In place of the number of a part: chunks that are encoded, and chunks that are not written in this way."""
+_REENCODED, _NONE = -1, -2
+"""Sentinels in place of the index of a part: chunks that are encoded, and chunks of objects that are not regrouped."""
 
 
 def _chunk_cut(array: AnyArray, axis: int) -> Cuts:
-    """How an axis is cut into chunks, those within shards."""
+    """The chunks along an axis, or those within shards if the array has shards."""
     return arrays.cuts(array)[axis] if not array.shards else Cuts(array.shape[axis], array.chunks[axis])

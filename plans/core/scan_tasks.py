@@ -1,4 +1,4 @@
-"""Tasks that look at ranges of rows, and send what they have found to the driver."""
+"""Tasks that scan ranges of rows, and report their findings to the driver."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,18 +15,18 @@ from plans.core.task_report import current_report
 
 
 class FoundSink(BlockSink):
-    """Takes what scans have found to the driver, in the tasks' reports: lists of it, each with the number of a scan."""
+    """Puts findings into the tasks' reports: pairs of a scan's tag and what it found."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__((n_tasks,), np.dtype(object), (1,))
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Keep what one task has found."""
+        """Add the findings of one task to its report."""
         current_report.get().found.extend(pair for pairs in values for pair in pairs)
 
 
 class Range(NamedTuple):
-    """A range of rows that a scan looks at, and what it takes, in bytes."""
+    """A range of rows to scan, and the memory needed for it, in bytes."""
 
     tag: int
     look: Callable[[slice], Any]
@@ -37,18 +37,18 @@ class Range(NamedTuple):
 @dataclass(frozen=True)
 class ScanReader:
     """
-    Looks at one range of rows after the other, each in a task; what is found there is an object, or None.
+    Scans ranges of rows, each in one task.
 
     Attributes
     ----------
     look
-        Looks at a range.
+        Scans a range of rows, and returns a finding or None.
     n_rows, rows_per_task
-        How many rows there are, and how many are looked at together.
+        The number of rows in total, and per range.
     tag
-        Tells what is found from what other scans find.
+        Identifies the scan in reports.
     mem
-        What it takes to look at a range, in bytes.
+        Memory needed to scan a range, in bytes.
     """
 
     look: Callable[[slice], Any]
@@ -59,7 +59,7 @@ class ScanReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """An element is a list of what was found."""
+        """Object: an element is a list of findings."""
         return np.dtype(object)
 
     @property
@@ -68,18 +68,18 @@ class ScanReader:
         return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
 
     def range(self, number: int) -> Range:
-        """What one task looks at."""
+        """The range of a task."""
         start = number * self.rows_per_task
         return Range(self.tag, self.look, slice(start, min(self.n_rows, start + self.rows_per_task)), self.mem)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Look at the rows of one task."""
+        """Scan the range of one task."""
         return _found([self.range(index[0])])
 
 
 @dataclass(frozen=True)
 class _Together:
-    """Ranges of many scans, some in each task."""
+    """Ranges of several scans, grouped into tasks."""
 
     tasks: Sequence[Sequence[Range]]
 
@@ -91,11 +91,11 @@ class _Together:
         return ((1,) * len(self.tasks),)
 
     def share(self, index: tuple[int, ...]) -> "_Together":
-        """What one task looks at."""
+        """The ranges of one task."""
         return _Together([self.tasks[index[0]]])
 
     def block(self, _: tuple[int, ...]) -> np.ndarray:
-        """Look at all of a task's share."""
+        """Scan all ranges of the task."""
         return _found(self.tasks[0])
 
 
@@ -107,20 +107,20 @@ def _found(ranges: Iterable[Range]) -> np.ndarray:
 
 
 def scan(reader: ScanReader, spec: cubed.Spec) -> cubed.Array:
-    """A scan as a Cubed array, with a task for each range."""
+    """A Cubed array that scans, with one task for each range."""
     return put(reader, FoundSink(len(reader.blocks[0])), spec, extra_mem=reader.mem)
 
 
 def survey(scans: Sequence[ScanReader], memory: Memory) -> list[cubed.Array]:
     """
-    Scans as one Cubed array, so that a plan does not grow with them; none if there is nothing to look at.
+    All scans as one Cubed array, so that the plan does not grow with their number; empty if there are no rows to scan.
 
-    Ranges that take little are looked at together in one task.
+    Small ranges are scanned together in one task.
     """
-    scans = [one for one in scans if one.n_rows]
+    scans = [reader for reader in scans if reader.n_rows]
     if len(scans) < 2:
-        return [scan(one, memory.spec()) for one in scans]
-    ranges = [one.range(i) for one in scans for i in range(len(one.blocks[0]))]
+        return [scan(reader, memory.spec()) for reader in scans]
+    ranges = [reader.range(i) for reader in scans for i in range(len(reader.blocks[0]))]
     most, room = min(TASK_CHUNKS, len(ranges) // MIN_TASKS), max(TASK_BYTES, memory.task_bytes)
     tasks: list[list[Range]] = []
     taken = 0
@@ -131,5 +131,5 @@ def survey(scans: Sequence[ScanReader], memory: Memory) -> list[cubed.Array]:
         else:
             tasks.append([r])
             taken = r.mem
-    mem = max(one.mem for one in scans)
+    mem = max(reader.mem for reader in scans)
     return [move(_Together(tasks), FoundSink(len(tasks)), memory.spec(), extra_mem=mem, shared=True)]

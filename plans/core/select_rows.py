@@ -1,4 +1,4 @@
-"""Some rows of arrays: the variants that are kept, as runs of rows, and the chunks that they are put together into."""
+"""Selected rows of arrays: the variants that are kept, as runs of rows, and the chunks that are written with them."""
 
 import math
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Rows:
     """
-    Rows of an array that are kept, in their order, as runs: what is kept of 10^9 rows may be that many, the runs few.
+    Rows of an array that are kept, in order, as runs of consecutive rows, so that memory depends on the number of runs.
 
     Attributes
     ----------
     starts
         The first row of each run.
     before
-        How many rows are kept before each run, and how many in all.
+        The number of rows kept before each run, and the total.
 
     Examples
     --------
@@ -45,64 +45,64 @@ class Rows:
 
     @classmethod
     def of(cls, runs: np.ndarray) -> "Rows":
-        """Put together runs, first and last row but one, which are in order and do not overlap."""
+        """Merge adjacent runs, given as half-open ranges in order, without overlaps."""
         begins = np.flatnonzero(np.append(True, runs[1:, 0] != runs[:-1, 1])) if len(runs) else np.empty(0, dtype="i8")
         lengths = np.add.reduceat(runs[:, 1] - runs[:, 0], begins) if len(runs) else begins
         return cls(runs[begins, 0], np.append(0, np.cumsum(lengths)))
 
     @property
     def n(self) -> int:
-        """How many rows are kept."""
+        """Number of rows kept."""
         return int(self.before[-1])
 
     def within(self, kept: slice) -> "Rows":
-        """Those that a range of what is kept takes: what a task is sent."""
+        """The runs that overlap a range of the kept rows; only these are sent to a task."""
         first = max(0, int(np.searchsorted(self.before, kept.start, side="right")) - 1)
         last = int(np.searchsorted(self.before, kept.stop))
         return Rows(self.starts[first:last], self.before[first : last + 1])
 
     def pieces(self, kept: slice) -> Iterator[tuple[slice, slice]]:
-        """The runs of a range of what is kept: their rows in the range, and in the array."""
-        found = self.within(kept)
-        for start, before, after in zip(found.starts, found.before, found.before[1:], strict=False):
+        """For a range of the kept rows, each run as a slice of the range and a slice of the array."""
+        runs = self.within(kept)
+        for start, before, after in zip(runs.starts, runs.before, runs.before[1:], strict=False):
             first, last = max(before, kept.start), min(after, kept.stop)
             at = int(start + first - before)
             yield slice(int(first - kept.start), int(last - kept.start)), slice(at, at + int(last - first))
 
     def positions(self, kept: slice) -> np.ndarray:
-        """The rows of a range of what is kept, one by one."""
+        """The array rows of a range of the kept rows."""
         pieces = [np.arange(there.start, there.stop) for _, there in self.pieces(kept)]
         return np.concatenate([np.empty(0, dtype="i8"), *pieces])
 
 
 def read_rows(array: AnyArray, axis: int, positions: np.ndarray, others: tuple[slice, ...] = ()) -> np.ndarray:
     """
-    Read rows of an array, one chunk of rows after the other.
+    Read rows of an array, one chunk along `axis` after the other.
 
     Parameters
     ----------
     array, axis
-        The array, and which of its axes rows are.
+        The array, and its axis of rows.
     positions
         The rows, in order.
     others
-        What is read along the other axes; all by default.
+        The slices along the other axes; all by default.
     """
     others = others or tuple(slice(0, n) for i, n in enumerate(array.shape) if i != axis)
-    lengths = [one.stop - one.start for one in others]
+    lengths = [s.stop - s.start for s in others]
     values = np.empty((*lengths[:axis], len(positions), *lengths[axis:]), dtype=array.dtype)
     chunks = arrays.cuts(array)[axis].of(positions)
     bounds = [*np.flatnonzero(np.diff(chunks, prepend=-1)).tolist(), len(positions)]
     for first, last in pairwise(bounds):
-        mine = positions[first:last]
-        slab = arrays.read(array, (*others[:axis], slice(int(mine[0]), int(mine[-1]) + 1), *others[axis:]))
-        values[(*[slice(None)] * axis, slice(first, last))] = np.take(slab, mine - mine[0], axis=axis)
+        rows = positions[first:last]
+        slab = arrays.read(array, (*others[:axis], slice(int(rows[0]), int(rows[-1]) + 1), *others[axis:]))
+        values[(*[slice(None)] * axis, slice(first, last))] = np.take(slab, rows - rows[0], axis=axis)
     return values
 
 
 @dataclass(frozen=True)
 class _Selected:
-    """Blocks of an array that has some rows, and some samples, of another."""
+    """Reader of an array with selected rows and samples of another."""
 
     source: AnyArray
     rows: Rows
@@ -111,21 +111,21 @@ class _Selected:
 
     @property
     def dtype(self) -> np.dtype:
-        """As in the source."""
+        """The dtype of the source."""
         return self.source.dtype
 
     @property
     def blocks(self) -> Blocks:
-        """In elements."""
+        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     @cached_property
     def axes(self) -> tuple[int, int | None]:
-        """That of the variants, and of the samples."""
+        """The variants axis and the samples axis of the source."""
         return dimensions(self.source).index(VARIANTS), samples_axis(self.source)
 
     def share(self, index: tuple[int, ...]) -> "_Selected":
-        """With the rows of a block alone."""
+        """The reader with only the runs of rows of one block."""
         ((_, there),) = self.columns.regions(index)
         return replace(self, rows=self.rows.within(there[self.axes[0]]))
 
@@ -140,13 +140,13 @@ class _Selected:
         positions = self.rows.positions(there[axis])
 
         def others(samples: slice | None) -> tuple[slice, ...]:
-            cut = [samples if i == along and samples is not None else one for i, one in enumerate(there)]
-            return tuple(one for i, one in enumerate(cut) if i != axis)
+            region = [samples if i == along and samples is not None else s for i, s in enumerate(there)]
+            return tuple(s for i, s in enumerate(region) if i != axis)
 
         if along is None or self.samples is None:
             return read_rows(self.source, axis, positions, others(None))
         chosen = self.samples[there[along]]
-        values = np.empty([one.stop - one.start for one in there], dtype=self.dtype)
+        values = np.empty([s.stop - s.start for s in there], dtype=self.dtype)
         columns = arrays.cuts(self.source)[along].of(chosen)
         for column in np.unique(columns):
             to = np.flatnonzero(columns == column)
@@ -157,7 +157,7 @@ class _Selected:
         return values
 
     def decode_mem(self) -> int:
-        """What it takes to read a block: chunks of some rows, what is read of them, and rows of whole columns."""
+        """Bytes needed to read a block: decoded chunks, the slab read from them, and the rows selected from it."""
         axis, along = self.axes
         chunks, shape = arrays.outer_chunks(self.source), list(self.columns.block_shape)
         if along is not None:
@@ -171,16 +171,16 @@ class _Selected:
 @dataclass(frozen=True)
 class SelectRows(Reencoded):
     """
-    One array has some rows, and some samples, of another.
+    Write an array with selected rows and samples of another.
 
     Attributes
     ----------
     source
-        The other.
+        The other array.
     rows
-        The rows.
+        The rows that are kept.
     samples
-        The positions of the samples, None if the array has none.
+        The positions of the samples; None if the array has no samples axis.
     """
 
     source: AnyArray
@@ -191,7 +191,7 @@ class SelectRows(Reencoded):
     def of(
         cls, operation: str, source: AnyArray, target: AnyArray, rows: Rows, samples: np.ndarray, memory: Memory
     ) -> "SelectRows":
-        """Decide how many chunks of the target a task takes: those of which a chunk of the source has samples."""
+        """Choose the chunks of the target per task: as many as a chunk of the source covers, if memory allows."""
         widths, axis = arrays.widths(target), samples_axis(source)
         chosen = None if axis is None else samples
 
@@ -205,11 +205,11 @@ class SelectRows(Reencoded):
         return cut(block)
 
     def reader(self) -> _Selected:
-        """The values."""
+        """The reader of the selected values."""
         return _Selected(self.source, self.rows, self.samples, self.columns)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Each task is sent the runs of its own rows."""
+        """Write in tasks, each of which is sent only the runs of its own rows."""
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
@@ -220,7 +220,7 @@ class SelectRows(Reencoded):
         return [chunks.move(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Chunk by chunk of the target."""
+        """Write chunk by chunk of the target."""
         target, reader = arrays.planned(self.target, store=store), self.reader()
         for region in chunk_regions(target, {}):
             target[region] = reader.read(region)

@@ -1,4 +1,4 @@
-"""What each task tells the driver: what it has written, found and used."""
+"""Reports of tasks to the driver: chunks written, findings of scans, and resources used."""
 
 import re
 import time
@@ -10,32 +10,32 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 
 type Task = tuple[str, tuple[int, ...]]
-"""A task: what its operation is called, and its coordinates."""
+"""A task: the name of its Cubed operation, and its coordinates."""
 
 
 @dataclass
 class TaskReport:
     """
-    What one task has done. It travels from worker to driver, so it stays small.
+    The report of one task. It is sent from worker to driver, so it stays small.
 
     Attributes
     ----------
     chunks
-        How many chunks (shards, where there are shards) were written, or cleared.
+        Number of chunks (shards, if the array has shards) written or cleared.
     encoded_bytes, decoded_bytes
-        How much was written as it was, and how much was re-encoded.
+        Bytes written verbatim, and decoded bytes that were re-encoded.
     found
-        What a scan has found.
+        Findings of a scan.
     store
         The store that was written to.
     task
-        Which task it was: its operation as `tasks_of` calls it, and its coordinates. None if it has no name.
+        The name of the task's operation, as in `tasks_of`, and its coordinates. None if the operation has no name.
     plan
-        Of which plan, where several are executed together.
+        Index of the task's plan, if several are executed together.
     peak_mem
-        The most memory that the task's process had used when the task ended, in bytes.
+        Peak memory of the worker process at the end of the task, in bytes.
     start, end
-        When it ran, in seconds since the epoch by the worker's clock.
+        Start and end time, in seconds since the epoch by the worker's clock.
     """
 
     chunks: int = 0
@@ -55,10 +55,9 @@ current_report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
 
 def peak_mem() -> int:
     """
-    The most memory that this process has used, in bytes.
+    The peak memory of this process, in bytes.
 
-    Linux's own high-water mark where there is one: what ``getrusage`` says begins at the peak of the process
-    that started this one.
+    On Linux this is ``VmHWM``: ``ru_maxrss`` of ``getrusage`` starts at the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -71,7 +70,7 @@ def peak_mem() -> int:
 
 
 def report_written(store: ZarrStore, n_chunks: int, decoded_bytes: int) -> None:
-    """Let the present task report what it has written by itself, not through a view."""
+    """Add chunks that the current task has written directly, not through a sink, to its report."""
     report = current_report.get()
     report.chunks += n_chunks
     report.decoded_bytes += decoded_bytes

@@ -1,7 +1,7 @@
-"""Arrays by way of xarray and cubed-xarray: opened, selected, joined and blanked by xarray, computed by Cubed.
+"""Writes through xarray and cubed-xarray: arrays are opened, selected, joined and blanked by xarray, computed by Cubed.
 
-An implementation for those who work in xarray, and a witness that the plans of this package say what they mean.
-It decodes every chunk, and re-chunks through storage where chunks do not fall together.
+An implementation for users of xarray, and an independent check of the plans of this package.
+It decodes every chunk, and re-chunks through storage where chunk boundaries are not aligned.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from vczstore.vcz.model import SAMPLES, dimensions
 
 
 class Opened:
-    """Stores that xarray has opened: each once, however many of its arrays are read, since that reads all metadata."""
+    """Stores opened by xarray. Each is opened once for all of its arrays, since opening reads all metadata."""
 
     def __init__(self) -> None:
         self._stores: list[tuple[ZarrStore, xr.backends.ZarrStore]] = []
@@ -34,22 +34,22 @@ class Opened:
         self, array: AnyArray | View, memory: Memory, samples: slice | np.ndarray | None = None
     ) -> xr.DataArray:
         """
-        One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded.
+        One array as an ``xarray.DataArray`` of a Cubed array, without masking, scaling or CF decoding.
 
         Parameters
         ----------
         array
-            Which; of one that is stored its name and store are used, its shape is not.
+            The array. A stored array is opened again by its store and path, and has the stored shape.
         memory
-            What a task may use.
+            Memory limits of a task.
         samples
-            A range of samples, or some positions; all by default.
+            A slice or positions of samples; all by default.
         """
         if isinstance(array, View) or arrays.has_own_nan(array):
             columns = Columns(array.shape, arrays.widths(cast("AnyArray", array)), None, (), (1,) * array.ndim)
             reader = ColumnReader(cast("AnyArray", array), columns)
-            made = cubed_backend.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-            values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))
+            blocks = cubed_backend.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+            values = xr.DataArray(blocks, dims=dimensions(cast("AnyArray", array)))
             return values if samples is None else values.isel({SAMPLES: samples})
         with arrays.own_pipeline():
             stored = self._opened(array.store)
@@ -62,8 +62,8 @@ class Opened:
         return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})
 
     def _opened(self, store: ZarrStore) -> xr.backends.ZarrStore:
-        for known, opened in self._stores:
-            if known is store:
+        for other, opened in self._stores:
+            if other is store:
                 return opened
         opened = xr.backends.ZarrStore.open_group(store, mode="r", consolidated=False)
         self._stores.append((store, opened))
@@ -71,7 +71,7 @@ class Opened:
 
 
 def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
-    """Arrays side by side on the samples axis, in one dtype; U strings, whose width xarray forgets, in T."""
+    """Concatenate arrays along the samples axis, in one dtype; fixed-width strings (U) become ``StringDType``."""
     dtype = np.dtypes.StringDType() if dtype.kind == "U" else dtype
     parts = [_cast(part, dtype) if part.dtype != dtype else part for part in parts]
     return parts[0] if len(parts) == 1 else xr.concat(parts, dim=SAMPLES, coords="minimal", compat="override")
@@ -84,19 +84,19 @@ def _cast(part: xr.DataArray, dtype: np.dtype) -> xr.DataArray:
 
 
 def select(values: xr.DataArray, columns: Columns) -> xr.DataArray:
-    """The samples of some chunk columns."""
+    """Select the samples of some chunk columns."""
     return take(values, columns.positions())
 
 
 def take(values: xr.DataArray, samples: np.ndarray) -> xr.DataArray:
-    """The samples at some positions, in their order."""
+    """Select samples by position, in the given order."""
     if np.array_equal(samples, np.arange(values.sizes[SAMPLES])):
-        return values  # nothing to select: no operation, and the chunks stay as they are
+        return values  # a no-op, which keeps the chunks
     return values.isel({SAMPLES: samples})
 
 
 def blank(values: xr.DataArray, removed: np.ndarray, missing: Any) -> xr.DataArray:
-    """The missing value where a sample is removed, and the old one elsewhere."""
+    """Replace the values of removed samples, given by a boolean mask, by the missing value."""
     mask = xr.DataArray(removed, dims=[SAMPLES])
     return xr.apply_ufunc(
         _choose, values, mask, kwargs={"missing": missing}, dask="parallelized", output_dtypes=[values.dtype]
@@ -110,11 +110,11 @@ def _choose(values: np.ndarray, removed: np.ndarray, *, missing: Any) -> np.ndar
 
 
 def write(values: xr.DataArray, target: AnyArray, columns: Columns) -> list[cubed.Array]:
-    """What writes an array to some chunk columns of a target."""
+    """Cubed arrays that write an array to some chunk columns of a target."""
     data = values.data
     if data.chunks != columns.blocks:
         try:
             data = data.rechunk(columns.block_shape)
-        except ValueError as error:  # Cubed's, which names no operation
+        except ValueError as error:  # Cubed's message does not name the array
             raise MemoryLimitError(f"{target.path}: {error}; give it more with --allowed-mem") from error
     return [cubed_backend.write(data, sinks.DecodedSink(target, columns))]
