@@ -83,10 +83,10 @@ class Compact(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile what moves samples up, in place or into a copy."""
         from plans.compilers.compact import compile_compact, compile_compacted_copy
-        from plans.core.withdrawn import keeping_key
+        from plans.core.withdrawn import copying_key
 
         yield from ()
         if compiling.origin is None:
             return compile_compact(compiling.store, compiling.vcz, compiling.memory)
         copy = compile_compacted_copy(compiling.store, compiling.vcz, compiling.memory)
-        return keeping_key(copy, compiling.origin, compiling.vcz)
+        return copying_key(copy, compiling.origin, compiling.vcz)

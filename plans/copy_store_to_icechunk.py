@@ -82,11 +82,11 @@ class CopyStoreToIcechunk(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the copy of all chunks."""
         from plans.compilers.copy import compile_copy
-        from plans.core.withdrawn import keeping_key, overwriting
+        from plans.core.withdrawn import copying_key, overwriting
 
         yield from ()
         store = compiling.store
         copy = compile_copy(store, compiling.vcz, compiling.memory)
         with suppress(NotAStoreError):  # there is none to overwrite
             copy = overwriting(copy, store.open(), compiling.vcz)
-        return copy if compiling.origin is None else keeping_key(copy, compiling.origin, compiling.vcz)
+        return copy if compiling.origin is None else copying_key(copy, compiling.origin, compiling.vcz)

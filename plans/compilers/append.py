@@ -19,7 +19,7 @@ from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write
 from plans.core.views import View
-from plans.core.withdrawn import come_back, counting_left_out, keeping_key, readmitting, without_returning
+from plans.core.withdrawn import returning_samples, counting_left_out, copying_key, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
@@ -303,7 +303,7 @@ def compile_in_stages(
         )
     ids = (sample for source in sources for sample in source.sample_ids.tolist())
     way_out = "leave them out with --drop-returning, or say --allow-returning"
-    back = come_back(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
+    back = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
     sources, table = with_batch_numbers(vcz, sources)
     findings = None
     if rules is not None:
@@ -315,7 +315,7 @@ def compile_in_stages(
     copying = output is not None
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
     plan = with_batch_table(counting_left_out(readmitting(plan, vcz, back), named, sources), table)
-    return plan if output is None else keeping_key(_as_copy(plan, output, vcz), store, vcz)
+    return plan if output is None else copying_key(_as_copy(plan, output, vcz), store, vcz)
 
 
 def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:

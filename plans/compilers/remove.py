@@ -14,7 +14,7 @@ from plans.core.chunk_grid import Columns, chunk_regions
 from plans.core.memory import Memory
 from plans.core.model import AFTERWARDS, Plan, were
 from plans.core.rewrite_columns import ColumnReader, Reencoded
-from plans.core.withdrawn import Withdrawn, withdrawing
+from plans.core.withdrawn import Withdrawn, recording_removal
 from plans.variants.stale import mark_stale
 from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores.base import Store
@@ -130,7 +130,7 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
             f"{OPERATION}: {vcz.label} has no sample {listing(wanted)} any more; nothing was removed, since {before}"
         )
     try:
-        plan = withdrawing(compile_remove(store, vcz, left, memory), vcz, left)
+        plan = recording_removal(compile_remove(store, vcz, left, memory), vcz, left)
     except SampleError as error:
         if not gone:
             raise

@@ -135,7 +135,7 @@ def _attributes(store: Store, vcz: Vcz, past: Vcz) -> dict[str, Any]:
     Samples that were removed here stay known, and so do those of a state of another branch; of what jobs have brought
     in, it is what was there. Header lines that may name samples that are gone do not come back.
     """
-    withdrawn = Withdrawn.of(store, vcz).together_with(Withdrawn.of(store, past), OPERATION)
+    withdrawn = Withdrawn.of(store, vcz).merged_with(Withdrawn.of(store, past), OPERATION)
     then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
     then |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
     if (dropped := _dropped_header(store, vcz, past)) is not None:

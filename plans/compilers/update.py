@@ -16,7 +16,7 @@ from plans.core.compatibility import check_incoming
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
-from plans.core.withdrawn import come_back
+from plans.core.withdrawn import returning_samples
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import with_blocks, with_room, without_lengths
@@ -273,7 +273,7 @@ def _places(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(vcz, list(incoming))
     way_out = "leave them out, or bring them in with append --allow-returning (allow-returning: true in a job)"
-    come_back(OPERATION, store, vcz, unknown, allow=False, way_out=way_out)
+    returning_samples(OPERATION, store, vcz, unknown, allow=False, way_out=way_out)
     if unknown:
         way_out = "append these samples, or say insert: true in a job, which updates some and appends the others"
         raise unknown_samples(OPERATION, vcz, unknown, f"nothing was updated, {way_out}")

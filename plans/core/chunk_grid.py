@@ -1,4 +1,4 @@
-"""Chunk columns: which chunks an operation touches, and how many of them one task takes. Integers in, integers out."""
+"""Chunk columns: the chunks that an operation touches, and the number of chunks per task. Integers in, integers out."""
 
 import itertools
 import math
@@ -18,11 +18,11 @@ type Blocks = tuple[tuple[int, ...], ...]
 type Region = tuple[slice, ...]
 
 TASK_BYTES = 64 * 2**20
-"""About how many decoded bytes one task moves: enough to make its own cost vanish."""
+"""Decoded bytes per task to aim for: large enough that the overhead of a task is negligible."""
 TASK_CHUNKS = 1000
-"""At most so many chunks in a task, however small they are."""
+"""Maximal number of chunks per task, however small they are."""
 MIN_TASKS = 8
-"""Rather smaller tasks than fewer of them: workers should all have something to do."""
+"""Tasks are made smaller before there are fewer than this many, to keep all workers busy."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Columns:
     array_shape
         The shape of the array, in elements.
     chunks
-        The shape of its chunks (of its shards, if it has shards); the width of each, along an axis where they differ.
+        The shape of its chunks (or shards); along an axis where they differ in width, a tuple of all widths.
     axis
-        The axis that is cut into columns; None to take the array whole.
+        The axis that is cut into columns; None to take the whole array.
     columns
-        The chunk columns, increasing. Not used without an axis.
+        The indices of the chunk columns, increasing. Not used without an axis.
     block
-        How many chunks along each axis make a block. One task takes one block.
+        The number of chunks in a block along each axis. One task takes one block.
 
     Examples
     --------
@@ -70,18 +70,18 @@ class Columns:
 
     @cached_property
     def _there(self) -> tuple[Cuts, ...]:
-        """How the array is cut."""
+        """The chunks of the array along each axis."""
         return tuple(Cuts(n, width) for n, width in zip(self.array_shape, self.chunks, strict=True))
 
     @cached_property
     def _here(self) -> tuple[Cuts, ...]:
-        """How the columns are cut, side by side."""
+        """The chunks of the columns, side by side, along each axis."""
         return tuple(self._chosen(cut) if i == self.axis else cut for i, cut in enumerate(self._there))
 
     def _chosen(self, cut: Cuts) -> Cuts:
         if not self.columns:
             return Cuts(0, 1)
-        if isinstance(cut.width, int):  # the last of them alone may be cut short
+        if isinstance(cut.width, int):  # only the last column may be shorter
             last = self.columns[-1]
             return Cuts(cut.width * (len(self.columns) - 1) + cut.stop(last) - cut.start(last), cut.width)
         columns = np.array(self.columns)
@@ -90,31 +90,31 @@ class Columns:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """How many chunks there are along each axis."""
+        """The number of chunks along each axis."""
         return tuple(cut.n for cut in self._here)
 
     @property
     def n_chunks(self) -> int:
-        """How many chunks there are."""
+        """The total number of chunks."""
         return math.prod(self.grid)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many elements there are along each axis, columns side by side."""
+        """The shape in elements, columns side by side."""
         return tuple(cut.length for cut in self._here)
 
     @property
     def grid_blocks(self) -> Blocks:
-        """The blocks, in chunks."""
+        """The lengths of blocks along each axis, in chunks."""
         return tuple(_cut(n, b) for n, b in zip(self.grid, self.block, strict=True))
 
     @cached_property
     def block_shape(self) -> tuple[int, ...]:
-        """The elements of a block that is not cut short by an edge; of the longest, where chunks differ in width."""
+        """The shape of a full block, in elements; the longest one, where chunks differ in width."""
         return tuple(_longest_block(cut, b) for cut, b in zip(self._here, self.block, strict=True))
 
     def chunk_bytes(self, array: AnyArray) -> int:
-        """The decoded size of a chunk of the array, in bytes; of the longest of these, where chunks differ in width."""
+        """The decoded size of a chunk, in bytes; of the longest one, where chunks differ in width."""
         if not arrays.is_flexible(array):
             return arrays.chunk_bytes(array)
         longest = (_longest_block(cut, 1) for cut in self._here)
@@ -123,10 +123,10 @@ class Columns:
     @property
     def blocks(self) -> Blocks:
         """
-        The blocks, in elements, as Cubed counts them.
+        The lengths of blocks along each axis, in elements, for Cubed.
 
-        Cubed has no blocks of several lengths. Where chunks differ in width all count as long as the longest, and
-        `block_lengths` says how long one is.
+        Cubed's blocks have one length. Where chunks differ in width, all blocks have the length of the longest one, and
+        `block_lengths` returns the actual length.
         """
         sides = zip(self._here, self.block, self.block_shape, strict=True)
         return tuple(
@@ -135,19 +135,19 @@ class Columns:
         )
 
     def block_lengths(self, index: Sequence[int]) -> tuple[int, ...]:
-        """The elements of one block."""
+        """The actual shape of a block, in elements."""
         return tuple(map(_length, self._here, self.cells(index)))
 
     def cells(self, index: Sequence[int]) -> list[range]:
-        """The part of the grid that a block takes."""
+        """The range of the grid of a block, by its index."""
         return [range(i * b, min(n, (i + 1) * b)) for i, b, n in zip(index, self.block, self.grid, strict=True)]
 
     def cells_of(self, region: Region) -> list[range]:
-        """The part of the grid that a block takes, which Cubed says where it has."""
+        """The range of the grid of a block, by its region in Cubed's coordinates."""
         return self.cells([r.start // max(1, n) for r, n in zip(region, self.block_shape, strict=True)])
 
     def coords(self, cells: Sequence[range]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """For each chunk of a part of the grid: where it is in the part, and its coordinates in the array."""
+        """For each chunk in a range of the grid: its coordinates within the range, and in the array."""
         for where in itertools.product(*(range(len(r)) for r in cells)):
             at = [r[i] for r, i in zip(cells, where, strict=True)]
             if self.axis is not None:
@@ -155,11 +155,11 @@ class Columns:
             yield where, tuple(at)
 
     def regions(self, index: Sequence[int]) -> Iterator[tuple[Region, Region]]:
-        """Runs of neighbouring columns of a block: their region in the block, and in the array."""
+        """Runs of adjacent columns of a block: their region in the block, and in the array."""
         return self.runs(self.cells(index))
 
     def runs(self, cells: Sequence[range]) -> Iterator[tuple[Region, Region]]:
-        """Runs of neighbouring columns of a part of the grid: their region in the part, and in the array."""
+        """Runs of adjacent columns in a range of the grid: their region within the range, and in the array."""
         here = [slice(0, _length(cut, r)) for cut, r in zip(self._here, cells, strict=True)]
         starts = [cut.start(r.start) for cut, r in zip(self._here, cells, strict=True)]
         there = [slice(start, start + s.stop) for start, s in zip(starts, here, strict=True)]
@@ -184,7 +184,7 @@ class Columns:
 
 
 def _length(cut: Cuts, cells: range) -> int:
-    """How long a run of chunks is."""
+    """The length of a run of chunks, in elements."""
     return int(cut.stop(cells.stop - 1) - cut.start(cells.start)) if cells else 0
 
 
@@ -202,7 +202,7 @@ def block_of(
     grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None, least: int = 0
 ) -> tuple[int, ...]:
     """
-    How many chunks along each axis one task takes.
+    The number of chunks along each axis per task.
 
     Parameters
     ----------
@@ -213,14 +213,14 @@ def block_of(
     room
         The decoded bytes that a task has memory for.
     prefer
-        Chunks along each axis that should stay together as far as memory allows, for instance because one chunk
-        of a source covers them all.
+        Numbers of chunks along each axis to keep in one task if memory allows, for instance because one chunk of a
+        source covers them all.
     least
-        The decoded bytes that make a task worth beginning; with fewer in all, one task takes everything.
+        Decoded bytes per task to aim for where starting a task is expensive.
 
     Examples
     --------
-    Chunks of 2 MB, one chunk column of 1,000: 33 in a task, as far as `TASK_BYTES` go.
+    Chunks of 2 MB, one chunk column of 1,000: 33 per task, limited by `TASK_BYTES`.
 
     >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000)
     (33, 1, 1)
@@ -230,7 +230,7 @@ def block_of(
     >>> block_of((1000, 1, 1), 2_000_000, 6_000_000)
     (3, 1, 1)
 
-    Tasks that take long to begin:
+    Tasks that are expensive to start:
 
     >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000, least=800_000_000)
     (400, 1, 1)
@@ -240,8 +240,8 @@ def block_of(
     if prefer is not None:
         for axis, (p, n) in enumerate(zip(prefer, grid, strict=True)):
             block[axis] = max(1, min(p, n, fits // math.prod(block)))
-    shared = min(TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
-    wanted = min(fits, TASK_CHUNKS, max(shared, least // max(1, chunk_bytes)))
+    n_balanced = min(TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
+    wanted = min(fits, TASK_CHUNKS, max(n_balanced, least // max(1, chunk_bytes)))
     for axis, n in enumerate(grid):
         factor = max(1, wanted // math.prod(block))
         block[axis] = max(1, min(n, block[axis] * factor))
@@ -250,7 +250,7 @@ def block_of(
 
 @dataclass(frozen=True)
 class Copied:
-    """Chunk columns of a source that are, chunk for chunk, columns of the store."""
+    """Chunk columns of the source with index `source` that are copied verbatim to chunk columns of the store."""
 
     source: int
     source_columns: tuple[int, ...]
@@ -259,19 +259,19 @@ class Copied:
 
 def whole_columns(of: np.ndarray, to: np.ndarray, theirs: Cuts, ours: Cuts) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
-    Find the chunk columns that a source and a store have in common, sample for sample: these can be copied encoded.
+    Find the chunk columns of a source that match chunk columns of a store, sample for sample, to copy them encoded.
 
     Parameters
     ----------
     of, to
-        The positions of samples in the source, and in the store, where they go; the latter increase.
+        The positions of samples in the source, and their positions in the store; the latter increase.
     theirs, ours
-        How the samples of the source are cut, and those of the store when all is done.
+        The chunks along the samples of the source, and of the store after the operation.
 
     Returns
     -------
     source_columns, columns : tuple of int
-        Side by side, the latter increasing.
+        Corresponding columns; the latter increase.
 
     Examples
     --------
@@ -283,13 +283,13 @@ def whole_columns(of: np.ndarray, to: np.ndarray, theirs: Cuts, ours: Cuts) -> t
     >>> whole_columns(np.arange(5), np.arange(6, 11), Cuts(5, 2), Cuts(11, 2))
     ((0, 1, 2), (3, 4, 5))
 
-    One position further, none falls on a boundary.
+    Shifted by one position, no column is aligned.
 
     >>> whole_columns(np.arange(5), np.arange(7, 12), Cuts(5, 2), Cuts(12, 2))
     ((), ())
 
-    Where columns have widths of their own, they may begin anywhere. The last one of the source is encoded as wide as
-    the others, so that it is no column of width 1.
+    Columns of a flexible grid may begin anywhere. The last column of the source is encoded with a width of 2, so it
+    does not match a column of width 1.
 
     >>> whole_columns(np.arange(5), np.arange(7, 12), Cuts(5, 2), Cuts(12, (4, 3, 2, 2, 1)))
     ((0, 1), (2, 3))
@@ -302,15 +302,15 @@ def whole_columns(of: np.ndarray, to: np.ndarray, theirs: Cuts, ours: Cuts) -> t
     begins = ours.start(columns) + lowest
     is_whole = (lowest == highest) & (begins >= 0) & (begins < theirs.length)
     begins = np.where(is_whole, begins, 0)
-    found = theirs.of(begins)
-    lengths = ours.stop(columns) - ours.start(columns)
-    is_whole &= (theirs.start(found) == begins) & (counts == lengths)
-    is_whole &= (theirs.stop(found) - begins == lengths) & (theirs.encoded(found) == ours.encoded(columns))
-    return tuple(found[is_whole].tolist()), tuple(columns[is_whole].tolist())
+    source_columns = theirs.of(begins)
+    lengths, encoded = ours.stop(columns) - ours.start(columns), theirs.encoded(source_columns)
+    is_whole &= (theirs.start(source_columns) == begins) & (counts == lengths)
+    is_whole &= (theirs.stop(source_columns) - begins == lengths) & (encoded == ours.encoded(columns))
+    return tuple(source_columns[is_whole].tolist()), tuple(columns[is_whole].tolist())
 
 
 def chunk_regions(array: AnyArray, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
-    """The regions of an array's chunks, cut to a range along some axes; one that is empty yields nothing."""
+    """The regions of an array's chunks, cropped to ranges along some axes; no regions if a range is empty."""
     cuts = arrays.cuts(array)
     ranges = [within.get(i, range(n)) for i, n in enumerate(array.shape)]
     return itertools.product(*(cut.spans(r.start, r.stop) for cut, r in zip(cuts, ranges, strict=True)))

@@ -1,4 +1,4 @@
-"""Chunks of whole arrays that another store takes: copied as they are, re-encoded, or linked on a disk."""
+"""Copies of whole arrays into another store: chunks are copied verbatim, re-encoded, or hard-linked."""
 
 import math
 from dataclasses import dataclass, replace
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CopyArray(Reencoded):
     """
-    The copy of one array: all of it is written, as it is where its encoding allows.
+    Copy one array as a whole, verbatim if its encoding allows.
 
     Attributes
     ----------
     source
-        The array as it is.
+        The array that is copied.
     """
 
     source: AnyArray
 
     @classmethod
     def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
-        """Find the metadata of an array in a format."""
+        """Compile the copy of an array into a Zarr format."""
         metadata = conversion.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
         widths = arrays.widths(target)
@@ -51,7 +51,7 @@ class CopyArray(Reencoded):
 
     @classmethod
     def first_chunks(cls, operation: str, array: AnyArray, grid: tuple[int, ...], memory: Memory) -> "CopyArray":
-        """The copy of the first chunks of an array along each axis, which stay as they are."""
+        """Compile the verbatim copy of the first chunks of an array, `grid` of them along each axis."""
         sides = zip(arrays.cuts(array), grid, array.shape, strict=True)
         shape = tuple(n if k == cut.n else int(cut.start(k)) for cut, k, n in sides)
         part = arrays.planned(array, shape=shape)
@@ -65,26 +65,26 @@ class CopyArray(Reencoded):
         return (self.source,)
 
     def reader(self) -> ColumnReader:
-        """The values, where they are re-encoded."""
+        """The reader of the values that are re-encoded."""
         return ColumnReader(self.source, self.columns)
 
     @property
     def is_encoded(self) -> bool:
-        """Whether chunks are copied as they are."""
+        """Whether chunks are copied verbatim."""
         return same_encoding(self.source, self.target)
 
     @property
     def encoded_chunks(self) -> int:
-        """All of them, or none."""
+        """All chunks, or none."""
         return self.columns.n_chunks if self.is_encoded else 0
 
     @property
     def decoded_chunks(self) -> int:
-        """None of them, or all."""
+        """No chunks, or all."""
         return 0 if self.is_encoded else self.columns.n_chunks
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Copy the chunks as they are, or decode and encode them."""
+        """Copy the chunks verbatim, or decode and encode them."""
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
@@ -98,7 +98,7 @@ class CopyArray(Reencoded):
         return [chunks.put(reader, view, memory.spec(), extra_mem=reader.decode_mem())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Let xarray read the array."""
+        """Read the array with xarray."""
         from plans.core import xarray_backend
 
         if not self.columns.n_chunks:
@@ -115,10 +115,10 @@ class CopyArray(Reencoded):
 
 @dataclass(frozen=True)
 class _OtherChunks(ColumnReader):
-    """The values of an array that has other chunks than the columns."""
+    """Reader of an array whose chunks are not aligned with the columns."""
 
     def decode_mem(self) -> int:
-        """As of those with the same chunks; of these, a block has a part in more or fewer."""
+        """Bytes needed to read a block: all chunks that overlap it, as far as zarr reads them concurrently."""
         sides = zip(self.columns.block_shape, arrays.outer_chunks(self.array), self.array.shape, strict=True)
         n_chunks = math.prod(min(math.ceil(b / c) + 1, math.ceil(n / c)) for b, c, n in sides)
         values = math.prod(self.columns.block_shape) * arrays.element_bytes(self.array)
@@ -127,16 +127,16 @@ class _OtherChunks(ColumnReader):
 
 @dataclass(frozen=True)
 class Recode(CopyArray):
-    """All of an array comes to be in other chunks, with other codecs, or in other shards; the latter as it is."""
+    """Rewrite an array as a whole with other chunks, codecs or shards. Chunks are copied verbatim into other shards."""
 
     @property
     def is_encoded(self) -> bool:
-        """Whether chunks stay as they are, in other shards."""
+        """Whether chunks are copied verbatim into other shards."""
         return can_regroup(self.source, self.target)
 
     @classmethod
     def to(cls, operation: str, source: AnyArray, target: AnyArray, memory: Memory) -> "Recode":
-        """Decide how many chunks a task takes: what a chunk of the source holds is written together."""
+        """Choose the chunks of the target per task: as many as a chunk of the source covers, if memory allows."""
         widths = arrays.widths(target)
         sides = zip(arrays.outer_chunks(source), arrays.outer_chunks(target), strict=True)
         prefer = [math.ceil(theirs / ours) for theirs, ours in sides]
@@ -156,7 +156,7 @@ class Recode(CopyArray):
         return Regrouped(self.target, (Origin(self.source),))
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Copy the chunks as they are into other shards, or decode and encode them."""
+        """Copy the chunks verbatim into other shards, or decode and encode them."""
         from plans.core import sinks
 
         if not self.is_encoded or not self.columns.n_chunks:
@@ -164,31 +164,31 @@ class Recode(CopyArray):
         return [sinks.regroup(self.regrouped, self.columns, arrays.planned(self.target, store=store), memory.spec())]
 
     def reader(self) -> ColumnReader:
-        """The values."""
+        """The reader of the values."""
         return _OtherChunks(self.source, self.columns)
 
     def reading_from(self, store: "ZarrStore") -> "Recode":
-        """The same, read elsewhere."""
+        """The same write, with the source read from another store."""
         return replace(self, source=arrays.planned(self.source, store=store))
 
 
 LINKS_PER_TASK = (1_000, 10_000)
-"""At least and at most: hard links take some microseconds each."""
+"""Minimum and maximum per task; a hard link takes some microseconds."""
 
 
 @dataclass(frozen=True)
 class LinkChunks:
     """
-    The chunks of an array that a store has in common with the one that takes its place, as hard links.
+    Hard-link chunks of an array into the store that replaces the current one.
 
     Attributes
     ----------
     name, array
         The array.
     grid
-        How many chunks along each axis, from the first on.
+        The number of chunks to link along each axis, starting at the first one.
     columns
-        The chunk columns along the samples, if not all: their numbers, and those that they get.
+        Old and new indices of the chunk columns along the samples; None to link all in place.
     """
 
     name: str
@@ -200,7 +200,7 @@ class LinkChunks:
 
     @classmethod
     def of(cls, array: AnyArray, columns: tuple[tuple[int, int], ...] | None = None) -> "LinkChunks":
-        """All chunks of an array, or those of some columns along its samples."""
+        """Link all chunks of an array, or only some columns along its samples."""
         grid = arrays.grid_of(array)
         if columns is not None:
             grid = tuple(len(columns) if i == samples_axis(array) else n for i, n in enumerate(grid))
@@ -208,16 +208,16 @@ class LinkChunks:
 
     @property
     def arrays(self) -> tuple[()]:
-        """None: what is linked is never encoded."""
+        """No arrays: linked chunks are never re-encoded."""
         return ()
 
     @property
     def encoded_chunks(self) -> int:
-        """All of them; absent ones count."""
+        """Number of chunks, including those that are not stored."""
         return math.prod(self.grid)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Link some thousand chunks in a task."""
+        """Link some thousand chunks per task."""
         from plans.core import scan_tasks
 
         if not self.encoded_chunks:
@@ -228,16 +228,16 @@ class LinkChunks:
         return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Link them one after the other."""
+        """Link all chunks in the driver."""
         self.link(store, slice(0, self.encoded_chunks))
 
     def link(self, store: "ZarrStore", numbers: slice) -> None:
-        """Link chunks by their numbers in the grid."""
+        """Link a range of chunks, by their flat indices in the grid."""
         coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
         link_chunks(self.array, arrays.planned(self.array, store=store), map(self._ends, coords))
 
     def _ends(self, at: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Where a chunk is, and where it is going to be."""
+        """The old and the new coordinates of a chunk."""
         if self.columns is None:
             return at, at
         axis = samples_axis(self.array) or 0
@@ -247,13 +247,13 @@ class LinkChunks:
 
 @dataclass(frozen=True)
 class _LinkTask:
-    """What a task does."""
+    """A task that links chunks."""
 
     chunks: LinkChunks
     store: "ZarrStore"
 
     def look(self, numbers: slice) -> None:
-        """Link some chunks, and say how many."""
+        """Link a range of chunks, and report them."""
         from plans.core import task_report
 
         self.chunks.link(self.store, numbers)

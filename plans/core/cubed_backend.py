@@ -160,7 +160,7 @@ class BlockSink(LazyZarrArray):
     reader: SharedReader | None = None
     """The reader, if each task has only a share of it. It is not sent to workers."""
     path: str | None = None
-    """The array that is written, for messages; None if there are several."""
+    """The path of the array that is written, for messages; None unless it is a single array."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, block: tuple[int, ...]) -> None:
         super().__init__(None, shape, dtype, block)

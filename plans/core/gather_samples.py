@@ -1,7 +1,7 @@
-"""Parts: samples of several arrays, put together into chunk columns of one.
+"""Samples of several arrays, gathered into chunk columns of one.
 
-Append and update do the same to an array: they write some of its chunk columns, whose samples come from sources and,
-where a column is not replaced whole, from the array itself. They differ in where the samples go.
+Append and update change an array in the same way: they write some of its chunk columns, whose samples come from sources
+and, where a column is only partly replaced, from the array itself. They differ in the destinations of the samples.
 """
 
 import math
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from plans.core.xarray_backend import Opened
 
 
-FEW = 2
-"""So many parts are sent to all tasks: what a store has, and what one source brings."""
+MAX_UNSHARED = 2
+"""Up to this many parts are sent to all tasks: one of the store, and one of a source."""
 
 
 @dataclass(frozen=True)
 class Part:
     """
-    Some samples of an array, and where they go.
+    Some samples of an array, and their destinations.
 
     Attributes
     ----------
     array
-        Where they are.
+        The array.
     of, to
-        Their positions in the array, and in the target; the latter increase. Slices where they follow one another,
-        since a part travels to every task.
+        The positions of the samples in the array, and in the target; the latter increase. Consecutive positions are
+        stored as a slice, since parts are sent to tasks.
     """
 
     array: AnyArray
@@ -54,31 +54,31 @@ class Part:
 
     @classmethod
     def make(cls, array: AnyArray, of: np.ndarray, to: np.ndarray) -> "Part":
-        """The samples at some positions, in any order."""
+        """A part from positions in any order."""
         order = np.argsort(to, kind="stable")
         return cls(array, _as_slice(of[order]), _as_slice(to[order]))
 
     @property
     def moves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The positions in the array, and in the target."""
+        """The positions in the array, and in the target, as integer arrays."""
         return _as_positions(self.of), _as_positions(self.to)
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Where the first and the last sample go; the last before the first if there are none."""
+        """The first and the last position in the target; (0, -1) if there are no samples."""
         if isinstance(self.to, slice):
             return self.to.start, self.to.stop - 1
         return (int(self.to[0]), int(self.to[-1])) if len(self.to) else (0, -1)
 
     def within(self, there: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The same, of the samples that go to a range of the target."""
+        """Like `moves`, for the samples whose destinations are in a range of the target."""
         of, to = self.moves
         first, last = np.searchsorted(to, (there.start, there.stop))
         return of[first:last], to[first:last]
 
     def put(self, values: np.ndarray, axis: int, here: Region, there: Region) -> None:
         """
-        Put the samples that go to a region of the target into a block, one chunk column after the other.
+        Copy the samples of a region of the target into a block, one chunk column of the array after the other.
 
         Parameters
         ----------
@@ -87,20 +87,20 @@ class Part:
         axis
             The samples axis.
         here, there
-            The region in the block, and in the target.
+            The region in block coordinates, and in target coordinates.
         """
         of, to = self.within(there[axis])
         to = to + here[axis].start - there[axis].start
         columns = arrays.cuts(self.array)[axis].of(of)
         for column in np.unique(columns):
-            mine = columns == column
-            first, last = int(of[mine].min()), int(of[mine].max())
+            in_column = columns == column
+            first, last = int(of[in_column].min()), int(of[in_column].max())
             slab = arrays.read(self.array, (*there[:axis], slice(first, last + 1), *there[axis + 1 :]))
-            chosen = slab[(*[slice(None)] * axis, _as_slice(of[mine] - first))]
-            values[(*here[:axis], _as_slice(to[mine]), *here[axis + 1 :])] = _in_dtype(chosen, values.dtype)
+            chosen = slab[(*[slice(None)] * axis, _as_slice(of[in_column] - first))]
+            values[(*here[:axis], _as_slice(to[in_column]), *here[axis + 1 :])] = _in_dtype(chosen, values.dtype)
 
     def put_mem(self, axis: int, block: tuple[int, ...]) -> int:
-        """What `put` takes for a block of this shape: the chunks of one column, what is read of them, and chosen."""
+        """Bytes that `put` needs for a block: the chunks of one column, the slab read from them, and its samples."""
         chunks, size = arrays.outer_chunks(self.array), arrays.element_bytes(self.array)
         if not len(self.moves[0]):
             return 0
@@ -116,7 +116,7 @@ class Part:
 
 
 def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values that are assigned to an array of a dtype: NumPy casts them then, but for what floats mean."""
+    """Values to assign to an array of a dtype. NumPy casts on assignment; only floats need `recast`."""
     return recast(values, dtype) if values.dtype.kind == "f" else values
 
 
@@ -132,7 +132,7 @@ def _as_positions(positions: slice | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts put together into the blocks of some columns; of two that go to one place the later wins."""
+    """Reader of parts joined into blocks of some columns. If two parts write the same position, the later one wins."""
 
     parts: tuple[Part, ...]
     columns: Columns
@@ -140,18 +140,18 @@ class Joined:
 
     @property
     def blocks(self) -> Blocks:
-        """In elements."""
+        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     def share(self, index: tuple[int, ...], *others: tuple[int, ...]) -> "Joined":
-        """Without the parts that have nothing in some blocks."""
+        """The reader with only the parts that some blocks need."""
         axis = self.columns.axis
         assert axis is not None
-        ranges = [there[axis] for one in (index, *others) for _, there in self.columns.regions(one)]
+        ranges = [there[axis] for block in (index, *others) for _, there in self.columns.regions(block)]
         return replace(self, parts=self._within(ranges))
 
     def _within(self, ranges: Sequence[slice]) -> tuple[Part, ...]:
-        """The parts that have something in some ranges of the target, as far as their first and last sample tell."""
+        """The parts whose extent, from the first to the last destination, overlaps some ranges of the target."""
         first, last = self._ends
         has = np.zeros(len(self.parts), dtype=bool)
         for there in ranges:
@@ -160,13 +160,13 @@ class Joined:
 
     @cached_property
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the first and the last sample of each part go."""
+        """The first destinations of all parts, and the last ones."""
         ends = [part.ends for part in self.parts]
         first, last = np.array(ends, dtype="i8").T
         return first, last
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Read each part's share of a block."""
+        """Read a block, part by part."""
         assert self.columns.axis is not None
         values = np.empty(self.columns.block_lengths(index), dtype=self.dtype)
         for here, there in self.columns.regions(index):
@@ -175,7 +175,7 @@ class Joined:
         return values
 
     def decode_mem(self) -> int:
-        """What it takes to read a block: the parts take their turns."""
+        """Bytes needed to read a block; parts are read one after the other."""
         assert self.columns.axis is not None
         return max(part.put_mem(self.columns.axis, self.columns.block_shape) for part in self.parts)
 
@@ -183,34 +183,34 @@ class Joined:
 @dataclass(frozen=True)
 class PutSamples:
     """
-    Samples of sources come into one array.
+    Write samples of sources into one array.
 
     Attributes
     ----------
     name
-        Of the array.
+        The name of the array.
     target
-        The array as it will be.
+        The array after the operation.
     kept
-        What stays of the array in columns that are re-encoded.
+        The samples of the array that stay, in columns that are re-encoded.
     parts
-        What comes in, from each source.
+        The incoming samples of each source.
     axis
         The samples axis.
     copied, decoded
-        Which chunk columns are copied as they are, and which are re-encoded.
+        The chunk columns that are copied verbatim, and those that are re-encoded.
     block
-        How many chunks along each axis one task takes.
+        The number of chunks along each axis per task.
     together
-        How many chunks one task copies at most, of several sources.
+        The maximal number of chunks that one task copies from several sources.
     regrouped
-        Which columns of shards are put together of chunks as they are, or of chunks that were in shards.
+        The columns of objects that are assembled from chunks copied verbatim, where the target or a part has shards.
     origins
-        The columns of these chunks, by the number of the part: 0 for what is kept.
-    made
-        The columns of chunks of `regrouped` that are re-encoded.
+        The chunk columns from which `regrouped` is assembled, by the index of the part: 0 for `kept`.
+    reencoded
+        The chunk columns of `regrouped` that are re-encoded.
     is_copy
-        Whether what is kept is read from the array as it is, and not from where it is written.
+        Whether `kept` is read from the original array, not from the store that is written.
     """
 
     name: str
@@ -224,7 +224,7 @@ class PutSamples:
     together: int = 1
     regrouped: tuple[int, ...] = ()
     origins: tuple[Copied, ...] = ()
-    made: tuple[int, ...] = ()
+    reencoded: tuple[int, ...] = ()
     is_copy: bool = False
 
     @classmethod
@@ -239,9 +239,9 @@ class PutSamples:
         every: bool = False,
     ) -> Self:
         """
-        Decide how the columns of one array are written, `before` and `target` being as it is and as it will be.
+        Decide how the columns of one array are written; `before` and `target` are the array before and after.
 
-        Those to which no sample comes are written only if `every` one is: where what is kept changes, too.
+        Columns without incoming samples are written only with `every`, for arrays whose old values change as well.
         """
         axis = samples_axis(before)
         assert axis is not None
@@ -260,15 +260,15 @@ class PutSamples:
         is_decoded = ~np.isin(touched, [c for item in copied for c in item.columns])
         decoded = touched[is_decoded]
 
-        # a column whose samples are all replaced is not read
+        # columns that are replaced completely are not read
         is_kept = is_decoded & (counts < cut.stop(touched) - cut.start(touched))
         ranges = (np.arange(cut.start(column), cut.stop(column)) for column in touched[is_kept].tolist())
         kept = np.concatenate([np.empty(0, "i8"), *ranges])
         kept = kept[kept < before.shape[axis]]
         of_store = Part.make(before, kept, kept)
         moves = [(part.array, *part.moves) for part in (of_store, *parts)]
-        regrouped, origins, made = regrouped_columns(target, axis, moves, decoded)
-        alone = cls(
+        regrouped, origins, reencoded = regrouped_columns(target, axis, moves, decoded)
+        put = cls(
             name=target.path,
             target=target,
             kept=of_store,
@@ -279,28 +279,28 @@ class PutSamples:
             block=(1,) * target.ndim,
             regrouped=regrouped,
             origins=origins,
-            made=made,
+            reencoded=reencoded,
         )
 
-        # and how many of their chunks one task takes
+        # the number of chunks per task
         grid = list(arrays.grid_of(target))
-        grid[axis] = max([len(alone.decoded), len(regrouped), *(len(c.columns) for c in copied)], default=0)
+        grid[axis] = max([len(put.decoded), len(regrouped), *(len(c.columns) for c in copied)], default=0)
         widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         prefer[axis] = max([_spread(part, axis, decoded, cut) for part in parts], default=1)
-        chunk_bytes = alone._every.chunk_bytes(target)
-        # narrow chunks of a flexible grid: as many as weigh what a wide one does
+        chunk_bytes = put._every.chunk_bytes(target)
+        # a task takes as many narrow chunks of a flexible grid as are as large as a wide one
         memory = replace(memory, task_bytes=max(memory.task_bytes, arrays.chunk_bytes(target)))
 
         def decoding(block: tuple[int, ...]) -> int:
-            found = replace(alone, block=block)
-            joining = found._joined(before.store).decode_mem() if alone.decoded else 0
-            return max(joining, found._regrouped(before.store).read_mem(found._columns(regrouped)))
+            trial = replace(put, block=block)
+            joining = trial._joined(before.store).decode_mem() if put.decoded else 0
+            return max(joining, trial._regrouped(before.store).read_mem(trial._columns(regrouped)))
 
         block = memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer)
-        n_copied = sum(alone._columns(c.columns).n_chunks for c in copied)
+        n_copied = sum(put._columns(c.columns).n_chunks for c in copied)
         (together,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0) if n_copied else (1,)
-        return replace(alone, block=block, together=together)
+        return replace(put, block=block, together=together)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
         array = self.target if array is None else array
@@ -313,7 +313,7 @@ class PutSamples:
         return self._columns(tuple(sorted({*self.decoded, *self.regrouped, *copied})))
 
     def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
-        """What stays, read where it is written unless that is a copy, and what comes in."""
+        """`kept`, read from the store that is written unless `is_copy`, and `parts`."""
         if self.is_copy:
             return (self.kept, *self.parts)
         return (replace(self.kept, array=in_store(self.kept.array, store)), *self.parts)
@@ -324,19 +324,19 @@ class PutSamples:
     def _regrouped(self, store: "ZarrStore") -> Regrouped:
         parts = self._all_parts(store)
         origins = (Origin(parts[o.source].array, self.axis, o.source_columns, o.columns) for o in self.origins)
-        made = None
-        if self.made:
+        values = None
+        if self.reencoded:
             counts = [n if i != self.axis else 1 for i, n in enumerate(chunk_counts(self.target))]
-            columns = Columns(self.target.shape, self.target.chunks, self.axis, self.made, tuple(counts))
-            made = Joined(parts, columns, self.target.dtype)
-        return Regrouped(self.target, tuple(origins), made)
+            columns = Columns(self.target.shape, self.target.chunks, self.axis, self.reencoded, tuple(counts))
+            values = Joined(parts, columns, self.target.dtype)
+        return Regrouped(self.target, tuple(origins), values)
 
     @property
-    def _with_made(self) -> tuple[int, ...]:
-        """The columns of shards in which some chunks are re-encoded."""
-        if not self.made:
+    def _partly_reencoded(self) -> tuple[int, ...]:
+        """The columns of objects in which some chunks are re-encoded."""
+        if not self.reencoded:
             return ()
-        return tuple(np.unique(np.array(self.made) // chunk_counts(self.target)[self.axis]).tolist())
+        return tuple(np.unique(np.array(self.reencoded) // chunk_counts(self.target)[self.axis]).tolist())
 
     @property
     def arrays(self) -> tuple[AnyArray]:
@@ -345,13 +345,13 @@ class PutSamples:
 
     @property
     def read(self) -> tuple[AnyArray, ...]:
-        """What the samples come from."""
+        """The arrays of the sources."""
         return tuple(part.array for part in self.parts)
 
     @property
     def encoded_chunks(self) -> int:
-        """How many chunks are copied as they are; a shard of such chunks counts as one."""
-        regrouped = tuple(sorted({*self.regrouped} - {*self._with_made}))
+        """Number of chunks copied verbatim; a shard of such chunks counts as one."""
+        regrouped = tuple(sorted({*self.regrouped} - {*self._partly_reencoded}))
         return sum(self._n_copied(c) for c in self.copied) + self._columns(regrouped).n_chunks
 
     def _n_copied(self, copied: Copied) -> int:
@@ -361,13 +361,13 @@ class PutSamples:
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are re-encoded; a shard counts as one, even if it is only in part."""
-        made = sum(self._columns(c.columns).n_chunks - self._n_copied(c) for c in self.copied)
-        return self._columns(self.decoded).n_chunks + self._columns(self._with_made).n_chunks + made
+        """Number of chunks re-encoded; a shard counts as one, even if it is re-encoded only in part."""
+        of_views = sum(self._columns(c.columns).n_chunks - self._n_copied(c) for c in self.copied)
+        return self._columns(self.decoded).n_chunks + self._columns(self._partly_reencoded).n_chunks + of_views
 
     @property
     def chunks_read(self) -> int:
-        """At most the chunks of the columns that hold what comes in, and what stays beside it."""
+        """Upper bound: the chunks of the columns that hold incoming and kept samples."""
         return sum(self._chunks_of(part) for part in (self.kept, *self.parts))
 
     def _chunks_of(self, part: Part) -> int:
@@ -381,16 +381,16 @@ class PutSamples:
 
     @property
     def bytes_read(self) -> int:
-        """At most what comes in, and what stays beside it."""
+        """Upper bound: the incoming and the kept samples, decoded."""
         return self._bytes(sum(len(part.moves[0]) for part in (self.kept, *self.parts)))
 
     @property
     def bytes_written(self) -> int:
-        """At most the columns that what comes in goes to."""
+        """Upper bound: all columns that are written, decoded."""
         return self._bytes(self._every.shape[self.axis]) if self._every.columns else 0
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Copy columns as they are where possible; decode, join and encode the others."""
+        """Copy columns verbatim where possible; decode, join and encode the others."""
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
@@ -412,7 +412,7 @@ class PutSamples:
         if joined.columns.n_chunks:
             view = sinks.DecodedSink(target, joined.columns)
             result.append(
-                chunks.move(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > FEW)
+                chunks.move(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > MAX_UNSHARED)
             )
         return result
 
@@ -429,7 +429,7 @@ class PutSamples:
         )
         destinations = np.concatenate([part.moves[1] for part in parts])
         where = np.empty(self.target.shape[self.axis], dtype="i8")
-        where[destinations] = np.arange(len(destinations))  # the last one stays
+        where[destinations] = np.arange(len(destinations))  # for duplicates, the last one wins
         ordered = xarray_backend.take(joined, where[columns.positions()])
         return xarray_backend.write(ordered, arrays.planned(self.target, store=store), columns)
 
@@ -451,14 +451,14 @@ class PutSamples:
 
 
 def has_same_chunks(array: AnyArray, target: AnyArray, axis: int) -> bool:
-    """Whether chunks of two arrays have the same encoding, and the same shape but for their samples."""
+    """Whether chunks of two arrays have the same encoding, and the same shape except along the samples axis."""
     theirs, ours = arrays.widths(array), arrays.widths(target)
     is_same = (*theirs[:axis], *theirs[axis + 1 :]) == (*ours[:axis], *ours[axis + 1 :])
     return is_same and metadata.same_encoding(array, target)
 
 
 def _spread(part: Part, axis: int, columns: np.ndarray, cut: Cuts) -> int:
-    """Over how many neighbouring columns, of those re-encoded, the samples of one chunk column of a part go."""
+    """The largest number of consecutive re-encoded columns over which a chunk column of a part is spread."""
     of, to = part.moves
     if len(of) == 1:
         return 1

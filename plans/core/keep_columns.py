@@ -1,7 +1,7 @@
-"""Chunk columns that stay what they are, where others are re-encoded: they may get other numbers, and are never read.
+"""Chunk columns that are kept unchanged while others are re-encoded. Their indices may change, and they are never read.
 
-In Icechunk the references to their chunks are renumbered; in the folder that takes the place of one on plain Zarr their
-files are hard links.
+In Icechunk the references to their chunks are renumbered. On plain Zarr, where a new folder replaces the store, their
+files are hard-linked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,25 +24,25 @@ def keep_columns(
     others: Sequence[Write] = (),
 ) -> tuple[tuple[Write, ...], tuple[Edit, ...]]:
     """
-    Let columns that stay what they are be where they belong.
+    Replace the verbatim copies of columns by renumbered references or hard links.
 
     Parameters
     ----------
     store, vcz
-        The store, whose writes become visible at once: where it is, and the state that it will be in.
+        The store, whose writes become visible together, and its state when the plan will run.
     left
-        How many columns at the beginning stay where they are, of the arrays that change, by name.
+        For each array that changes, the number of leading columns that stay in place.
     puts
-        What moves the samples of the other columns, of arrays of which there are any.
+        Writes of the samples in the remaining columns, by the name of the array.
     others
-        What rewrites arrays without samples.
+        Writes of arrays without samples.
 
     Returns
     -------
     writes : tuple of Write
-        All of them; of `puts`, what re-encodes columns.
+        Links, the re-encoding part of `puts`, and `others`.
     preparations : tuple of Edit
-        What comes before them.
+        Edits to apply before the writes.
     """
     moves = {
         n: tuple((t, o) for c in p.copied for t, o in zip(c.source_columns, c.columns, strict=True))
@@ -51,15 +51,15 @@ def keep_columns(
     writes: list[Write] = []
     preparations: list[Edit] = []
     if store.begins_empty:
-        known = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
-        for name, array in known.items():
+        linked = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
+        for name, array in linked.items():
             if any(write.name == name for write in others):
                 continue
             columns = None
             if name in left:
                 columns = (*((i, i) for i in range(left[name])), *moves.get(name, ()))
             writes.append(LinkChunks.of(array, columns))
-        preparations.append(LinkAllBut.of(store, frozenset(known)))
+        preparations.append(LinkAllBut.of(store, frozenset(linked)))
     else:
         preparations += [
             store.renumbering(vcz.arrays[name], samples_axis(vcz.arrays[name]) or 0, columns)

@@ -1,4 +1,4 @@
-"""Whether the tasks of an executor reach a store: what survives pickling may be a copy, or an empty store."""
+"""Probe whether the tasks of an executor can read a store: after pickling, a store may be a copy, or empty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Probe:
-    """Reads objects of a store where the task runs."""
+    """Reads objects of a store in a task."""
 
     pickled: bytes
     keys: tuple[str, ...]
@@ -24,27 +24,27 @@ class _Probe:
     def __call__(self, _: slice) -> list[bytes | None] | str:
         try:
             return _read(cloudpickle.loads(self.pickled), self.keys)
-        except Exception as error:  # a store of the user's may raise any exception there
+        except Exception as error:  # a user's store may raise any exception
             return f"{type(error).__name__}: {error}"
 
 
 def pickled(store: ZarrStore) -> bytes:
-    """A store as it is sent to a task."""
+    """The pickled store, as it is sent to a task."""
     return bytes(cloudpickle.dumps(_read_only(store)))
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
-    """What the driver finds of some objects; a task of `looking` should find the same."""
+    """Read some objects in the driver; a task of `looking` should read the same values."""
     return _read(_read_only(store), keys)
 
 
 def _read_only(store: ZarrStore) -> ZarrStore:
-    """A zip file is opened once, to read or to write."""
+    """The store, read-only; a read-only one is returned unchanged, since a zip file can be opened only once."""
     return store if store.read_only else store.with_read_only(True)
 
 
 def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
-    """A plan of one task, which reports what it finds of objects, or why it finds nothing."""
+    """A plan of one task, which reports the values of some objects, or an error message."""
     from plans.core import cubed_backend, scan_tasks
 
     reader = scan_tasks.ScanReader(_Probe(sent, tuple(keys)), 1, 1)

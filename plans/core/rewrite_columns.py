@@ -1,4 +1,4 @@
-"""Chunk columns of an array that are re-encoded: how many they are, and what reads them."""
+"""Chunk columns of an array that are re-encoded: their counts, and their reader."""
 
 import math
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Reencoded:
     Attributes
     ----------
     name
-        Of the array.
+        The name of the array.
     target
-        The array as it will be.
+        The array after the operation.
     columns
-        What is written of it.
+        The chunk columns that are written.
     """
 
     name: str
@@ -36,22 +36,22 @@ class Reencoded:
 
     @property
     def encoded_chunks(self) -> int:
-        """None."""
+        """Always 0."""
         return 0
 
     @property
     def decoded_chunks(self) -> int:
-        """All of the columns."""
+        """All chunks of the columns."""
         return self.columns.n_chunks
 
     @property
     def chunks_read(self) -> int:
-        """At most as many as are written."""
+        """Upper bound: as many as are written."""
         return self.columns.n_chunks
 
     @property
     def bytes_read(self) -> int:
-        """At most the columns, decoded."""
+        """Upper bound: the columns, decoded."""
         return math.prod(self.columns.shape) * arrays.element_bytes(self.target)
 
     @property
@@ -62,19 +62,19 @@ class Reencoded:
 
 @dataclass(frozen=True)
 class ColumnReader:
-    """The values of some chunk columns, side by side."""
+    """Reader of the values of some chunk columns, side by side."""
 
     array: AnyArray
     columns: Columns
 
     @property
     def dtype(self) -> np.dtype:
-        """The array's."""
+        """The dtype of the array."""
         return self.array.dtype
 
     @property
     def blocks(self) -> Blocks:
-        """In elements."""
+        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
@@ -88,7 +88,7 @@ class ColumnReader:
         return values
 
     def decode_mem(self) -> int:
-        """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
+        """Bytes needed to read a block: the chunks that zarr decodes concurrently, and a copy of the block."""
         n_chunks = min(math.prod(self.columns.block), pipeline.READS_AT_ONCE)
         return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
             self.array

@@ -1,4 +1,4 @@
-"""Where tasks write chunks: as they are, re-encoded, or rows that the caller gathers into chunks."""
+"""Sinks to which tasks write: encoded chunks verbatim, decoded blocks, or rows that the caller gathers into chunks."""
 
 import hashlib
 import math
@@ -20,12 +20,12 @@ from plans.core.task_report import current_report
 from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 
 type EncodedChunks = list[tuple[tuple[int, ...], zarr_objects.Encoded]]
-"""Chunks of a target as they are, by their coordinates; None clears what lay there."""
+"""Encoded chunks of a target, with their coordinates; None deletes the chunk."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Chunk columns of an array that are, chunk for chunk, columns of a target; both have the same grid and blocks."""
+    """Chunk columns of an array to copy verbatim to columns of a target; both have the same grid and blocks."""
 
     source: AnyArray
     source_columns: Columns
@@ -33,7 +33,7 @@ class Piece:
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return math.prod(map(len, self.columns.grid_blocks))
 
     def _coords(self, columns: Columns, number: int) -> list[tuple[int, ...]]:
@@ -41,14 +41,14 @@ class Piece:
         return [at for _, at in columns.coords(columns.cells(index))]
 
     def share(self, number: int) -> "Piece":
-        """What a task needs to copy one block."""
+        """The part that a task needs to copy one block."""
         source: AnyArray | Regrouped = self.source
         if not isinstance(source, Regrouped):
             return self
         return replace(self, source=cast("AnyArray", source.share(self._coords(self.columns, number))))
 
     def chunks(self, number: int) -> EncodedChunks:
-        """The chunks of one block."""
+        """Read the encoded chunks of one block."""
         coords = self._coords(self.source_columns, number)
         encoded = encoded_chunks.get_encoded(self.source, coords)
         encoded_chunks.check_frames(self.source, coords, encoded)
@@ -57,13 +57,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class _EncodedTask:
-    """The pieces that one task copies: some whole, or one block of a single one."""
+    """The pieces that one task copies: several of one block each, or block `number` of a single piece."""
 
     pieces: tuple[Piece, ...]
     number: int = 0
 
     def block(self, _: tuple[int, ...]) -> np.ndarray:
-        """All of their chunks."""
+        """Read all chunks, as one list."""
         values = np.empty(1, dtype=object)
         values[0] = [chunk for piece in self.pieces for chunk in piece.chunks(self.number)]
         return values
@@ -72,14 +72,14 @@ class _EncodedTask:
 @dataclass(frozen=True)
 class EncodedReader:
     """
-    The encoded chunks of some pieces of one target, one list of them for each task.
+    Reader of the encoded chunks of pieces of one target, as one list for each task.
 
     Attributes
     ----------
     pieces
-        What is copied. A block of one makes a task, or several pieces of one block.
+        The pieces to copy. A task takes one block of a piece, or several pieces of one block each.
     together
-        So many chunks at most make a task of several pieces.
+        The maximal number of chunks in a task of several pieces.
     """
 
     pieces: tuple[Piece, ...]
@@ -87,7 +87,7 @@ class EncodedReader:
 
     @cached_property
     def _groups(self) -> tuple[list[int], list[tuple[Piece, ...]]]:
-        """The first task of each group of pieces, and the group: one piece, or several of one block each."""
+        """The first task of each group of pieces, and the groups: one piece, or several of one block each."""
         starts: list[int] = []
         groups: list[list[Piece]] = []
         n_tasks = n_chunks = 0
@@ -108,7 +108,7 @@ class EncodedReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """An element is a list of chunks."""
+        """Object: an element is a list of chunks."""
         return np.dtype(object)
 
     @property
@@ -118,30 +118,30 @@ class EncodedReader:
         return ((1,) * (starts[-1] + groups[-1][0].n_blocks),)
 
     def share(self, index: tuple[int, ...]) -> _EncodedTask:
-        """What one task copies."""
+        """The pieces of one task."""
         starts, groups = self._groups
         group = bisect_right(starts, index[0]) - 1
         number = index[0] - starts[group]
         return _EncodedTask(tuple(piece.share(number) for piece in groups[group]), number)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """The chunks of one task."""
+        """Read the chunks of one task."""
         return self.share(index).block(index)
 
 
 class EncodedSink(BlockSink):
-    """Where encoded chunks are put, lists of them."""
+    """Sink of lists of encoded chunks."""
 
     def __init__(self, array: AnyArray, reader: EncodedReader) -> None:
         super().__init__((len(reader.blocks[0]),), np.dtype(object), (1,))
         self.array, self.path = array, array.path
-        # tells apart what views write; all columns of many pieces are not sent to workers
+        # identifies the sink in names of operations; a digest, so that the columns are not sent to workers
         columns = repr([piece.columns for piece in reader.pieces]).encode()
         self.columns = hashlib.blake2b(columns, digest_size=8).hexdigest()
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
         """Write the chunks of one task."""
-        chunks: EncodedChunks = [chunk for found in values for chunk in found]
+        chunks: EncodedChunks = [chunk for of_task in values for chunk in of_task]
         encoded_chunks.set_encoded(self.array, chunks)
         report = current_report.get()
         report.chunks += len(chunks)
@@ -159,38 +159,38 @@ def copy_encoded(
     shared: bool = False,
 ) -> cubed.Array:
     """
-    Copy chunk columns as they are.
+    Copy chunk columns verbatim.
 
     Parameters
     ----------
     pieces
-        At least one; each has chunks.
+        The pieces to copy: at least one, none of them empty.
     target
-        Where they go.
+        The array that is written.
     spec
-        Of the plan.
+        Cubed's memory limits.
     together
         As in `EncodedReader`.
     extra_mem
-        What making a chunk takes, in bytes, where it is made.
+        Memory needed to compute a chunk of a view, in bytes.
     shared
-        Whether each task is sent its share of a piece alone; so it is of several pieces.
+        Whether each task is sent only its share of the reader. Always so if there are several pieces.
     """
     reader = EncodedReader(tuple(pieces), together)
     sizes = (max(together, math.prod(p.columns.block)) * p.columns.chunk_bytes(target) for p in pieces)
-    # read and written as one object each, hardly ever larger than decoded
+    # chunks are in memory encoded, once read and once to be written; they are hardly larger than decoded
     extra = 2 * max(sizes) + extra_mem
     return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
 
 
 def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:
-    """Put the objects of some columns together of chunks."""
+    """Assemble the objects of some columns from chunks."""
     piece, extra = Piece(cast("AnyArray", source), columns, columns), source.read_mem(columns)
     return copy_encoded([piece], target, spec, extra_mem=extra, shared=len(source.origins) > 1)
 
 
 class DecodedSink(BlockSink):
-    """Where decoded values are put, columns side by side."""
+    """Sink of decoded values, columns side by side."""
 
     def __init__(self, array: AnyArray, columns: Columns) -> None:
         super().__init__(tuple(map(sum, columns.blocks)), array.dtype, columns.block_shape)
@@ -210,16 +210,16 @@ class DecodedSink(BlockSink):
 
 class RowsSink(BlockSink):
     """
-    Where rows are handed to a caller that gathers them into chunks of several arrays.
+    Sink that passes rows to a function, which gathers them into chunks of several arrays.
 
     Parameters
     ----------
     shape, dtype, block
-        Of what is handed over; a block has whole rows.
+        The shape and dtype of all rows, and the shape of a block of whole rows.
     put
-        Takes the number of the first row, and rows; returns how many chunks and decoded bytes it has written.
+        Takes the index of the first row and the rows; returns the number of chunks and decoded bytes that it wrote.
     store
-        Where it has written them.
+        The store that it writes to.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class RowsSink(BlockSink):
         self.store_written = store
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Hand over one block."""
+        """Pass one block to `put`."""
         n_chunks, n_bytes = self.put(key[0].start, values)
         report = current_report.get()
         report.chunks += n_chunks

@@ -1,4 +1,4 @@
-"""Arrays that are made when they are read: what lies in a store, as an operation needs it."""
+"""Views: arrays whose values are computed lazily, when they are read, from a stored array."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View(ABC):
-    """An array that is made when it is read. It has what `plans.core.gather_samples` and
-    `vczstore.vcz.arrays` ask of a Zarr array.
+    """A lazily computed array, with the part of the interface of a Zarr array that `plans.core.gather_samples` and
+    `vczstore.vcz.arrays` use. Its values come from `source`; its metadata are those of `like`, an array of the store.
     """
 
     source: AnyArray
@@ -30,7 +30,7 @@ class View(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array as it is read."""
+        """The shape of `like`."""
         return tuple(self.like.shape)
 
     @property
@@ -40,48 +40,48 @@ class View(ABC):
 
     @property
     def dtype(self) -> np.dtype:
-        """As the source's."""
+        """The dtype of the source."""
         return self.source.dtype
 
     @property
     def widths(self) -> tuple[Width, ...]:
-        """What is best read together: of the source along the samples, else of the store."""
+        """The chunk widths to read by: those of the source along the samples, else those of `like`."""
         axis, theirs = samples_axis(self.like), arrays.widths(self.source)
         return tuple(theirs[i] if i == axis else width for i, width in enumerate(arrays.widths(self.like)))
 
     @property
     def path(self) -> str:
-        """Of the source."""
+        """The path of the source."""
         return str(self.source.path)
 
     @property
     def store(self) -> ZarrStore:
-        """Of the source."""
+        """The store of the source."""
         return self.source.store
 
     @property
     def metadata(self) -> Any:
-        """Of the array as the store has it."""
+        """The metadata of `like`."""
         return self.like.metadata
 
     @property
     def attrs(self) -> Any:
-        """Of the array as the store has it."""
+        """The attributes of `like`."""
         return self.like.attrs
 
     @property
     def fill_value(self) -> Any:
-        """Of the array as the store has it."""
+        """The fill value of `like`."""
         return self.like.fill_value
 
     @property
     def compressors(self) -> Any:
-        """Of the array as the store has it."""
+        """The compressors of `like`."""
         return self.like.compressors
 
     @property
     def oindex(self) -> "View":
-        """Positions may be selected along the samples axis."""
+        """The view itself; only the samples axis can be selected by positions."""
         return self
 
     @abstractmethod
@@ -89,39 +89,39 @@ class View(ABC):
         """Read a region."""
 
     def in_store(self, store: ZarrStore) -> AnyArray:
-        """The same, read elsewhere."""
+        """The same view, with the source read from another store."""
         return cast("AnyArray", replace(self, source=in_store(self.source, store)))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to make a block, in bytes, beside the block and the chunks it is made of."""
+        """Bytes needed to compute a block, in addition to the block and the chunks of the source."""
         return extra_mem(self.source, block)
 
     def n_copied(self, columns: "Columns") -> int:
-        """How many chunks of some columns are copied as they are."""
+        """The number of chunks of some columns that are copied verbatim."""
         return columns.n_chunks
 
 
 def in_store(array: "AnyArray | View", store: ZarrStore) -> AnyArray:
-    """An array, read elsewhere; a view says itself what of it that is."""
+    """The same array or view, read from another store."""
     return array.in_store(store) if isinstance(array, View) else arrays.planned(array, store=store)
 
 
 def extra_mem(array: "AnyArray | View", block: tuple[int, ...]) -> int:
-    """What it takes to make a block of an array that is made when it is read; 0 of one that is stored."""
+    """Bytes needed to compute a block of a view, see `View.extra_mem`; 0 for a stored array."""
     return array.extra_mem(block) if isinstance(array, View) else 0
 
 
 @dataclass(frozen=True)
 class Padded(View):
-    """An array of the store with dimensions that have become longer; what they gain is filled."""
+    """An array of the store, padded with fill values to longer dimensions."""
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region, and fill what lies beyond."""
+        """Read a region, padded with fill values."""
         return read_padded(self.source, region)
 
 
 def read_padded(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-    """Read a region of an array, and fill what lies beyond its shape."""
+    """Read a region of an array, with fill values beyond its shape."""
     inside = tuple(
         slice(min(r.start, n), min(r.stop, n)) if isinstance(r, slice) else r
         for r, n in zip(region, array.shape, strict=True)
@@ -131,12 +131,12 @@ def read_padded(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.n
     result = np.full(wanted, fill_value(array.path, array), dtype=values.dtype)
     result[tuple(slice(0, n) for n in values.shape)] = values
     if wanted[-1] and array.shape[-1] == 0 and isinstance(region[-1], slice) and region[-1].start == 0:
-        result[..., 0] = missing_value(array.path, array)  # a vector that had room for nothing
+        result[..., 0] = missing_value(array.path, array)  # a vector of length 0 becomes missing
     return result
 
 
 def like_source(target: AnyArray, source: "AnyArray | View", shape: tuple[int, ...]) -> AnyArray:
-    """An array of a store with another shape, and with the samples of a source cut as they are there."""
+    """An array of a store with another shape and, if its grid is flexible, the source's chunk columns."""
     axis = samples_axis(target)
     if axis is None or not arrays.is_flexible(target):
         return arrays.planned(target, shape=shape)

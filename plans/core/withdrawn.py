@@ -1,9 +1,9 @@
 """
-The samples that were removed from a store, so that none comes in again by mistake.
+Hashes of the IDs of samples removed from a store, so that no such sample is added again by mistake.
 
-A store keeps hashes of their IDs in an attribute of its root group. They are keyed (see
-`vczstore.stores.withdrawal_key`): who has the store without its key cannot find out by trial whose they are. A hash
-takes a microsecond, so that a batch of any size is looked up at once; what makes guessing hopeless is the key.
+They are kept in an attribute of the root group, and keyed (see `vczstore.stores.withdrawal_key`): without the key, the
+IDs cannot be guessed from the hashes. Hashing takes a microsecond, so that batches of any size can be checked; the
+protection comes from the key, not from a slow hash.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ class Withdrawn:
     Attributes
     ----------
     store
-        Which store.
+        The store.
     label
-        How messages call it.
+        The name of the store in messages.
     place
-        Where its key lies; None if there is no such place.
+        The location of its key, beside the store; None if there is no such location.
     check
-        What tells its key from others; empty if there are no hashes yet.
+        A digest of the key, to recognise it; empty if there are no hashes yet.
     hashes
-        Of the IDs.
-    inside
-        The key itself, where there is no place for it but the store.
+        The hashes of the IDs.
+    stored_key
+        The key, if it has to be kept in the store itself; else None.
     """
 
     store: Store = field(repr=False)
@@ -52,39 +52,39 @@ class Withdrawn:
     place: KeyPlace | None
     check: str = ""
     hashes: frozenset[str] = frozenset()
-    inside: str | None = field(default=None, repr=False)
+    stored_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, store: Store, vcz: Vcz) -> "Withdrawn":
         """
-        Read what a store keeps; its key is not looked for yet.
+        Read the attribute of a store; the key is read lazily.
 
         Raises
         ------
         DamagedStoreError
-            If it is none of ours.
+            If the attribute is malformed.
         """
         value = vcz.attributes.get(ATTRIBUTE, {})
         hashes = value.get("hashes", []) if isinstance(value, dict) else None
-        inside = value.get("key") if isinstance(value, dict) else None
-        if not isinstance(hashes, list) or not isinstance(inside, str | None):
+        stored_key = value.get("key") if isinstance(value, dict) else None
+        if not isinstance(hashes, list) or not isinstance(stored_key, str | None):
             raise DamagedStoreError(
                 f"{vcz.label}: the root attribute {ATTRIBUTE} is no list of removed samples; restore it from a copy"
             )
         check = str(value.get("check", ""))
-        return cls(store, vcz.label, KeyPlace.of(store), check, frozenset(map(str, hashes)), inside)
+        return cls(store, vcz.label, KeyPlace.of(store), check, frozenset(map(str, hashes)), stored_key)
 
     @cached_property
     def _key(self) -> str:
         """
-        The key of the hashes, or of those to come.
+        The key of the existing hashes, or a new key if there are none.
 
         Raises
         ------
         StorageError
-            If there are hashes, and their key is in none of its places.
+            If there are hashes whose key is not found.
         """
-        for find in (from_environment, lambda: self.inside, lambda: self._beside, lambda: new_key(self.store)):
+        for find in (from_environment, lambda: self.stored_key, lambda: self._key_beside, lambda: new_key(self.store)):
             if (key := find()) is not None and (not self.hashes or _check(key) == self.check):
                 return key
         where = f" in {self.place}, nor" if self.place is not None else ""
@@ -95,15 +95,15 @@ class Withdrawn:
         )
 
     @cached_property
-    def _beside(self) -> str | None:
+    def _key_beside(self) -> str | None:
         return None if self.place is None else self.place.read()
 
     def among(self, samples: Iterable[str], *, exactly: bool = False) -> list[str]:
         """
-        Those of some samples that were removed, in another Unicode form, too.
+        The samples, of those given, that were removed, regardless of Unicode normalization.
 
-        Unless `exactly`, an ID that differs from a removed one in spaces around it is taken for that one. In an earlier
-        state of the store they are two samples.
+        Unless `exactly`, surrounding spaces are ignored, too. Use `exactly` for earlier states of the store, in which
+        IDs that differ only in spaces are distinct samples.
         """
         if not self.hashes:
             return []
@@ -111,27 +111,28 @@ class Withdrawn:
         return [sample for sample in samples if not self.hashes.isdisjoint(hashes_of(key, sample))]
 
     def with_samples(self, samples: Iterable[str], stays: Collection[str]) -> "Withdrawn":
-        """The same, with samples that are removed, where others stay."""
+        """Add removed samples; `stays` are the IDs that remain in the store."""
         key = _derived(self._key)
-        inside = self.inside
+        stored_key = self.stored_key
         if self.place is None and from_environment() != self._key:
-            inside = self._key
-        hashes = self.hashes.union(*(_noted(key, sample, stays) for sample in samples))
-        return replace(self, check=_check(self._key), hashes=hashes, inside=inside)
+            stored_key = self._key
+        hashes = self.hashes.union(*(_new_hashes(key, sample, stays) for sample in samples))
+        return replace(self, check=_check(self._key), hashes=hashes, stored_key=stored_key)
 
     def without(self, samples: Iterable[str]) -> "Withdrawn":
-        """The same, without samples that are there again."""
+        """Delete the hashes of samples that were added again."""
         key = _derived(self._key)
-        return replace(self, hashes=self.hashes.difference(one for sample in samples for one in _hashes(key, sample)))
+        readmitted = (digest for sample in samples for digest in _hashes(key, sample))
+        return replace(self, hashes=self.hashes.difference(readmitted))
 
-    def together_with(self, other: "Withdrawn", operation: str) -> "Withdrawn":
+    def merged_with(self, other: "Withdrawn", operation: str) -> "Withdrawn":
         """
-        The same, with the removed samples of another state or store.
+        Add the removed samples of another state or store.
 
         Raises
         ------
         SampleError
-            If these are hashed with another key, since hashes cannot be turned into those of another.
+            If both have hashes, with different keys: hashes cannot be converted to another key.
         """
         if not self.hashes or not other.hashes:
             return self if self.hashes else replace(other, store=self.store, label=self.label, place=self.place)
@@ -141,25 +142,25 @@ class Withdrawn:
                 f"{len(other.hashes):,} removed samples, made with different keys, so that they cannot be kept "
                 "together; nothing was done, write it to a path of its own (export, copy-store-to-icechunk)"
             )
-        return replace(self, hashes=self.hashes | other.hashes, inside=self.inside or other.inside)
+        return replace(self, hashes=self.hashes | other.hashes, stored_key=self.stored_key or other.stored_key)
 
     @property
     def value(self) -> dict[str, Any]:
-        """What the attribute says; nothing if no sample was ever removed."""
+        """The value of the attribute; empty if no sample was ever removed."""
         value: dict[str, Any] = {"check": self.check, "hashes": sorted(self.hashes)} if self.check else {}
-        return value if self.inside is None else {**value, "key": self.inside}
+        return value if self.stored_key is None else {**value, "key": self.stored_key}
 
-    def noted(self, vcz: Vcz) -> tuple[Vcz, SetAttribute]:
-        """The store as it will be, and what writes it."""
+    def recorded_in(self, vcz: Vcz) -> tuple[Vcz, SetAttribute]:
+        """The VCZ with the new attribute, and the edit that writes it."""
         value = self.value
         attributes = {**vcz.attributes, ATTRIBUTE: value}
         return replace(vcz, attributes=attributes), SetAttribute(ATTRIBUTE, value, vcz.zarr_format)
 
     def key_edits(self) -> tuple[Edit, ...]:
-        """What puts the key beside the store, where it is not yet."""
-        if self.place is None or self.inside is not None or from_environment() == self._key:
+        """The edit that writes the key beside the store; empty if it is there, or kept elsewhere."""
+        if self.place is None or self.stored_key is not None or from_environment() == self._key:
             return ()
-        return () if self._beside == self._key else (CreateKey(self.place, self._key),)
+        return () if self._key_beside == self._key else (CreateKey(self.place, self._key),)
 
 
 def _derived(key: str) -> bytes:
@@ -176,43 +177,43 @@ def _hash(key: bytes, sample: str, person: bytes = b"withdrawn sample") -> str:
 
 
 _BARE = b"without spaces"
-"""Tells the hash of an ID from which spaces were taken from that of a sample that has this ID."""
+"""Personalisation of the hash of an ID stripped of spaces, to distinguish it from that of a sample with the bare ID."""
 
 
 def _exact(key: bytes, sample: str) -> set[str]:
     return {_hash(key, sample)}
 
 
-def _noted(key: bytes, sample: str, stays: Collection[str]) -> set[str]:
-    """Of an ID, and without spaces around it, so that it does not come back so, unless another sample has that ID."""
+def _new_hashes(key: bytes, sample: str, stays: Collection[str]) -> set[str]:
+    """The hashes to store for a removed ID: its own, and that of the bare ID unless another sample has that ID."""
     bare = sample.strip()
     return _exact(key, sample) if bare == sample or bare in stays else {*_exact(key, sample), _hash(key, bare, _BARE)}
 
 
 def _hashes(key: bytes, sample: str) -> set[str]:
-    """All that an ID, or one that differs in spaces around it, may be known by."""
+    """All hashes that may be stored for an ID, or for one that differs only in surrounding spaces."""
     bare = sample.strip()
     return {_hash(key, sample), _hash(key, bare), _hash(key, bare, _BARE)}
 
 
-def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
-    """A removal that the store remembers: first of all, so that one that is stopped is known."""
+def recording_removal(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
+    """The plan of a removal, with the hashes written first, so that an interrupted removal is known."""
     stays = set(before.sample_ids.tolist()).difference(samples)
     withdrawn = Withdrawn.of(plan.store, before).with_samples(samples, stays)
-    after, edit = withdrawn.noted(plan.after)
-    where = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
+    after, edit = withdrawn.recorded_in(plan.after)
+    note = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
     plan = replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after)
-    return with_notes(plan, "" if withdrawn.inside is None else where)
+    return with_notes(plan, "" if withdrawn.stored_key is None else note)
 
 
-def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
+def copying_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
     """
-    The copy of a store, with the key that lies beside that one.
+    The plan of a copy of `origin`, which also copies the key beside that store.
 
     Raises
     ------
     UnsuitableError
-        If another key lies where this one is to be.
+        If there is another key at the destination.
     """
     withdrawn, place = Withdrawn.of(origin, vcz), KeyPlace.of(plan.store)
     if not withdrawn.hashes or withdrawn.place is None or place is None:
@@ -230,73 +231,74 @@ def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
 
 def overwriting(plan: Plan, before: Vcz, copied: Vcz) -> Plan:
     """
-    A copy that takes the place of a store, whose removed samples it remembers, without header lines that name them.
+    The plan of a copy that replaces the store `before`: it keeps its hashes, and drops header lines with removed IDs.
 
     Raises
     ------
     SampleError
-        If some of these are in the copy.
+        If removed samples are in the copy.
     """
     withdrawn = Withdrawn.of(plan.store, before)
     if not withdrawn.hashes:
         return plan
     way_out = "copy to another path, or delete the repository first"
-    come_back(plan.operation, plan.store, before, copied.sample_ids.tolist(), allow=False, way_out=way_out)
+    returning_samples(plan.operation, plan.store, before, copied.sample_ids.tolist(), allow=False, way_out=way_out)
     present = {*copied.sample_ids.tolist()}
-    gone = withdrawn.among({*vcf_headers.words(copied.attributes)} - present)
-    header = vcf_headers.without(copied.attributes, gone, present) if gone else {}
-    after, _ = withdrawn.together_with(Withdrawn.of(plan.store, copied), plan.operation).noted(plan.after)
+    removed = withdrawn.among({*vcf_headers.words(copied.attributes)} - present)
+    header = vcf_headers.without(copied.attributes, removed, present) if removed else {}
+    after, _ = withdrawn.merged_with(Withdrawn.of(plan.store, copied), plan.operation).recorded_in(plan.after)
     after = replace(after, attributes={**after.attributes, **header})
     edits = [SetAttribute(name, after.attributes[name], before.zarr_format) for name in (ATTRIBUTE, *header)]
     return replace(plan.recording((), tuple(edits)), after=after)
 
 
-def come_back(
+def returning_samples(
     operation: str, store: Store, vcz: Vcz, samples: Iterable[str], *, allow: bool, way_out: str
 ) -> list[str]:
     """
-    Those of the samples that come in that were removed before.
+    The incoming samples that were removed before.
 
     Raises
     ------
     SampleError
-        Saying how many they are, if they are not allowed; jobs leave out which ones.
+        If there are any, and they are not allowed. The IDs are only in the hint, which jobs leave out.
     """
-    back = Withdrawn.of(store, vcz).among(samples)
-    if back and not allow:
+    returning = Withdrawn.of(store, vcz).among(samples)
+    if returning and not allow:
         raise SampleError(
-            f"{operation}: {len(back):,} of the samples that come in {were(len(back))} removed "
+            f"{operation}: {len(returning):,} of the samples that come in {were(len(returning))} removed "
             f"from {vcz.label} before; {way_out}",
-            f"removed were {listing(back)}",
+            f"removed were {listing(returning)}",
         )
-    return back
+    return returning
 
 
-def readmitting(plan: Plan, before: Vcz, back: Sequence[str]) -> Plan:
-    """A plan by which samples come in that were removed `before`; they count as removed no longer."""
-    if not back:
+def readmitting(plan: Plan, before: Vcz, returning: Sequence[str]) -> Plan:
+    """The plan, with the hashes of returning samples deleted and the samples counted."""
+    if not returning:
         return plan
-    after, edit = Withdrawn.of(plan.store, before).without(back).noted(plan.after)
-    return replace(plan.recording((), (edit,)), after=after, counts={**plan.counts, "samples returning": len(back)})
+    after, edit = Withdrawn.of(plan.store, before).without(returning).recorded_in(plan.after)
+    counts = {**plan.counts, "samples returning": len(returning)}
+    return replace(plan.recording((), (edit,)), after=after, counts=counts)
 
 
 LEFT_OUT = "samples left out as removed before"
-"""What a plan counts."""
+"""Key of `Plan.counts`."""
 
 
 def counting_left_out(plan: Plan, before: Sequence[Vcz], after: Sequence[Vcz]) -> Plan:
-    """A plan that says how many samples of its sources `without_returning` has left out."""
+    """The plan, with the number of samples that `without_returning` has dropped from its sources."""
     n = sum(source.n_samples for source in before) - sum(source.n_samples for source in after)
     return replace(plan, counts={**plan.counts, LEFT_OUT: n}) if n else plan
 
 
 def without_returning(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[Vcz]:
-    """Sources without the samples that were removed from the store; one of which nothing is left is left out."""
-    withdrawn, left = Withdrawn.of(store, vcz), list[Vcz]()
+    """The sources without samples that were removed from the store; sources that become empty are dropped."""
+    withdrawn, result = Withdrawn.of(store, vcz), list[Vcz]()
     for source in sources:
         ids = source.sample_ids.tolist()
-        back = set(withdrawn.among(ids))
-        rest = np.flatnonzero([sample not in back for sample in ids])
-        if len(rest) or not back:
-            left.append(source.select(rest) if back else source)
-    return left
+        returning = set(withdrawn.among(ids))
+        rest = np.flatnonzero([sample not in returning for sample in ids])
+        if len(rest) or not returning:
+            result.append(source.select(rest) if returning else source)
+    return result
