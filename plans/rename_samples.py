@@ -116,7 +116,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
     """Find the samples, and check that no ID is there twice afterwards."""
     from plans.compilers.remove import set_header
     from plans.core.model import Plan, with_notes
-    from plans.core.withdrawn import Withdrawn, returning_samples, readmitting
+    from plans.core.withdrawn import Withdrawn, readmitting, returning_samples
     from vczstore.stores.edits import SetItems
     from vczstore.vcz import vcf_headers
     from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, refuse_other_spellings, unknown_samples

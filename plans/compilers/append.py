@@ -1,8 +1,8 @@
 """Append: the samples of one or more sources become the last samples of a store.
 
-The store's sample axis is a row of chunks of one width. Columns of a source that fall on that grid, and whose
-encoding is the store's, are copied as they are. The others, the store's ragged last column among them, are decoded,
-joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
+Chunk columns of a source that are aligned with the store's grid and have the same encoding are copied verbatim. The
+others, including the store's partially filled last column, are decoded, joined, cut at the store's chunk boundaries and
+encoded. Nothing else is read or written, so the cost depends on the batch, not on the store.
 """
 
 import math
@@ -19,7 +19,7 @@ from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write
 from plans.core.views import View
-from plans.core.withdrawn import returning_samples, counting_left_out, copying_key, readmitting, without_returning
+from plans.core.withdrawn import copying_key, counting_left_out, readmitting, returning_samples, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
@@ -66,25 +66,25 @@ def compile_append(
     Parameters
     ----------
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state when the plan will run.
     sources
-        What comes in, in this order. All have the store's variants, unless they are harmonised.
+        The sources, in the order of their samples. All have the store's variants, unless they are harmonised.
     memory
-        What a task may use.
+        Memory limits of a task.
     findings
-        How the sources are harmonised with the store.
+        How the sources match the variants and alleles of the store; None if they are not harmonised.
     fields
-        What is done about fields that the store or a source lacks.
+        The fields to drop and to add.
     unfit
-        Arrays of sources, by number and name, that have values which the store's narrower dtype cannot hold; for
-        these it is widened. None if that is not known: such values are refused then.
+        Arrays of sources, by index and name, with values that the store's narrower dtype cannot hold: the store's
+        dtype is widened for them. None if that is unknown: such values are refused then.
     copying
-        Whether it also writes the chunks that stay as they are, for a copy of the store; variants are inserted.
+        Whether unchanged chunks are written, too, for a copy of the store; only where variants are inserted.
 
     Raises
     ------
     VczstoreError
-        If anything that metadata and sample IDs tell does not fit.
+        If the metadata or sample IDs are incompatible.
     """
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
@@ -93,18 +93,18 @@ def compile_append(
     old, columns = vcz.n_samples, [column for source in sources for column in source.columns]
     new = old + sum(columns)
 
-    # 1. everything is consistent, and fits
+    # 1. check that everything is consistent and compatible
     _check(vcz, sources, new)
     sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
-    brought, by_allele = brought_by(OPERATION, vcz, sources, findings, fields)
-    dropped = dropped_fields(vcz, sources, brought, fields)
-    layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
+    prepared, by_allele = prepared_sources(OPERATION, vcz, sources, findings, fields)
+    dropped = dropped_fields(vcz, sources, prepared, fields)
+    layout = layout_of(OPERATION, vcz, prepared, by_allele, add=fields.add, unfit=unfit or ())
     layout = layout if findings is None else with_room(layout, findings.highest_kept)
     change = compile_schema_change(
         OPERATION,
         store,
         vcz,
-        brought,
+        prepared,
         layout,
         memory,
         fields=fields,
@@ -119,29 +119,29 @@ def compile_append(
     elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
-    # 2. what happens to each array
+    # 2. writes of arrays
     arrays_of = StoreArrays.of(OPERATION, change, layout, findings, old, columns, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
-        *_put(arrays_of.before, arrays_of.after, brought, findings, old, memory),
+        *_put(arrays_of.before, arrays_of.after, prepared, findings, old, memory),
         *(WriteMissing.of(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
         *widening,
     )
 
-    # 3. what makes it visible
+    # 3. metadata edits that make the new samples visible
     resized, edits = arrays_of.edits(change.vcz.zarr_format)
     ids = np.concatenate([vcz.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = mark_stale(change.vcz.planned(resized, ids))
-    made = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
+    created = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
     summary = Summary.of(findings, arrays_of.after, dropped, arrays_of.added)
-    kept = kept_summary(brought, fields, dropped)
+    kept = kept_summary(prepared, fields, dropped)
     plan = Plan(
         operation=OPERATION,
         store=store,
         base=vcz.state,
         checks=change.checks,
         writes=tuple(write for write in writes if write is not None),
-        preparations=(*made, *marks),
+        preparations=(*created, *marks),
         edits=edits,
         memory=memory,
         after=planned,
@@ -161,7 +161,7 @@ def compile_append(
 
 
 def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
-    """Check the store, which a stopped append may have left with arrays for the `new` samples, and its sources."""
+    """Check the sources and the store; an interrupted append may have left arrays of the store with `new` samples."""
     vcz.require_whole(OPERATION, interrupted_at=None if vcz.snapshot else new)
     vcz.require_columns(OPERATION)
     for source in sources:
@@ -176,13 +176,13 @@ class StoreArrays(NamedTuple):
     Attributes
     ----------
     before, after
-        Those with samples, as they are seen by what puts the new samples behind the old ones, and as they will be.
+        Arrays with samples: as read by the writes that append to them, and after the operation.
     added
-        What stands for the values of old samples in arrays that the store did not have.
+        Views of missing values for the old samples, in arrays that are new to the store.
     wider
-        Those without samples whose dimensions of alleles become longer, or into which variants are inserted.
+        Arrays without samples, after their dimensions of alleles become longer or variants are inserted.
     insertions
-        What variants are inserted; None if there are none.
+        The inserted variants; None if there are none.
     """
 
     before: dict[str, AnyArray]
@@ -202,7 +202,7 @@ class StoreArrays(NamedTuple):
         columns: Sequence[int],
         insertions: ArrayInsertions | None,
     ) -> "StoreArrays":
-        """Resize all arrays; a stopped append may have left some longer than sample_id says."""
+        """Resize all arrays. An interrupted append may have left some of them longer than `sample_id`."""
         vcz, created = change.vcz, change.created
         wider = arrays_to_widen(operation, vcz, layout.lengths)
         after = {name: widened_array(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
@@ -220,26 +220,26 @@ class StoreArrays(NamedTuple):
 
     @property
     def every(self) -> dict[str, AnyArray]:
-        """All arrays that change, as they will be."""
+        """All arrays that change, after the operation."""
         return {**self.wider, **self.after}
 
     def widenings(self, vcz: Vcz, findings: Findings | None, old: int, memory: Memory) -> list[Write]:
-        """What rewrites what is in the store: where alleles come in, and where variants are inserted."""
+        """Writes that rewrite values of the store, for new alleles or inserted variants."""
         if self.insertions is not None:
-            of_samples = {n: a for n, a in vcz.arrays.items() if n in self.wider and n not in self.insertions.views}
-            longer = widenings(OPERATION, replace(vcz, arrays=of_samples), self.wider, old, None, memory)
+            not_viewed = {n: a for n, a in vcz.arrays.items() if n in self.wider and n not in self.insertions.views}
+            longer = widenings(OPERATION, replace(vcz, arrays=not_viewed), self.wider, old, None, memory)
             return [*self.insertions.writes(vcz, self.every, memory), *longer]
-        known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
-        return list(widenings(OPERATION, known, self.wider, old, findings, memory))
+        existing = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
+        return list(widenings(OPERATION, existing, self.wider, old, findings, memory))
 
     def edits(self, zarr_format: int) -> tuple[dict[str, AnyArray], tuple[Edit, ...]]:
         """
-        The arrays in the order in which they become visible, and what makes them so.
+        The arrays in the order in which they become visible, and the edits that make them visible.
 
-        The last is sample_id, which alone says how many samples there are; and alleles come after the vectors that
-        have room for them, which a run that follows a stopped one goes by.
+        `sample_id` is last: its shape is the source of truth for the number of samples. The alleles come after the
+        vectors that have an element per allele; a run that resumes an interrupted one relies on that order.
         """
-        resized = dict(sorted(self.every.items()))  # in which order a run that follows a stopped one expects them
+        resized = dict(sorted(self.every.items()))  # a run that resumes an interrupted one relies on this order
         resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
         edits: list[Edit] = [
             WriteDocuments.of(array) if name in self.added else SetShape.of(array) for name, array in resized.items()
@@ -250,11 +250,11 @@ class StoreArrays(NamedTuple):
 def _completion(
     store: Store, vcz: Vcz, sources: Sequence[Vcz], memory: Memory, *, findings: Findings | None, **more: Any
 ) -> Plan:
-    """Compile the rest of an append that was stopped before its last edit, if the store has what it would write."""
+    """Compile the rest of an append that was interrupted before its last edit, after checking that it was this one."""
     n = vcz.n_samples - sum(source.n_samples for source in sources)
-    as_it_was = vcz.planned(vcz.resized(n), vcz.sample_ids[:n])
-    plan = compile_append(store, as_it_was, sources, memory, findings=findings, **more)
-    if plan.first:  # which the stopped append would have done before its samples
+    before = vcz.planned(vcz.resized(n), vcz.sample_ids[:n])
+    plan = compile_append(store, before, sources, memory, findings=findings, **more)
+    if plan.first:  # the interrupted append would have done these steps before its samples became visible
         check_samples(OPERATION, vcz, sources)
     checks = [HasSamples(store.label, write) for write in plan.writes if isinstance(write, PutSamples)]
     return replace(complete_append(store, vcz, memory), checks=(*plan.checks, *checks))
@@ -273,7 +273,7 @@ def compile_in_stages(
     output: Store | None = None,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile an append in stages: what variants and values there are is looked up first, where that matters.
+    Compile an append in stages: the data are surveyed first, where the plan depends on them.
 
     Parameters
     ----------
@@ -282,28 +282,28 @@ def compile_in_stages(
     rules
         How sources are harmonised with the store; None if they have its variants.
     allow_returning, drop_returning
-        Whether samples that were removed from the store may come in again, or are left out.
+        Whether samples that were removed from the store may be added again, or are left out.
     output
-        Where a copy with all samples comes to be, if the store is to stay as it is; `rules` say `is_copied` then.
+        The destination of a copy with all samples; the store is unchanged then, and `rules.is_copied` must be true.
 
     Yields
     ------
     Survey
-        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------
     VczstoreError
-        If the sources do not fit.
+        If the sources are incompatible.
     """
-    named = sources
+    all_sources = sources
     if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
         raise SampleError(
             f"{OPERATION}: all samples that come in were removed from {vcz.label} before; nothing is left"
         )
     ids = (sample for source in sources for sample in source.sample_ids.tolist())
     way_out = "leave them out with --drop-returning, or say --allow-returning"
-    back = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
+    returning = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
     sources, table = with_batch_numbers(vcz, sources)
     findings = None
     if rules is not None:
@@ -314,12 +314,12 @@ def compile_in_stages(
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     copying = output is not None
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
-    plan = with_batch_table(counting_left_out(readmitting(plan, vcz, back), named, sources), table)
+    plan = with_batch_table(counting_left_out(readmitting(plan, vcz, returning), all_sources, sources), table)
     return plan if output is None else copying_key(_as_copy(plan, output, vcz), store, vcz)
 
 
 def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
-    """The plan of an append that writes to another store, where documents and tables come last, all at once."""
+    """The plan of an append as a copy into another store, where all metadata documents are written last, together."""
     writes = (replace(w, is_copy=True) if isinstance(w, PutSamples) else w for w in plan.writes)
     return replace(
         plan,
@@ -337,7 +337,7 @@ def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
 def look_up(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory, *, interrupted_at: int | None = None
 ) -> Generator[Survey, list[list[Any]], Findings]:
-    """Find out what of sources is what of a store; and which values of kept blocks the store has to have room for."""
+    """Match the variants of sources with those of a store, and find the highest values of kept reference blocks."""
     findings = yield from match_sources(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
     keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
     highest = yield from look_up_highest(operation, vcz, keepers, memory)
@@ -348,12 +348,12 @@ def copying_directly(
     stages: Generator[Survey, list[list[Any]], Plan],
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile an append that copies all chunks of values as they are; sample IDs are joined.
+    Compile an append that copies all chunks verbatim, except those of `sample_id`.
 
     Raises
     ------
     IncompatibleError
-        Naming the arrays of which chunks would be re-encoded.
+        If chunks would be re-encoded; the message names their arrays.
     """
     plan = yield from stages
     steps = (*plan.first, plan)
@@ -370,16 +370,16 @@ def copying_directly(
 
 
 def _waits_for_consolidation(vcz: Vcz, sources: Sequence[Vcz]) -> bool:
-    """Whether an append of these sources was stopped just before its last edit."""
+    """Whether an append of these sources may have been interrupted just before its last edit, the consolidation."""
     if vcz.planned_ids is not None:
         return False
     incoming = [sample for source in sources for sample in source.sample_ids]
-    is_there = 0 < len(incoming) <= vcz.n_samples and list(vcz.sample_ids[-len(incoming) :]) == incoming
-    return is_there and Consolidate(tuple(vcz.samples_arrays), vcz.zarr_format).is_due(vcz.store)
+    are_last = 0 < len(incoming) <= vcz.n_samples and list(vcz.sample_ids[-len(incoming) :]) == incoming
+    return are_last and Consolidate(tuple(vcz.samples_arrays), vcz.zarr_format).is_due(vcz.store)
 
 
 def complete_append(store: Store, vcz: Vcz, memory: Memory) -> Plan:
-    """Compile what remains of an append that was stopped when its samples were visible already."""
+    """Compile the rest of an append that was interrupted after its samples became visible: the consolidation."""
     edits = (Consolidate(tuple(vcz.samples_arrays), vcz.zarr_format),)
     counts = {"samples added": 0, "stopped append completed": 1}
     return Plan(
@@ -398,13 +398,13 @@ def complete_append(store: Store, vcz: Vcz, memory: Memory) -> Plan:
 
 @dataclass(frozen=True)
 class HasSamples:
-    """An array of a store has the values that an append would write, so that it was this append which was stopped."""
+    """Check that an array has the values that an append would write, so it was this append that was interrupted."""
 
     label: str
     write: PutSamples
 
     def look(self, rows: slice) -> str | None:
-        """The array's name if values of some rows along its first axis differ."""
+        """The name of the array if values differ in a range along its first axis; else None."""
         target, axis = self.write.target, self.write.axis
         whole = [rows if i == 0 else slice(0, n) for i, n in enumerate(target.shape)]
         for start, stop in self._columns(rows if axis == 0 else slice(0, target.shape[axis])):
@@ -418,7 +418,7 @@ class HasSamples:
         return None
 
     def _columns(self, within: slice) -> list[tuple[int, int]]:
-        """Where along the samples the parts go, a chunk column each."""
+        """Ranges along the samples that hold appended samples, one for each chunk column."""
         cut = arrays.cuts(self.write.target)[self.write.axis]
         ends = [part.ends for part in self.write.parts]
         first, last = max(within.start, min(e[0] for e in ends)), min(within.stop, max(e[1] for e in ends) + 1)
@@ -426,7 +426,7 @@ class HasSamples:
 
     @property
     def _rows(self) -> int:
-        """Rows that are looked at at once: a chunk of them."""
+        """Number of rows per task: the length of a chunk."""
         return arrays.outer_chunks(self.write.target)[0]
 
     def _look_mem(self) -> int:
@@ -436,42 +436,42 @@ class HasSamples:
         return 3 * size + putting + arrays.decode_mem(self.write.target, 1)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks."""
+        """Scan in tasks."""
         from plans.core import scan_tasks
 
         n = self.write.target.shape[0]
         return [scan_tasks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
 
     def by_zarr(self) -> Iterator[str]:
-        """Look at one range after the other."""
+        """Scan one range after the other."""
         n = self.write.target.shape[0]
         for start in range(0, n, self._rows):
             if (found := self.look(slice(start, min(n, start + self._rows)))) is not None:
                 yield found
 
     def error(self, found: str) -> SampleError:
-        """Samples of these names, but not these samples."""
+        """An error for samples that have the same IDs, but other values of the array `found`."""
         return SampleError(
             f"{OPERATION}: {self.label} has all of these samples already, with other values of {found}; update them, "
             f"or leave them out (its consolidated metadata are out of date: vczstore repair {self.label})"
         )
 
 
-def brought_by(
+def prepared_sources(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
 ) -> tuple[list[Vcz], dict[str, int] | None]:
-    """The sources without the fields that are dropped, and how long the axes become that go by alleles."""
+    """The sources without dropped fields, and the new lengths of dimensions of alleles; None if not harmonised."""
     check_named(operation, vcz, sources, fields)
     sources = without_unjoinable(operation, vcz, sources, fields, harmonised=findings is not None)
     if findings is None:
         return sources, None
     by_allele: dict[str, int] = {}
     for source in sources:
-        mine = allele_lengths(operation, vcz, findings, source)
-        by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
+        lengths = allele_lengths(operation, vcz, findings, source)
+        by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in lengths.items()}
     layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
-    whole = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
-    sources = [without_unfit_fields(operation, whole, source, findings, by_allele, fields.drop) for source in sources]
+    with_new = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
+    sources = [without_unfit_fields(operation, with_new, s, findings, by_allele, fields.drop) for s in sources]
     return sources, by_allele
 
 
@@ -483,10 +483,10 @@ def _put(
     old: int,
     memory: Memory,
 ) -> list[Write]:
-    """What writes the samples of the sources behind the `old` ones."""
+    """Writes that append the samples of the sources after the `old` ones."""
     columns = [source.n_samples for source in sources]
     places = np.split(np.arange(old, old + sum(columns)), np.cumsum(columns)[:-1])
-    comes_in = [fitted(source, after, harmonised=findings is not None) for source in sources]
+    fitted_sources = [fitted(source, after, harmonised=findings is not None) for source in sources]
     return [
         PutSamples.of(
             OPERATION,
@@ -494,7 +494,7 @@ def _put(
             target,
             [
                 Part.make(incoming(name, i, source, after, findings), source.positions, to)
-                for i, (source, to) in enumerate(zip(comes_in, places, strict=True))
+                for i, (source, to) in enumerate(zip(fitted_sources, places, strict=True))
             ],
             memory,
         )
@@ -505,7 +505,7 @@ def _put(
 def incoming(
     name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings | None
 ) -> AnyArray:
-    """An array of a source, as the store would have it."""
+    """An array of the source with index `number`, harmonised with the store if there are findings."""
     array: AnyArray | View = source.samples_arrays[name]
     if findings is None or isinstance(array, Dropped):
         return cast("AnyArray", array)

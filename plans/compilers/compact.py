@@ -1,9 +1,9 @@
-"""Compact: removed samples leave, and those that stay move up, from the first chunk column on that changes.
+"""Compact: drop removed samples and shift the others, starting at the first chunk column that changes.
 
-What is selected is the boolean sample mask, ``array[:, keep]``. Tasks read the old chunks while others write the new
-ones to the same places, so what they read is never what they write: on Icechunk it is the snapshot that the plan was
-compiled against, and on plain Zarr, which has no snapshots, another store. A folder of this machine is replaced by
-that other store. Columns that only get other numbers are not read: see `plans.core.keep_columns`.
+The result is a selection by a boolean mask, ``array[:, keep]``. Tasks read old chunks while others write new ones to
+the same keys, so they must not read what they write: on Icechunk they read the snapshot that the plan was compiled
+against, and write to a transaction; on plain Zarr they write to another store, which replaces a local folder in the
+end. Columns of which only the index changes are not read: see `plans.core.keep_columns`.
 """
 
 from collections.abc import Sequence
@@ -29,22 +29,21 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
     Compile the compaction of a store in place.
 
-    Icechunk itself drops chunks that lie outside the new shapes, with the commit. Where a folder is replaced, they
-    are not taken along.
+    Icechunk drops the chunks outside the new shapes with the commit. A folder that replaces the store never has them.
 
     Parameters
     ----------
     store, vcz
-        The store, whose writes become visible at once: where it is, and the state that it is in.
+        The store, whose writes become visible together, and its state.
     memory
-        What a task may use.
+        Memory limits of a task.
     """
     vcz.require_whole(OPERATION)
     kept = _kept(vcz)
     after = _compacted(vcz, kept) if len(kept) < vcz.n_samples else {}
-    left = {name: _first_changed(vcz.arrays[name], kept) for name in after}
-    puts = {name: _moved(vcz.arrays[name], target, kept, left[name], memory) for name, target in after.items()}
-    writes, preparations = keep_columns(store, vcz, left, puts) if after else ((), ())
+    n_unchanged = {name: _first_changed(vcz.arrays[name], kept) for name in after}
+    puts = {name: _moved(vcz.arrays[name], target, kept, n_unchanged[name], memory) for name, target in after.items()}
+    writes, preparations = keep_columns(store, vcz, n_unchanged, puts) if after else ((), ())
     return Plan(
         operation=OPERATION,
         store=store,
@@ -68,13 +67,13 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
     Parameters
     ----------
     store
-        Where the copy comes to be; nothing is there yet.
+        The destination, which does not exist yet.
     vcz
-        What is copied.
+        The VCZ to copy.
     memory
-        What a task may use.
+        Memory limits of a task.
     operation
-        For messages.
+        Name for messages.
     """
     vcz.require_whole(operation)
     kept = _kept(vcz)
@@ -106,7 +105,7 @@ def _kept(vcz: Vcz) -> np.ndarray:
 
 
 def _compacted(vcz: Vcz, kept: np.ndarray) -> dict[str, AnyArray]:
-    """The arrays as they will be. In a flexible grid columns become narrower, and go if nothing is left of them."""
+    """The arrays after compaction. Columns of a flexible grid become narrower; empty ones are dropped."""
     result = vcz.resized(len(kept))
     for name, array in vcz.samples_arrays.items():
         if arrays.is_flexible(array):
@@ -122,14 +121,14 @@ def _counts(vcz: Vcz, kept: np.ndarray) -> dict[str, int]:
 
 
 def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, first: int, memory: Memory) -> PutSamples:
-    """The samples that stay, from the first chunk column on that changes."""
+    """The write of the remaining samples, starting at chunk column `first`."""
     start = arrays.cuts(array)[samples_axis(array) or 0].start(first)
     part = Part.make(array, kept[start:], np.arange(start, len(kept)))
     return PutSamples.of(OPERATION, array, target, [part], memory)
 
 
 def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
-    """The first chunk column of an array in which samples move."""
+    """The index of the first chunk column of an array that changes."""
     first_removed = int(np.argmin(np.append(kept, -1) == np.arange(len(kept) + 1)))
     return int(arrays.cuts(array)[samples_axis(array) or 0].of(first_removed))
 
@@ -140,7 +139,7 @@ def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[Edit, ...]:
 
 
 def _resizing(array: AnyArray) -> list[Edit]:
-    """What gives an array its new shape. A flexible grid keeps one column without samples: its chunks are deleted."""
+    """Edits that set the new shape. A flexible grid without samples keeps one column, so its chunks are deleted."""
     if arrays.is_flexible(array) and not array.shape[samples_axis(array) or 0]:
         return [Delete(array.path), WriteDocuments.of(array)]
     return [SetShape.of(array)]
@@ -148,9 +147,9 @@ def _resizing(array: AnyArray) -> list[Edit]:
 
 def documents_of_copy(vcz: Vcz, edits: Sequence[Edit]) -> WriteObjects:
     """
-    The documents of a copy: those of the store, with all that vczstore does not know, after some edits.
+    The metadata documents of a copy: those of the store, including unknown members, with edits applied.
 
-    With them go the small chunks that these edits write.
+    Chunks written by the edits are included.
     """
     of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if vcz.zarr_format == 3:

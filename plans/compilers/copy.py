@@ -1,6 +1,6 @@
-"""Copy: a store on plain Zarr, of either format, becomes the first commit of an Icechunk repository.
+"""Copy: a store on plain Zarr, of format 2 or 3, becomes a commit of an Icechunk repository.
 
-Chunks whose bytes format 3 can decode are copied as they are, which is nearly always; the others are re-encoded.
+Chunks are copied verbatim if their encoding is valid in format 3, as it nearly always is; others are re-encoded.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 MANIFEST_CHUNKS = 1000
-"""About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
+"""Approximate number of chunk references per manifest: some 20 kB to rewrite when one of them changes."""
 
 
 def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = "copy-store-to-icechunk") -> Plan:
@@ -25,13 +25,13 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
     Parameters
     ----------
     store
-        The repository. What it holds is replaced.
+        The repository, whose contents are replaced.
     source
-        What is copied.
+        The VCZ to copy.
     memory
-        What a task may use.
+        Memory limits of a task.
     operation
-        For messages and the history.
+        Name for messages and the history.
     """
     source.require_whole(operation, edited=False)
     members = {**source.arrays, **source.inner}
@@ -63,7 +63,7 @@ def _group(attributes: Mapping[str, Any]) -> zarr_objects.Document:
 
 
 def columns_per_manifest(source: Vcz) -> int:
-    """How many chunk columns share a manifest, for `MANIFEST_CHUNKS` references in it."""
+    """The number of chunk columns per manifest that gives it about `MANIFEST_CHUNKS` references."""
     rows = 1
     for array in source.arrays.values():
         names = dimensions(array)

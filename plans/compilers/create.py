@@ -1,12 +1,12 @@
-"""Create: a store without samples, over the variants of all sources together.
+"""Create: a store without samples, over the union of the variants of all sources.
 
-The sources' variants are in order, so that the genome can be cut into ranges of positions, and each range be merged by
-itself. This takes three rounds of tasks:
+The variants of the sources are sorted, so the genome can be cut into ranges of positions that are merged independently.
+This takes three rounds of tasks:
 
-1. look at the order of each source, and where it is on the genome every `SEGMENT_ROWS` variants; the driver cuts the
-   genome into ranges whose variants, of all sources together, fit into a task's memory;
-2. count the records of the union in each range; so the driver knows which ranges each chunk of the store is made of;
-3. write the chunks, whole.
+1. check the order of each source, and sample its position every `SEGMENT_ROWS` variants; the driver then cuts the
+   genome into ranges whose variants, of all sources together, fit into the memory of a task;
+2. count the records of the union in each range; the driver then knows which ranges make up each chunk of the store;
+3. write whole chunks.
 """
 
 import math
@@ -79,67 +79,67 @@ def compile_create(
     Parameters
     ----------
     store
-        Where the store will be.
+        The destination.
     sources
-        VCZs; what they disagree on is as the first of them has it.
+        VCZs; where they disagree, the first one has precedence.
     memory
-        What a task may use.
+        Memory limits of a task.
     variants_chunk, samples_chunk
-        The store's chunk lengths; see `chunk_lengths` for what they are otherwise.
+        The chunk lengths of the store; see `chunk_lengths` for the defaults.
     gvcf
-        Whether the sources are gVCFs, whose reference blocks are no variants.
+        Whether the sources are gVCFs, whose reference blocks are not variants.
     sample_grid
         One of `vczstore.choices.SAMPLE_GRIDS`.
     info
-        INFO fields that come in, of one value each.
+        INFO fields of one value per variant to include.
     provenance
-        Whether the store keeps by which append each sample comes in.
+        Whether the store records by which append each sample was added.
 
     Yields
     ------
     Survey
-        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------
     VczstoreError
-        If sources do not fit together, or are not sorted.
+        If sources are incompatible with each other, or are not sorted.
     """
-    # 1. from metadata: what is in the store
+    # 1. from metadata: the arrays of the store
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose variants come in")
     for source in sources:
         source.require_whole(OPERATION, edited=False)
     attributes, tables = _attributes(sources), _tables(sources)
     lengths = chunk_lengths(sources)
-    taken, chunk = _info_arrays(sources, info), variants_chunk or lengths[VARIANTS]
-    sites = source_sites(sources, is_gvcf=gvcf, info=list(taken))
-    targets = _targets(sources, len(tables["contig_id"]), chunk, _widest(sources), taken)
+    info_arrays, chunk = _info_arrays(sources, info), variants_chunk or lengths[VARIANTS]
+    sites = source_sites(sources, is_gvcf=gvcf, info=list(info_arrays))
+    targets = _targets(sources, len(tables["contig_id"]), chunk, _widest(sources), info_arrays)
 
-    # 2. from positions: the order of each source, and with it the ranges
+    # 2. from positions: the order of each source, and the ranges
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
     scans = [FindRuns(OPERATION, source, step) for source in sources]
     blocks = [FindBlocks(OPERATION, source, step) for source in sources if gvcf]
     places = yield Survey(OPERATION, (*scans, *blocks), memory)
     segments = [s.segments(scan.joined(found)) for s, scan, found in zip(sites, scans, places, strict=False)]
     for finding, found in zip(blocks, places[len(scans) :], strict=True):
-        finding.joined(found)  # which refuses what is no gVCF
+        finding.joined(found)  # raises an error if the source is not a gVCF
     union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
-    # 3. from alleles: how many records there are in each range
+    # 3. from alleles: the number of records in each range
     (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
     counts, n_alleles = _counted(sources, [Counted(*item) for item in counted])
     if not gvcf:
         n_alleles = max(n_alleles, _widest(sources))
     stops = np.concatenate([[0], np.cumsum(counts)])
 
-    # 4. the store: its root's document last, without which there is nothing for a reader
+    # 4. the store; the document of the root group is written last, since readers find no store without it
     n_variants = int(stops[-1])
-    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles, taken)
+    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles, info_arrays)
     targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
-    # the first append cuts the calls as these are cut
+    # the first append creates the calls with the chunks of these arrays
     width = samples_chunk or lengths[SAMPLES]
     kinds = {**({BATCH: "i4"} if provenance else {}), SAMPLE_ID: "string"}
     by_sample = [_new(name, (0,), dtype, (SAMPLES,), width) for name, dtype in kinds.items()]
@@ -152,14 +152,14 @@ def compile_create(
     def conclude(found: Sequence[np.ndarray]) -> list[Edit]:
         rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
         dtype = targets[POSITION].dtype
-        index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # an end may lie beyond
+        index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # ends may be too large
         return [
             _filled("region_index", index.astype(dtype)),
             *map(WriteDocuments.of, by_sample),
             WriteDocuments({"zarr.json": root}),
         ]
 
-    # no variant is said to have passed a filter, or not to have: chunks of nothing but False are left out
+    # the filters of all variants are False, which is the fill value, so no chunks are written
     documents = [WriteDocuments.of(a) for a in (*targets.values(), filters)]
     return Plan(
         operation=OPERATION,
@@ -179,7 +179,7 @@ def compile_create(
 
 
 def _counted(sources: Sequence[Vcz], found: Sequence[Counted]) -> tuple[np.ndarray, int]:
-    """How many records there are in each range, and alleles at most; no source may have reference blocks."""
+    """The number of records in each range, and the maximal number of alleles. Raise an error for reference blocks."""
     blocks = sorted(block for c in found for block in c.blocks)
     if blocks:
         source, row = blocks[0]
@@ -189,33 +189,33 @@ def _counted(sources: Sequence[Vcz], found: Sequence[Counted]) -> tuple[np.ndarr
 
 
 def _widest(sources: Sequence[Vcz]) -> int:
-    """How many alleles the variants of sources have room for."""
+    """The length of the longest alleles dimension of the sources."""
     return max(s.arrays[ALLELE].shape[1] for s in sources)
 
 
-def left_out_note(sources: Sequence[Vcz], made: Vcz) -> str:
-    """What to tell of the fields of variants that sources have, and a store that is made of them does not."""
-    named = {"variant_quality": "QUAL", FILTER: "FILTER"}
-    found = dict.fromkeys(
-        named.get(name) or f"INFO/{name.removeprefix('variant_')}"
+def left_out_note(sources: Sequence[Vcz], created: Vcz) -> str:
+    """A note that lists the variant fields of the sources that a store created from them lacks; empty if none."""
+    vcf_names = {"variant_quality": "QUAL", FILTER: "FILTER"}
+    fields = dict.fromkeys(
+        vcf_names.get(name) or f"INFO/{name.removeprefix('variant_')}"
         for source in sources
         for name, array in source.arrays.items()
         if name.startswith("variant_") and VARIANTS in dimensions(array) and not name.endswith("_mask")
-        if name == FILTER or name not in made.arrays
+        if name == FILTER or name not in created.arrays
     )
     of_vcfs = ["INFO of VCFs"] if any(source.file is not None for source in sources) else []
-    left = sorted(found, key=lambda name: (name.startswith("INFO/"), name != "QUAL")) + of_vcfs
-    return f"left out: {listing(left, 20)}; init takes a batch whole" if left else ""
+    left_out = sorted(fields, key=lambda name: (name.startswith("INFO/"), name != "QUAL")) + of_vcfs
+    return f"left out: {listing(left_out, 20)}; init takes a batch whole" if left_out else ""
 
 
-# ---- what metadata tell ---------------------------------------------------------------------
+# ---- from metadata --------------------------------------------------------------------------
 
 
 def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
     """
-    Those of the root that say what is in the store.
+    The attributes of the root group.
 
-    Of the VCFs' own header what all of them say, in the order of the first, but for lines that may name samples.
+    The VCF header has the lines that all sources share, in the order of the first, without lines that may name samples.
     """
     versions = [str(v) for s in sources if (v := s.attributes.get("vcf_zarr_version")) is not None]
     attributes: dict[str, Any] = {"vcf_zarr_version": versions[0]} if versions else {}
@@ -227,9 +227,9 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
                 f"{listing(versions[:1])}; "
                 "convert all sources with one version"
             )
-    said = [s.attributes.get("source") for s in sources]
-    if said[0] is not None and all(text == said[0] for text in said):
-        attributes["source"] = said[0]
+    programs = [s.attributes.get("source") for s in sources]
+    if programs[0] is not None and all(text == programs[0] for text in programs):
+        attributes["source"] = programs[0]
     if all(vcf_headers.LINES in s.attributes for s in sources):
         first, *others = [vcf_headers.without_samples(s.attributes)[vcf_headers.LINES] for s in sources]
         attributes[vcf_headers.LINES] = [line for line in first if all(line in lines for lines in others)]
@@ -237,7 +237,7 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
 
 
 def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
-    """What variants refer to by number: the contigs and filters of all sources."""
+    """The lookup tables of variants: the contigs and filters of all sources."""
     for source in sources:
         for name in (*SITE_FIELDS, "contig_id"):
             if not source.has_table(name):
@@ -266,17 +266,17 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
 
 DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: DEFAULT_SAMPLES_CHUNK}
 """
-Variants as in bio2zarr. Its 10,000 samples would be too many here: unlike its chunks, these may be longer than the
-axis, and one of strings of Number=R takes 2 GB of a task's memory then, however few samples there are.
+The number of variants is bio2zarr's. Its 10,000 samples would be too many: unlike its chunks, these may be longer than
+the axis, and a chunk of strings with Number=R would take 2 GB of a task's memory however few samples there are.
 """
 
 
 def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
     """
-    The chunk lengths of a store over some sources: the longest of theirs, in any order of the sources.
+    The default chunk lengths of a store over some sources: the longest of theirs.
 
-    One that holds a whole axis tells nothing: converters make no chunk longer than the axis. Where no other is there,
-    it is `DEFAULT_CHUNKS`.
+    Chunks that cover a whole axis are ignored, since converters make no chunk longer than the axis. If there are no
+    others, the lengths are `DEFAULT_CHUNKS`.
     """
     result = {}
     for axis, default in DEFAULT_CHUNKS.items():
@@ -287,30 +287,30 @@ def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
 
 def _info_arrays(sources: Sequence[Vcz], fields: Sequence[str]) -> dict[str, AnyArray]:
     """
-    The arrays that INFO fields are made like, by name: of each the widest one.
+    The templates of the arrays of INFO fields, by name: the array of the source with the widest dtype.
 
     Raises
     ------
     UnsuitableError
         If no source has a field.
     IncompatibleError
-        If one has more than one value of a variant, or sources have values of other kinds.
+        If a field has several values per variant, or values of different kinds in different sources.
     """
     result: dict[str, AnyArray] = {}
     for field in fields:
         name = f"variant_{field}"
-        found = {s.label: s.arrays[name] for s in sources if name in s.arrays}
-        if not found or not field:
+        by_label = {s.label: s.arrays[name] for s in sources if name in s.arrays}
+        if not by_label or not field:
             raise UnsuitableError(f"{OPERATION}: no source has the INFO field {field}; leave it out of --info")
-        for label, array in found.items():
+        for label, array in by_label.items():
             if (names := dimensions(array)) != (VARIANTS,):
                 raise IncompatibleError(
                     f"{OPERATION}: INFO/{field} of {label} has dimensions {names}, and --info takes fields of one "
                     "value, since sources order alleles each in their own way; leave it out, AC, AN and AF are made "
                     "by vczstore recompute"
                 )
-        like = max(found.values(), key=lambda array: array.dtype.itemsize)
-        for label, array in found.items():
+        like = max(by_label.values(), key=lambda array: array.dtype.itemsize)
+        for label, array in by_label.items():
             kinds = ["T" if a.dtype.kind in TEXT else a.dtype.kind for a in (array, like)]
             if kinds[0] != kinds[1]:
                 raise IncompatibleError(
@@ -324,11 +324,11 @@ def _info_arrays(sources: Sequence[Vcz], fields: Sequence[str]) -> dict[str, Any
 def _targets(
     sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int, info: Mapping[str, AnyArray]
 ) -> dict[str, AnyArray]:
-    """The new arrays that tasks write to, without variants as yet."""
+    """The new arrays that tasks write, with 0 variants."""
 
     def widest(*names: str) -> np.dtype:
-        found = np.result_type("i4", *(s.arrays[name].dtype for s in sources for name in names if name in s.arrays))
-        return found if found.kind == "i" else np.dtype("i8")
+        dtype = np.result_type("i4", *(s.arrays[name].dtype for s in sources for name in names if name in s.arrays))
+        return dtype if dtype.kind == "i" else np.dtype("i8")
 
     new = {
         CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
@@ -336,38 +336,38 @@ def _targets(
         ALLELE: _new(ALLELE, (0, n_alleles), "string", (VARIANTS, "alleles"), chunk),
         LENGTH: _new(LENGTH, (0,), widest(LENGTH, END, POSITION), (VARIANTS,), chunk),
     }
-    for name in (END, SVLEN):  # of symbolic ALTs: what they are
+    for name in (END, SVLEN):  # part of the identity of symbolic ALTs
         if any(name in s.arrays for s in sources):
             new[name] = _new(name, (0,), widest(name), (VARIANTS,), chunk)
     if any(ID in s.arrays for s in sources):
         new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
         new[ID_MASK] = _new(ID_MASK, (0,), "bool", (VARIANTS,), chunk)
     for name, like in info.items():
-        told = {key: like.attrs[key] for key in ("description",) if key in like.attrs}
+        attributes = {key: like.attrs[key] for key in ("description",) if key in like.attrs}
         dtype = "string" if like.dtype.kind in TEXT else like.dtype.newbyteorder("=")
         new[name] = conversion.new(
-            name, shape=(0,), dtype=dtype, chunks=(chunk,), dimension_names=(VARIANTS,), attributes=told
+            name, shape=(0,), dtype=dtype, chunks=(chunk,), dimension_names=(VARIANTS,), attributes=attributes
         )
     return new
 
 
 def _row_bytes(targets: Mapping[str, AnyArray]) -> int:
-    """What a variant takes, decoded."""
+    """The decoded bytes of a variant."""
     return sum(math.prod(a.shape[1:]) * arrays.element_bytes(a) for a in targets.values())
 
 
 def _block_mem(targets: Mapping[str, AnyArray], n_rows: int) -> int:
-    """What it takes to write some variants: as they are put together, joined, and encoded."""
+    """Bytes needed to write `n_rows` variants: as parts, concatenated, and encoded."""
     return 3 * n_rows * _row_bytes(targets)
 
 
 def _new(name: str, shape: tuple[int, ...], dtype: Any, names: Sequence[str], chunk: int) -> AnyArray:
-    """An array that is not there yet, cut into chunks along its first axis."""
+    """A new array, divided into chunks along its first axis only."""
     return conversion.new(name, shape=shape, dtype=dtype, chunks=(chunk, *shape[1:]), dimension_names=names)
 
 
 def _filled(name: str, values: np.ndarray) -> WriteArray:
-    """A small array, in one chunk."""
+    """The edit that writes a small array, as one chunk."""
     names = {
         "contig_id": ("contigs",),
         "contig_length": ("contigs",),
@@ -385,20 +385,20 @@ def _filled(name: str, values: np.ndarray) -> WriteArray:
 @dataclass(frozen=True)
 class WriteSites:
     """
-    The arrays of the store's variants.
+    Write the arrays of the variants of a store.
 
     Attributes
     ----------
     union
-        Their variants.
+        The variants.
     stops
-        For each range, how many records are before it; and how many there are.
+        For each range, the number of records before it, and finally the total.
     targets
-        By name; all are cut into the same chunks along the variants axis.
+        The arrays by name; all have the same chunks along the variants axis.
     chunk
-        How many variants a chunk has.
+        The number of variants per chunk.
     block
-        How many chunks one task writes.
+        The number of chunk rows per task.
     """
 
     union: Union
@@ -412,7 +412,7 @@ class WriteSites:
     def of(
         cls, union: Union, stops: np.ndarray, targets: Mapping[str, AnyArray], chunk: int, memory: Memory
     ) -> "WriteSites":
-        """Find how many chunks one task writes: those of some ranges, so that few of them are merged twice."""
+        """Choose the number of chunk rows per task: those of several ranges, so that few ranges are merged twice."""
         free = memory.allowed - memory.reserved - SLACK - union.merge_mem
         n_chunks = math.ceil(int(stops[-1]) / chunk)
         wanted = math.ceil(n_chunks / max(1, min(MIN_TASKS, union.n_ranges), union.n_ranges // 4))
@@ -420,12 +420,12 @@ class WriteSites:
 
     @property
     def n_variants(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return int(self.stops[-1])
 
     @property
     def n_blocks(self) -> int:
-        """How many tasks there are."""
+        """Number of tasks."""
         return math.ceil(self.n_variants / self.chunk / self.block)
 
     @property
@@ -435,12 +435,12 @@ class WriteSites:
 
     @property
     def encoded_chunks(self) -> int:
-        """None: every chunk is new."""
+        """Always 0: every chunk is new."""
         return 0
 
     @property
     def decoded_chunks(self) -> int:
-        """All chunks."""
+        """All chunks of all targets."""
         return len(self.targets) * math.ceil(self.n_variants / self.chunk)
 
     def _ranges(self, block: int) -> range:
@@ -450,7 +450,7 @@ class WriteSites:
         return range(first, int(np.searchsorted(self.stops, min(self.n_variants, (block + 1) * rows))))
 
     def _pieces(self) -> list[tuple[SourceSites, int, int]]:
-        """What of which source is read, block by block."""
+        """The source and the range of rows of each read; rows that several tasks read are repeated."""
         times = np.zeros(self.union.n_ranges, dtype="i8")
         for block in range(self.n_blocks):
             ranges = self._ranges(block)
@@ -464,7 +464,7 @@ class WriteSites:
 
     @property
     def chunks_read(self) -> int:
-        """At most so many chunks, those that several tasks read as often."""
+        """Upper bound; chunks that several tasks read are counted repeatedly."""
         return sum(
             math.ceil(stop / chunk) - start // chunk
             for sites, start, stop in self._pieces()
@@ -473,7 +473,7 @@ class WriteSites:
 
     @property
     def bytes_read(self) -> int:
-        """The sources' variants, those that several tasks read as often."""
+        """The variants of the sources, decoded; those that several tasks read are counted repeatedly."""
         return sum(
             (stop - start) * math.prod(a.shape[1:]) * arrays.element_bytes(a)
             for sites, start, stop in self._pieces()
@@ -486,7 +486,7 @@ class WriteSites:
         return self.n_variants * _row_bytes(self.targets)
 
     def put(self, blocks: slice, *, store: "ZarrStore") -> np.ndarray:
-        """Write one block; returns its rows of the region index."""
+        """Write one block, and return its rows of ``region_index``."""
         from plans.core import task_report
 
         start = blocks.start * self.block * self.chunk
@@ -504,7 +504,7 @@ class WriteSites:
         return region_index(values[CONTIG], values[POSITION], values[LENGTH], start=start, chunk=self.chunk)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """A task for each block."""
+        """Write in tasks, one for each block."""
         from plans.core import scan_tasks
 
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
@@ -513,13 +513,13 @@ class WriteSites:
 
     @property
     def read(self) -> list[AnyArray]:
-        """The arrays of the sources' variants."""
+        """The arrays of the variants of the sources."""
         return [array for sites, *_ in self._pieces() for array in sites.arrays.values()]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Not by xarray."""
+        """Raise an `OptionError`: there is no implementation."""
         raise OptionError(ONLY_CUBED)
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Not without tasks."""
+        """Raise an `OptionError`: there is no implementation."""
         raise OptionError(ONLY_CUBED)

@@ -1,4 +1,4 @@
-"""Export: some samples, and some variants, of a store as a VCZ of its own on plain Zarr, of the same format."""
+"""Export: selected samples and variants of a store as a new VCZ on plain Zarr, of the same format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ OPERATION, MAIN = "export", "main"
 
 
 class Chosen(NamedTuple):
-    """The positions of the samples that are exported, in their order; how many were removed since; what to tell."""
+    """The positions of the exported samples, in order; the number of samples removed since; notes for the user."""
 
     positions: np.ndarray
     n_withdrawn: int
@@ -55,25 +55,25 @@ class Chosen(NamedTuple):
 
 def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complement: bool) -> Chosen:
     """
-    The samples that are exported.
+    Select the samples to export.
 
     Parameters
     ----------
     store, vcz
-        The store, and its state that is exported.
+        The store, and the state that is exported.
     named
-        The IDs of samples; all that there are if none are named. Those that were removed since are left out.
+        Sample IDs; if empty, all samples of the state, except those removed since.
     is_complement
-        Whether all others are exported; IDs that are not there are none of them.
+        Whether to export all samples except the named ones. Unknown IDs are no error then.
 
     Raises
     ------
     SampleError
-        If some of those that are named are not there, or were removed since, or none are left.
+        If named samples are unknown or were removed since, or no samples remain.
     """
     present = np.flatnonzero(vcz.sample_ids != REMOVED)
-    gone = _removed_since(store, vcz)
-    withdrawn, _ = positions_of(vcz, [*gone])
+    removed_since = _removed_since(store, vcz)
+    withdrawn, _ = positions_of(vcz, [*removed_since])
     ids = list(dict.fromkeys(named))
     positions, unknown = positions_of(vcz, ids)
     refuse_padded(OPERATION, vcz, ids)
@@ -81,22 +81,22 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
         (f"removed since, and left out: {in_words({'samples': len(withdrawn)})}",) if len(withdrawn) else ()
     )
     if is_complement:
-        left = np.setdiff1d(np.setdiff1d(present, withdrawn), positions)
-        notes += _told_of_renamed(store, vcz, left)
-        if not len(left):
+        chosen = np.setdiff1d(np.setdiff1d(present, withdrawn), positions)
+        notes += _renamed_notes(store, vcz, chosen)
+        if not len(chosen):
             raise SampleError(f"{OPERATION}: no sample of {vcz.label} is left; nothing was written, name fewer")
         if unknown:
-            known = Withdrawn.of(store, vcz).among(unknown)
-            refuse_other_spellings(OPERATION, vcz, unknown, known, vcz.sample_ids.tolist(), "nothing was written")
-        told = (f"named with ^, and not there: {in_words({'IDs': len(unknown)})}",) if unknown else ()
-        return Chosen(left, len(withdrawn), (*notes, *told))
+            removed = Withdrawn.of(store, vcz).among(unknown)
+            refuse_other_spellings(OPERATION, vcz, unknown, removed, vcz.sample_ids.tolist(), "nothing was written")
+        unknown_notes = (f"named with ^, and not there: {in_words({'IDs': len(unknown)})}",) if unknown else ()
+        return Chosen(chosen, len(withdrawn), (*notes, *unknown_notes))
     if not named:
-        left = np.setdiff1d(present, withdrawn)
-        return Chosen(left, len(withdrawn), (*notes, *_told_of_renamed(store, vcz, left)))
+        chosen = np.setdiff1d(present, withdrawn)
+        return Chosen(chosen, len(withdrawn), (*notes, *_renamed_notes(store, vcz, chosen)))
     if unknown:
         way_out = f"nothing was written, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples(OPERATION, vcz, unknown, way_out)
-    if removed := [sample for sample in ids if sample in gone]:
+    if removed := [sample for sample in ids if sample in removed_since]:
         n = len(removed)
         raise SampleError(
             f"{OPERATION}: {n:,} of the samples that are named {were(n)} removed from {store.label} since; nothing was "
@@ -110,21 +110,21 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
 
 def _removed_since(store: Store, vcz: Vcz) -> set[str]:
     """
-    The samples of a state that the store is known to have removed since, on main or on the branch that is opened.
+    The samples of a state that were removed later, on main or on the opened branch.
 
-    The key of what is known is needed only if the state has samples that the store has no longer.
+    The key of the hashes is needed only if the state has samples that the store no longer has.
     """
     if vcz.snapshot is None or isinstance(store.history, NoHistory):
         return set()
-    gone = set[str]()
+    removed = set[str]()
     for tip in (store.open(MAIN), store.open()):
         missing = {*vcz.sample_ids.tolist()} - {*tip.sample_ids.tolist()} - {REMOVED}
-        gone.update(Withdrawn.of(store, tip).among(sorted(missing), exactly=True) if missing else ())
-    return gone
+        removed.update(Withdrawn.of(store, tip).among(sorted(missing), exactly=True) if missing else ())
+    return removed
 
 
-def _told_of_renamed(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str, ...]:
-    """What to tell of samples of a state that have the IDs from before `rename-samples`, as far as the log says so."""
+def _renamed_notes(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str, ...]:
+    """A note if samples of a state have been renamed later, according to the log; else no notes."""
     if vcz.snapshot is None or isinstance(store.history, NoHistory):
         return ()
     old = set[str]()
@@ -136,7 +136,7 @@ def _told_of_renamed(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str
 
 
 def _renamed_between(store: Store, past: str, tip: str | None) -> bool:
-    """Whether samples were renamed after a snapshot that is one of the history of a later one."""
+    """Whether samples were renamed between snapshot `past` and snapshot `tip`; False if `past` is not an ancestor."""
     renamed = False
     for entry in store.history.snapshots(tip):
         if entry.id == past:
@@ -146,35 +146,35 @@ def _renamed_between(store: Store, past: str, tip: str | None) -> bool:
 
 
 class Kept(NamedTuple):
-    """The variants that are exported, and the ``region_index`` of these; None if the VCZ has none."""
+    """The exported variants, and their ``region_index``; None if the VCZ has none."""
 
     rows: Rows
     regions: np.ndarray | None
 
 
 def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Options) -> Kept | None:
-    """Look up the variants that overlap regions; None if that is all there are."""
+    """Find the variants that overlap regions; None if all variants do."""
     scan = FindRows.of(OPERATION, vcz, Overlap.of(regions, vcz.table("contig_id").tolist()))
-    (found,) = run_survey(Survey(OPERATION, (scan,), options.memory), store, options)
-    runs = np.concatenate([np.empty((0, 2), dtype="i8"), *found])
+    (runs_by_task,) = run_survey(Survey(OPERATION, (scan,), options.memory), store, options)
+    runs = np.concatenate([np.empty((0, 2), dtype="i8"), *runs_by_task])
     rows = Rows.of(runs[np.argsort(runs[:, 0])])
     if rows.n == vcz.n_variants:
         return None
     if REGION_INDEX not in vcz.arrays:
         return Kept(rows, None)
     scan_kept = IndexRows.of(vcz, rows, vcz.chunk_lengths[VARIANTS])
-    (found,) = run_survey(Survey(OPERATION, (scan_kept,), options.memory), store, options)
-    return Kept(rows, IndexRows.joined(found))
+    (index_rows,) = run_survey(Survey(OPERATION, (scan_kept,), options.memory), store, options)
+    return Kept(rows, IndexRows.joined(index_rows))
 
 
 def within_regions(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
     """
-    A VCZ without what tells of other variants than those that are chosen, and what to tell of it.
+    Drop arrays that would reveal calls outside the chosen regions; return the VCZ and notes for the user.
 
     Raises
     ------
     UnsuitableError
-        If it has arrays of variants in groups within it, which are copied as they are.
+        If a nested group has arrays of variants, since nested groups are copied unchanged.
     """
     if (path := next((path for path, array in vcz.inner.items() if VARIANTS in dimensions(array)), None)) is not None:
         raise UnsuitableError(
@@ -192,22 +192,22 @@ NO_VARIANTS = "warning: no variant overlaps the regions; what is written has 0 v
 
 def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept: Kept | None = None) -> Plan:
     """
-    Compile a copy of a VCZ with some of its samples, and some of its variants.
+    Compile a copy of a VCZ with selected samples and variants.
 
     Parameters
     ----------
     store
-        Where the copy comes to be, on plain Zarr; nothing is there yet.
+        The destination on plain Zarr, which does not exist yet.
     vcz
-        What is copied.
+        The VCZ to copy.
     choice
-        Which samples.
+        The samples to export.
     memory
-        What a task may use.
+        Memory limits of a task.
     kept
-        Which variants; all if it is None.
+        The variants to export; None for all.
     """
-    header = vcf_headers.without_samples(vcz.attributes)  # it names samples of before, too, so this is always due
+    header = vcf_headers.without_samples(vcz.attributes)  # always, since it may also name former samples
     members = {name: array for name, array in vcz.arrays.items() if name != BATCH}
     vcz = replace(vcz, arrays=members, attributes={**vcz.attributes, **header})
     n = len(choice.positions)
@@ -255,7 +255,7 @@ def _with_variants(vcz: Vcz) -> dict[str, AnyArray]:
 
 
 def _target(array: AnyArray, lengths: Mapping[str, int], zarr_format: int) -> AnyArray:
-    """An array with dimensions of other lengths, and a regular grid, which every reader has."""
+    """An array with other lengths of dimensions, and a regular grid, which all readers support."""
     shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
     metadata = conversion.in_format(
         array, zarr_format, shape=shape, dimension_names=dimensions(array), chunks=arrays.inner_chunks(array)
@@ -265,7 +265,7 @@ def _target(array: AnyArray, lengths: Mapping[str, int], zarr_format: int) -> An
 
 @dataclass(frozen=True)
 class _ForgetHistory:
-    """What a store remembers of what was done to it is not the copy's; which INFO fields are stale is."""
+    """Drop the attributes of vczstore, such as the ledger, from a copy; the states of INFO fields are kept."""
 
     zarr_format: int
 

@@ -1,4 +1,4 @@
-"""Normalise: a source over the variants and alleles of a store, as a store of its own."""
+"""Normalise: map a source to the variants and alleles of a store, and write it as a new store."""
 
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
@@ -49,45 +49,45 @@ CARRIED = (
     "variant_position",
     "variant_quality",
 )
-"""What is taken over from the store: what its variants are, and no INFO, which speaks of its samples."""
+"""Arrays that are copied from the store: those that describe its variants, without INFO, which depends on samples."""
 
 
 TABLES = ("contigs", "contig_lengths", "filters")
-"""Attributes of the root that say what the store's variants refer to by number, where it has no arrays that do."""
+"""Attributes of the root group with lookup tables of variants, for stores that have no arrays for these."""
 
 
 def compile_normalise(
     store: Store, vcz: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile the re-expression of a source over the variants and alleles of a store, in stages.
+    Compile the mapping of a source to the variants and alleles of a store, in stages.
 
     Parameters
     ----------
     store
-        Where the result will be, of format 3.
+        The destination, of format 3.
     vcz
-        What the source is re-expressed over. Nothing happens to it.
+        The store that the source is mapped to; it is not changed.
     source
-        What is re-expressed; its samples are the result's.
+        The source, whose samples the result has.
     rules
-        How.
+        How the source is harmonised.
     memory
-        What a task may use.
+        Memory limits of a task.
     fields
-        What is left missing if it cannot be harmonised.
+        Fields that become missing if they cannot be harmonised.
 
     Yields
     ------
     Survey
-        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------
     VczstoreError
         If the source cannot be harmonised.
     """
-    # by which append a sample came in is known when it does
+    # provenance is recorded when the result is appended
     vcz, source = (replace(v, arrays={n: a for n, a in v.arrays.items() if n != BATCH}) for v in (vcz, source))
     (source,) = with_numbers(vcz, [source], rules)
     findings = yield from match_sources(OPERATION, vcz, [source], rules, memory)
@@ -95,39 +95,39 @@ def compile_normalise(
     (source,) = without_lengths([source], rules)
     lengths = allele_lengths(OPERATION, vcz, findings, source)
     check_named(OPERATION, vcz, [source], fields)
-    known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
-    (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
-    brought = without_unfit_fields(OPERATION, known, brought, findings, lengths, fields.drop)
-    check_fields(OPERATION, source, brought, findings, lengths)
-    ((brought,), _) = with_blocks(OPERATION, vcz, [brought], findings, fields)
-    lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
+    schema = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
+    (prepared,) = without_unjoinable(OPERATION, schema, [source], fields, harmonised=True)
+    prepared = without_unfit_fields(OPERATION, schema, prepared, findings, lengths, fields.drop)
+    check_fields(OPERATION, source, prepared, findings, lengths)
+    ((prepared,), _) = with_blocks(OPERATION, vcz, [prepared], findings, fields)
+    lacking = {*fields.drop, *source.samples_arrays} - set(prepared.samples_arrays)
     dropped = {name: array for name, array in vcz.samples_arrays.items() if name in lacking}
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
-        _carry(name, vcz.arrays[name], lengths, findings, memory) for name in CARRIED if name in vcz.arrays
+        _carry_over(name, vcz.arrays[name], lengths, findings, memory) for name in CARRIED if name in vcz.arrays
     ]
     members = {write.name: write.target for write in writes}
     lengths = {**lengths, VARIANTS: vcz.n_variants, SAMPLES: source.n_samples}
-    # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
-    of_variants = {VARIANTS: vcz.chunk_lengths[VARIANTS]}
-    by_sample = {**dropped, **brought.samples_arrays}
+    # readers, and the region_index that is copied, take the chunk length of calls for that of variants
+    row_chunks = {VARIANTS: vcz.chunk_lengths[VARIANTS]}
+    by_sample = {**dropped, **prepared.samples_arrays}
     calls = {
-        name: _with_missing(name, _target(name, _stored(array), lengths, of_variants), vcz, source, dropped, findings)
+        name: _with_missing(name, _target(name, _stored(array), lengths, row_chunks), vcz, source, dropped, findings)
         for name, array in by_sample.items()
     }
     calls |= {name: _with_room(calls[name], n) for name, n in highest.items() if name in calls}
     members |= calls
-    brought = fitted(brought, calls, harmonised=True)
+    prepared = fitted(prepared, calls, harmonised=True)
     for name, after in calls.items():
         axis = samples_axis(after)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
         incoming: Any = (
             Dropped.of(name, after, source.n_samples)
             if name in dropped
-            else harmonised_array(name, 0, brought, calls, findings)
+            else harmonised_array(name, 0, prepared, calls, findings)
         )
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
-    # what a store remembers of itself is not the batch's
+    # attributes of vczstore, such as the ledger, describe the source as a store, not as a batch
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
     attributes = {name: value for name, value in attributes.items() if name not in TABLES}
     attributes |= {name: vcz.attributes[name] for name in TABLES if name in vcz.attributes}
@@ -137,7 +137,7 @@ def compile_normalise(
         operation=OPERATION,
         store=store,
         base="",
-        checks=tuple(data_checks(OPERATION, brought, brought, harmonised=True)),
+        checks=tuple(data_checks(OPERATION, prepared, prepared, harmonised=True)),
         writes=tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks),
         preparations=tuple(WriteDocuments.of(array) for array in members.values()),
         edits=(WriteDocuments({"zarr.json": root}),),
@@ -151,7 +151,7 @@ def compile_normalise(
 
 
 def _stored(array: AnyArray) -> AnyArray:
-    """The array itself; of one that is made when it is read, how it will be stored, in chunks of one shape."""
+    """The array itself; for a view, the array whose metadata it has, with a regular grid."""
     view = cast("AnyArray | View", array)
     if not isinstance(view, View):
         return array
@@ -162,7 +162,7 @@ def _stored(array: AnyArray) -> AnyArray:
 def _target(
     name: str, array: AnyArray, lengths: dict[str, int], chunk_lengths: Mapping[str, int] | None = None
 ) -> AnyArray:
-    """An array of the result, encoded as it was where format 3 allows."""
+    """An array of the result, with the encoding of `array` where format 3 allows."""
     names = dimensions(array)
     shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
     chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, arrays.inner_chunks(array), strict=True))
@@ -171,7 +171,7 @@ def _target(
 
 
 def _with_room(after: AnyArray, highest: int) -> AnyArray:
-    """An array of the result that holds a value of kept blocks, too."""
+    """The array, with a dtype that can hold the highest value of kept reference blocks."""
     dtype = room_for(after.dtype, highest)
     if dtype == after.dtype:
         return after
@@ -181,7 +181,7 @@ def _with_room(after: AnyArray, highest: int) -> AnyArray:
 def _with_missing(
     name: str, after: AnyArray, vcz: Vcz, source: Vcz, dropped: Collection[str], findings: Findings
 ) -> AnyArray:
-    """An array of the result, of signed integers if it gets missing values."""
+    """The array, with a dtype that has a missing value if it will have missing values."""
     if not lacks_missing_value(name, after.dtype):
         return after
     form, holder = Form.of(after), vcz if name in dropped else source
@@ -194,13 +194,13 @@ def _with_missing(
     return conversion.reformed(after, dtype=dtype, shape=after.shape, dimension_names=form.dimensions)
 
 
-def _carry(
+def _carry_over(
     name: str, array: AnyArray, lengths: dict[str, int], findings: Findings, memory: Memory
 ) -> CopyArray | Rewritten | WriteAlleles:
-    """What takes an array over from the store."""
+    """The write that copies an array from the store."""
     after = _target(name, array, lengths)
     if name == "variant_allele" and findings.new_alleles:
-        if after.dtype.kind in "US":  # which would cut alleles that are longer than those of the store
+        if after.dtype.kind in "US":  # a fixed width would truncate longer alleles
             after = conversion.reformed(after, dtype=STRINGS, shape=after.shape, dimension_names=dimensions(after))
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:

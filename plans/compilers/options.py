@@ -1,4 +1,4 @@
-"""Options that several operations have."""
+"""Options shared by several operations."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from plans.variants.harmonise_rules import Rules
 
 HARMONISE = "harmonise"
-"""The switch that options of harmonising go with."""
+"""The switch that the options of harmonising require."""
 
 
 def drop_fields() -> tuple[str, ...]:
     """Declare the FORMAT fields that are left out."""
-    found: tuple[str, ...] = option(
+    declared: tuple[str, ...] = option(
         (),
         "FORMAT field that does not come in where it would be refused: one that the store lacks is left out; one that "
         "a source lacks, or whose values do not fit, is missing for its samples.",
@@ -27,53 +27,53 @@ def drop_fields() -> tuple[str, ...]:
         metavar="NAME",
         examples=(["PS"],),
     )
-    return found
+    return declared
 
 
 def add_fields() -> tuple[str, ...]:
-    """Declare the FORMAT fields that a store gets from a source."""
-    found: tuple[str, ...] = option(
+    """Declare the FORMAT fields that are added to the store from a source."""
+    declared: tuple[str, ...] = option(
         (),
         "FORMAT field that the store lacks and gets from a source; it is missing for the store's other samples.",
         flags=("--add-field",),
         metavar="NAME",
         examples=(["PS"],),
     )
-    return found
+    return declared
 
 
 def recomputed_fields() -> tuple[str, ...]:
     """Declare the INFO fields that are recomputed in the same commit."""
-    found: tuple[str, ...] = option(
+    declared: tuple[str, ...] = option(
         (),
         f"Recompute these INFO fields in the same commit: {', '.join(INFO_FIELDS)}.",
         metavar="FIELD,...",
         separator=",",
         job=False,
     )
-    return found
+    return declared
 
 
-def missing_ok(**known: Any) -> bool:
-    """Declare that IDs that are not there are left out."""
-    found: bool = option(
-        False, "Leave out the IDs that the store does not have; else they are an error.", examples=(True,), **known
+def missing_ok(**arguments: Any) -> bool:
+    """Declare whether unknown sample IDs are left out."""
+    declared: bool = option(
+        False, "Leave out the IDs that the store does not have; else they are an error.", examples=(True,), **arguments
     )
-    return found
+    return declared
 
 
-def allow_returning(**known: Any) -> bool:
-    """Declare that removed samples may come in again."""
-    found: bool = option(
-        False, "Let samples come in that were removed from the store before; else they are an error.", **known
+def allow_returning(**arguments: Any) -> bool:
+    """Declare whether removed samples may be added again."""
+    declared: bool = option(
+        False, "Let samples come in that were removed from the store before; else they are an error.", **arguments
     )
-    return found
+    return declared
 
 
-def drop_returning(**known: Any) -> bool:
-    """Declare that removed samples are left out."""
-    found: bool = option(False, "Leave out samples that were removed from the store before.", **known)
-    return found
+def drop_returning(**arguments: Any) -> bool:
+    """Declare whether removed samples are left out of sources."""
+    declared: bool = option(False, "Leave out samples that were removed from the store before.", **arguments)
+    return declared
 
 
 SAMPLE_GRID_HELP = (
@@ -84,21 +84,21 @@ SAMPLE_GRID_HELP = (
 
 def gvcf(text: str, *, within: str = "") -> bool:
     """Declare whether sources are gVCFs."""
-    found: bool = option(
+    declared: bool = option(
         False, f"The sources are gVCFs: {text}", flags=("--gvcf",), within=within, examples=(True,) if within else ()
     )
-    return found
+    return declared
 
 
 def harmonise(*examples: object) -> bool:
     """Declare whether sources are harmonised."""
-    found: bool = option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
-    return found
+    declared: bool = option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
+    return declared
 
 
 def on_ref_mismatch() -> str:
-    """Declare what is done about new variants of another reference."""
-    found: str = option(
+    """Declare how new variants are treated whose REF contradicts another one's."""
+    declared: str = option(
         "refuse",
         "What to do about a new variant whose REF contradicts another one's at its position, as of another reference "
         "genome: refuse the sources, or keep both.",
@@ -106,12 +106,12 @@ def on_ref_mismatch() -> str:
         within=HARMONISE,
         examples=("keep",),
     )
-    return found
+    return declared
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarmoniseOptions(Operation):
-    """How a source is expressed over the variants and alleles of a store."""
+    """Options for mapping a source to the variants and alleles of a store."""
 
     allow_new_alleles: bool = option(
         False, "Add alleles that the store does not have.", within=HARMONISE, examples=(True,)
@@ -166,12 +166,12 @@ class HarmoniseOptions(Operation):
     @property
     def rules(self) -> "Rules":
         """
-        The same for `plans.variants.harmonise_rules`.
+        The options as `plans.variants.harmonise_rules.Rules`.
 
         Raises
         ------
         OptionError
-            If an option has a value that it cannot have.
+            If an option has an invalid value.
         """
         from plans.variants.harmonise_rules import HAPLOID_CONTIGS, Rules
 
@@ -189,12 +189,12 @@ class HarmoniseOptions(Operation):
 
     def inserting(self, rules: "Rules", on_ref_mismatch: str) -> "Rules":
         """
-        Rules that say what is done about new variants of another reference.
+        The rules with `on_ref_mismatch`.
 
         Raises
         ------
         OptionError
-            If none are inserted.
+            If it is not the default, and no variants are inserted.
         """
         if on_ref_mismatch != "refuse" and self.new_variants != "insert":
             raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
@@ -202,8 +202,8 @@ class HarmoniseOptions(Operation):
 
 
 def if_none() -> str | None:
-    """Declare what a job does about globs that find nothing."""
-    found: str | None = option(
+    """Declare what a job does about globs without matches."""
+    declared: str | None = option(
         None,
         "What to do if a glob finds nothing: fail, or go on. By default the job goes on, unless nothing at all lies "
         "under the prefix of an object store, which is misspelt or empty.",
@@ -212,11 +212,11 @@ def if_none() -> str | None:
         python=False,
         examples=("error",),
     )
-    return found
+    return declared
 
 
 def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":
-    """Return FORMAT fields that are dropped or added, by the names of their arrays."""
+    """Return the FORMAT fields to drop and to add, as names of arrays."""
     from plans.schema.layout import Fields, array_name
 
     return Fields(tuple(map(array_name, drop)), tuple(map(array_name, add)))

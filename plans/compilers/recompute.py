@@ -1,8 +1,8 @@
-"""Recompute: INFO fields follow from the genotypes that are there.
+"""Recompute: compute INFO fields from the genotypes of a store.
 
-One pass over the genotypes, for any number of fields: a task takes some rows, reads their chunks one after the
-other along the samples axis, and counts. What is in memory is one chunk of genotypes and the counts, however many
-samples there are.
+All fields are computed in one pass over the genotypes: a task reads the chunks of a range of rows one after the other
+along the samples axis, and counts alleles. Memory is needed for one chunk of genotypes and the counts, regardless of
+the number of samples.
 """
 
 import math
@@ -39,7 +39,7 @@ OPERATION = "recompute"
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Raise an `OptionError` if no fields are named, or one is not among `plans.variants.info_fields.FIELDS`."""
+    """Raise an `OptionError` if no fields are given, or one is not in `plans.variants.info_fields.FIELDS`."""
     if not fields:
         raise OptionError(f"{OPERATION}: no fields named; choose from {', '.join(FIELDS)}")
     for field in fields:
@@ -51,42 +51,42 @@ def check_fields(fields: Sequence[str]) -> None:
 
 def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Memory) -> Plan:
     """
-    Compile the recomputing of INFO fields of a store.
+    Compile the recomputation of INFO fields of a store.
 
     Parameters
     ----------
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state when the plan will run.
     fields
-        Which of `plans.variants.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype.
-        Those that are current already are left as they are.
+        Keys of `plans.variants.info_fields.FIELDS`. Arrays that do not exist are created; existing ones keep their
+        dtype. Fields that are current are skipped.
     memory
-        What a task may use.
+        Memory limits of a task.
 
     Raises
     ------
     OptionError
-        If no fields are named, or there is no such field.
+        If no fields are given, or one is unknown.
     IncompatibleError
-        If the store lacks what they are computed from, or has an array that cannot hold one.
+        If the store lacks the arrays that fields are computed from, or has an array that cannot hold a field.
     """
     fields = list(dict.fromkeys(fields))
     check_fields(fields)
     vcz.require_whole(OPERATION, edited=False)
     for name, names in NEEDED.items():
-        found = dimensions(vcz.arrays[name]) if name in vcz.arrays else None
-        if found != names:
-            has = f"no {name}" if found is None else f"{name} of dimensions {found}"
+        actual = dimensions(vcz.arrays[name]) if name in vcz.arrays else None
+        if actual != names:
+            has = f"no {name}" if actual is None else f"{name} of dimensions {actual}"
             raise IncompatibleError(
                 f"{OPERATION}: {vcz.label} has {has}, and fields are computed from {name} of {names}"
             )
-    known = states(vcz)
-    fields = [field for field in fields if known.get(field) != CURRENT]
+    field_states = states(vcz)
+    fields = [field for field in fields if field_states.get(field) != CURRENT]
     targets = {field: _target(OPERATION, vcz, field) for field in fields}
     write = RecomputeFields.of(vcz, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in vcz.arrays}
 
-    # what is half-way written when a run is stopped on plain Zarr is not current, even if it was before
+    # an interrupted run on plain Zarr leaves partly written fields, which are stale even if they were current before
     marked, begun = mark(vcz, [f for f in fields if array_name(f) in vcz.arrays], STALE)
     after, done = mark(marked.planned(created, vcz.sample_ids), fields, CURRENT)
     return Plan(
@@ -111,18 +111,18 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
 
 
 def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
-    """The array that a field goes to: the store's, if it can hold the field, or a new one."""
-    what, name = FIELDS[field], array_name(field)
-    width = max(0, vcz.arrays[ALLELE].shape[1] - 1) if what.per_allele else 1
+    """The array of a field: the one of the store, which must be able to hold the field, or a new one."""
+    info, name = FIELDS[field], array_name(field)
+    width = max(0, vcz.arrays[ALLELE].shape[1] - 1) if info.per_allele else 1
     array = vcz.arrays.get(name)
     if array is None:
         return conversion.new_like(
             vcz.arrays["variant_position"],
             name,
-            np.dtype("i4" if what.kind == "i" else "f4"),
-            (width,) if what.per_allele else (),
-            dimension_names=(VARIANTS, "alt_alleles") if what.per_allele else (VARIANTS,),
-            attributes={"description": what.description},
+            np.dtype("i4" if info.kind == "i" else "f4"),
+            (width,) if info.per_allele else (),
+            dimension_names=(VARIANTS, "alt_alleles") if info.per_allele else (VARIANTS,),
+            attributes={"description": info.description},
         )
 
     def refuse(has: str, needs: str) -> IncompatibleError:
@@ -132,11 +132,11 @@ def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
         )
 
     if dimensions(array)[:1] != (VARIANTS,) or array.ndim > 2:
-        raise refuse(f"dimensions {dimensions(array)}", f"{(VARIANTS, 'alt_alleles')[: 1 + what.per_allele]}")
+        raise refuse(f"dimensions {dimensions(array)}", f"{(VARIANTS, 'alt_alleles')[: 1 + info.per_allele]}")
     if math.prod(array.shape[1:]) < width:
         raise refuse(f"{math.prod(array.shape[1:])} values for a variant", f"{width}")
-    if array.dtype.kind != what.kind or array.dtype == np.dtype("f2"):
-        raise refuse(f"dtype {array.dtype}", "signed integers" if what.kind == "i" else "float32")
+    if array.dtype.kind != info.kind or array.dtype == np.dtype("f2"):
+        raise refuse(f"dtype {array.dtype}", "signed integers" if info.kind == "i" else "float32")
     if not metadata.has_regular_grid(array):
         raise refuse("chunks of different sizes", "chunks of one size")
     return array
@@ -145,16 +145,16 @@ def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
 @dataclass(frozen=True)
 class GenotypeCounter:
     """
-    Counts the genotypes of ranges of rows.
+    Reader of genotype counts, for ranges of rows.
 
     Attributes
     ----------
     genotype, allele
-        Where genotypes and alleles are.
+        The arrays of genotypes and alleles.
     removed
         The positions of removed samples, which are not counted.
     n_rows
-        How many rows there are to a task.
+        The number of rows per task.
     """
 
     genotype: AnyArray
@@ -164,22 +164,22 @@ class GenotypeCounter:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the counts."""
+        """The dtype of the counts."""
         return np.dtype("i8")
 
     @property
     def n_variants(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self.allele.shape[0])
 
     @property
     def n_samples(self) -> int:
-        """How many samples are counted."""
+        """Number of samples that are counted."""
         return int(self.genotype.shape[1]) - len(self.removed)
 
     @property
     def blocks(self) -> Blocks:
-        """Rows of packed counts."""
+        """The lengths of blocks: rows of packed counts."""
         starts = range(0, self.n_variants, self.n_rows)
         rows = tuple(min(self.n_rows, self.n_variants - start) for start in starts)
         return rows, (packed_width(self.allele.shape[1]),)
@@ -190,53 +190,53 @@ class GenotypeCounter:
         return self.count(slice(start, min(self.n_variants, start + self.n_rows))).packed()
 
     def count(self, rows: slice) -> Counts:
-        """Read the chunks of some rows, one after the other."""
+        """Count a range of rows, one chunk of genotypes after the other."""
         n_alleles = np.maximum(1, arrays.read(self.allele, (rows,)).astype(object).astype(bool).sum(axis=1))
         counts = Counts.zeros(n_alleles, self.allele.shape[1], self.n_samples)
         for part in _steps(rows, arrays.outer_chunks(self.genotype)[0]):
             here = slice(part.start - rows.start, part.stop - rows.start)
-            some = counts.part(here)
+            part_counts = counts.part(here)
             for samples in arrays.cuts(self.genotype)[1].spans():
                 genotypes = arrays.read(self.genotype, (part, samples))
-                gone = self.removed[(self.removed >= samples.start) & (self.removed < samples.stop)] - samples.start
-                if len(gone):
-                    genotypes = np.delete(genotypes, gone, axis=1)
-                self._check(genotypes, some.n_alleles, part.start)
-                some.add(genotypes)
+                removed = self.removed[(self.removed >= samples.start) & (self.removed < samples.stop)] - samples.start
+                if len(removed):
+                    genotypes = np.delete(genotypes, removed, axis=1)
+                self._check(genotypes, part_counts.n_alleles, part.start)
+                part_counts.add(genotypes)
         return counts
 
     @staticmethod
     def _check(genotypes: np.ndarray, n_alleles: np.ndarray, first: int) -> None:
-        """Raise an error if a genotype has an allele that its variant does not have."""
+        """Raise a `DamagedChunkError` if a genotype has an allele index that its variant does not have."""
         if not genotypes.size or int(genotypes.max()) < int(n_alleles.min()):
             return
-        wrong = (highest := genotypes.max(axis=(1, 2))) >= n_alleles
-        if wrong.any():
-            row = int(np.argmax(wrong))
+        is_invalid = (highest := genotypes.max(axis=(1, 2))) >= n_alleles
+        if is_invalid.any():
+            row = int(np.argmax(is_invalid))
             raise pipeline.DamagedChunkError(
                 f"{GENOTYPE} has allele {highest[row]} in row {first + row}, whose variant has {n_alleles[row]} alleles"
             )
 
     def mem(self) -> int:
-        """What counting takes beside the counts: a chunk of genotypes, what is made of it, and alleles."""
+        """Bytes needed in addition to the counts: a chunk of genotypes, temporary arrays made from it, and alleles."""
         _, samples, ploidy = arrays.outer_chunks(self.genotype)
         decoded = arrays.chunk_bytes(self.genotype)
-        kept_apart = decoded if len(self.removed) else 0
-        at_once = max(SLAB, min(samples, self.genotype.shape[1]) * ploidy)
+        without_removed = decoded if len(self.removed) else 0
+        slab = max(SLAB, min(samples, self.genotype.shape[1]) * ploidy)
         strings = 2 * self.n_rows * self.allele.shape[1] * arrays.element_bytes(self.allele)
         n_chunks = min(pipeline.READS_AT_ONCE, math.ceil(self.n_rows / arrays.outer_chunks(self.allele)[0]))
         return (
             arrays.decode_mem(self.genotype, 1)
             + decoded
-            + kept_apart
-            + SLAB_BYTES_PER_ALLELE * at_once
+            + without_removed
+            + SLAB_BYTES_PER_ALLELE * slab
             + strings
             + arrays.decode_mem(self.allele, n_chunks)
         )
 
 
 def _steps(whole: slice, step: int) -> Iterator[slice]:
-    """A range, cut where chunks end."""
+    """Split a range at chunk boundaries."""
     start = whole.start
     while start < whole.stop:
         stop = min(whole.stop, (start // step + 1) * step)
@@ -247,16 +247,16 @@ def _steps(whole: slice, step: int) -> Iterator[slice]:
 @dataclass(frozen=True)
 class RecomputeFields:
     """
-    The recomputing of the arrays of some INFO fields.
+    Recompute the arrays of INFO fields.
 
     Attributes
     ----------
     targets
         The array of each field.
     masks
-        Arrays that say of these which values are missing or fill.
+        The mask arrays of these arrays, which mark missing or fill values.
     counter
-        What they are computed from.
+        Counts the genotypes from which the fields are computed.
     """
 
     targets: dict[str, AnyArray]
@@ -265,38 +265,38 @@ class RecomputeFields:
 
     @classmethod
     def of(cls, vcz: Vcz, targets: dict[str, AnyArray], memory: Memory) -> "RecomputeFields":
-        """Find out how many rows one task takes: whole chunks of all targets, which no other task writes then."""
+        """Choose the number of rows per task: whole chunks of all targets, so that no two tasks write one chunk."""
         masks = tuple(m for a in targets.values() for m in _masks(vcz, a))
         genotype, allele = vcz.arrays[GENOTYPE], vcz.arrays[ALLELE]
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
         written = math.lcm(*(arrays.outer_chunks(a)[0] for a in (*targets.values(), *masks)))
         n = max(1, vcz.n_variants)
         both = math.lcm(written, arrays.outer_chunks(genotype)[0])
-        unit = both if both <= n else min(written, n)  # else some chunks of genotypes are read twice
+        unit = both if both <= n else min(written, n)  # in the latter case, chunks of genotypes may be read twice
         count_bytes = 8 * packed_width(allele.shape[1])
         row_bytes = max(count_bytes, math.prod(genotype.shape[1:]) * arrays.element_bytes(genotype))
         units = max(1, min(TASK_BYTES // (unit * row_bytes), math.ceil(n / unit) // MIN_TASKS))
-        alone = cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
-        # what fields are made of takes some copies of the counts
-        memory.fit("recompute", (1,), unit * units * count_bytes, lambda _: alone._extra_mem(count_bytes))
-        return alone
+        result = cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
+        # computing the fields needs some copies of the counts
+        memory.fit("recompute", (1,), unit * units * count_bytes, lambda _: result._extra_mem(count_bytes))
+        return result
 
     def _extra_mem(self, count_bytes: int) -> int:
         return self.counter.mem() + 2 * self.counter.n_rows * count_bytes
 
     @property
     def name(self) -> str:
-        """Of all its arrays."""
+        """The names of all its arrays."""
         return ", ".join(array.path for array in self.arrays)
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
-        """The targets, and what says which of their values are missing."""
+        """The targets and their masks."""
         return (*self.targets.values(), *self.masks)
 
     @property
     def encoded_chunks(self) -> int:
-        """None."""
+        """Always 0."""
         return 0
 
     @property
@@ -320,7 +320,7 @@ class RecomputeFields:
         return sum(a.size * arrays.element_bytes(a) for a in self.arrays)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Count in tasks, and write what each has counted."""
+        """Count in tasks; each writes the fields of its rows."""
         from plans.core import cubed_backend, sinks
 
         here = self._in(store)
@@ -339,7 +339,7 @@ class RecomputeFields:
             here.put(i * here.counter.n_rows, here.counter.block((i, 0)))
 
     def _in(self, store: "ZarrStore") -> "RecomputeFields":
-        """All arrays where they are read and written."""
+        """The same, with all arrays in the given store."""
         counter = self.counter
         genotype, allele = (arrays.planned(a, store=store) for a in (counter.genotype, counter.allele))
         return RecomputeFields(
@@ -349,7 +349,7 @@ class RecomputeFields:
         )
 
     def put(self, first: int, packed: np.ndarray) -> tuple[int, int]:
-        """Compute the fields of some rows, and write them; returns how many chunks and bytes that was."""
+        """Compute and write the fields of some rows; return the numbers of chunks and decoded bytes written."""
         counts = Counts.unpacked(packed, self.counter.n_samples)
         n_chunks = n_bytes = 0
         for field, array in self.targets.items():
@@ -365,22 +365,22 @@ class RecomputeFields:
 
 def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
     """
-    The arrays of a store that say which values of another are missing or fill.
+    The mask arrays of an array, which mark missing or fill values.
 
     Raises
     ------
     IncompatibleError
-        If one is not of its shape.
+        If a mask has another shape, a wrong dtype or an irregular grid.
     """
-    found = [vcz.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in vcz.arrays]
-    for mask in found:
+    masks = [vcz.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in vcz.arrays]
+    for mask in masks:
         if mask.shape != array.shape or mask.dtype.kind != "b" or not metadata.has_regular_grid(mask):
             raise IncompatibleError(
                 f"recompute: {mask.path} of {vcz.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
                 f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "
                 f"{mask.path}"
             )
-    return found
+    return masks
 
 
 def _n_chunks(array: AnyArray) -> int:
@@ -389,25 +389,25 @@ def _n_chunks(array: AnyArray) -> int:
 
 def _values(field: str, array: AnyArray, counts: Counts, first: int) -> np.ndarray:
     """
-    The values of a field, as an array holds them: missing ones, and fill where a variant lacks the allele.
+    The values of a field as stored in its array, with missing values, and fill values for absent alleles.
 
     Raises
     ------
     OverflowError
-        If one is too large for the array.
+        If a value is too large for the dtype of the array.
     """
-    what = FIELDS[field]
-    found = what.compute(counts)
-    n, width = found.values.shape
-    if array.dtype.kind == "i" and found.values.size and int(found.values.max()) > np.iinfo(array.dtype).max:
-        row = int(np.argmax(found.values.max(axis=1)))
+    info = FIELDS[field]
+    result = info.compute(counts)
+    n, width = result.values.shape
+    if array.dtype.kind == "i" and result.values.size and int(result.values.max()) > np.iinfo(array.dtype).max:
+        row = int(np.argmax(result.values.max(axis=1)))
         raise OverflowError(
-            f"{field} is {found.values.max()} in row {first + row}, which {array.path} of dtype {array.dtype} cannot "
+            f"{field} is {result.values.max()} in row {first + row}, which {array.path} of dtype {array.dtype} cannot "
             f"hold; leave {field} out, or delete the array {array.path}, which is then re-created"
         )
     filled = np.full((n, math.prod(array.shape[1:])), fill_value(array.path, array), dtype=array.dtype)
-    values = found.values.astype(array.dtype)
-    values[np.broadcast_to(found.missing, values.shape)] = missing_value(array.path, array)
-    has = np.arange(1, width + 1) < counts.n_alleles[:, np.newaxis] if what.per_allele else np.ones((n, 1), dtype=bool)
+    values = result.values.astype(array.dtype)
+    values[np.broadcast_to(result.missing, values.shape)] = missing_value(array.path, array)
+    has = np.arange(1, width + 1) < counts.n_alleles[:, np.newaxis] if info.per_allele else np.ones((n, 1), dtype=bool)
     filled[:, :width][has] = values[has]
     return filled.reshape(n, *array.shape[1:])

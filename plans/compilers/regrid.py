@@ -1,9 +1,8 @@
-"""Regrid: the samples of a store are cut into other chunk columns; all values stay what they are.
+"""Regrid: change the chunk columns, chunks, shards or compressors of a store without changing its values.
 
-Columns that are the same before and after are not touched, and one that only gets another number is not read.
-Where none has to be re-encoded it is the metadata alone that change. Else tasks read the old chunks while others write
-new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that
-takes the place of the store.
+Columns that stay the same are not touched, and columns of which only the index changes are not read. If no column has
+to be re-encoded, only metadata change. Otherwise tasks read old chunks while others write new ones to the same keys, as
+in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that replaces the store.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -51,31 +50,32 @@ def compile_regrid(
     regions: np.ndarray | None = None,
 ) -> Plan:
     """
-    Compile the change of chunks, and of what compresses them.
+    Compile a change of chunks, shards and compressors.
 
     Parameters
     ----------
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state when the plan will run.
     memory
-        What a task may use.
+        Memory limits of a task.
     sample_grid
-        One of `vczstore.choices.SAMPLE_GRIDS`; None to leave it.
+        One of `vczstore.choices.SAMPLE_GRIDS`; None to keep it.
     samples_chunk
-        How many samples a chunk has of a regular grid; of a flexible one, up to how many columns are merged.
+        The number of samples per chunk of a regular grid; for a flexible grid, the width up to which columns are
+        merged. None to keep the columns.
     variants_chunk
-        How many variants a chunk has; None to leave it.
+        The number of variants per chunk; None to keep it.
     shards
-        How many variants and samples a shard has, by dimension; 0 for none. None are left as they are.
+        The numbers of variants and samples per shard, by dimension; 0 for no shards. Empty to keep them.
     compressor
-        Blosc's compressor, and its level, of all arrays; None to leave them.
+        The compressor and level of Blosc, for all arrays; None to keep the compressors.
     regions
-        The rows of ``region_index`` with chunks of so many variants; None to leave it.
+        The rows of ``region_index`` for the new `variants_chunk`; None to keep it.
 
     Raises
     ------
     UnsuitableError
-        If the store cannot have a flexible grid or such shards, or chunks have to be rewritten of plain Zarr that is
+        If the store cannot have a flexible grid or such shards, or chunks would be rewritten of plain Zarr that is
         not in a local folder.
     """
     vcz.require_whole(OPERATION)
@@ -97,9 +97,9 @@ def compile_regrid(
         after = {name: conversion.recompressed(array, *compressor) for name, array in after.items()}
     old = vcz.arrays
     changed = {n: a for n, a in after.items() if a is not old[n] and _grid_edit(a) != _grid_edit(old[n])}
-    left = {n: _unchanged(vcz.arrays[n], array) for n, array in changed.items() if n in vcz.samples_arrays}
-    rewritten = {n: array for n, array in changed.items() if n in left and left[n][1] < vcz.n_samples}
-    others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in left]
+    unchanged = {n: _unchanged(vcz.arrays[n], array) for n, array in changed.items() if n in vcz.samples_arrays}
+    rewritten = {n: array for n, array in changed.items() if n in unchanged and unchanged[n][1] < vcz.n_samples}
+    others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in unchanged]
     edits: list[Edit] = [*map(_grid_edit, changed.values())]
     if regions is not None:
         written = other_regions(vcz.arrays[REGION_INDEX], regions)
@@ -120,14 +120,14 @@ def compile_regrid(
     )
     if not rewritten and not others:
         return plan
-    puts = {n: _moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()}
-    return _in_place(plan, vcz, {name: n for name, (n, _) in left.items()}, puts, others)
+    puts = {n: _moved(vcz.arrays[n], array, unchanged[n][1], memory) for n, array in rewritten.items()}
+    return _in_place(plan, vcz, {name: n for name, (n, _) in unchanged.items()}, puts, others)
 
 
 def look_up_regions(
     vcz: Vcz, variants_chunk: int | None, memory: Memory
 ) -> Generator[Survey, list[list[Any]], np.ndarray | None]:
-    """Look up the rows of ``region_index`` with chunks of so many variants; None if they stay, or there is none."""
+    """Compute the rows of ``region_index`` for a new chunk length; None if it does not change, or there is no index."""
     if variants_chunk in (None, vcz.chunk_lengths[VARIANTS]) or REGION_INDEX not in vcz.arrays:
         return None
     assert variants_chunk is not None
@@ -138,12 +138,12 @@ def look_up_regions(
             "which another one could be made; delete region_index, or leave out --variants-chunk"
         )
     scan = IndexRows.of(vcz, Rows.of(np.array([[0, vcz.n_variants]])), variants_chunk)
-    (found,) = yield Survey(OPERATION, (scan,), memory)
-    return IndexRows.joined(found)
+    (index_rows,) = yield Survey(OPERATION, (scan,), memory)
+    return IndexRows.joined(index_rows)
 
 
 def _wider_notes(columns: Sequence[int], most: int) -> dict[str, str]:
-    """What people are told of columns that are wider than is wanted."""
+    """A note for the user if columns are wider than `most`; they are not split."""
     wider = [width for width in columns if width > most]
     if not wider:
         return {}
@@ -155,11 +155,11 @@ def _wider_notes(columns: Sequence[int], most: int) -> dict[str, str]:
 
 def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     """
-    Merge neighbouring columns, those of a like width, until they are as wide as is wanted.
+    Merge adjacent columns of similar width, up to a maximal width.
 
-    From the last column on, one is merged with all that follow where it is less than twice as wide as these together.
-    So widths fall off from left to right by half at least, and of n samples that came one by one each was re-encoded
-    log2(n) times at most, as in the levels of a log-structured merge tree (O'Neil et al. 1996,
+    From right to left, a column is merged with all columns to its right if it is less than twice as wide as these
+    together. Widths thus decrease from left to right by at least half, and if n samples are added one by one, each is
+    re-encoded log2(n) times at most, as in the levels of a log-structured merge tree (O'Neil et al. 1996,
     doi:10.1007/s002360050048).
 
     Parameters
@@ -167,7 +167,7 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     columns
         The widths of columns.
     most
-        No column becomes wider than that.
+        The maximal width of a merged column.
 
     Examples
     --------
@@ -191,7 +191,7 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
 
 
 def _joined(columns: Iterable[int], most: int) -> list[int]:
-    """Columns, each with as many of the next ones as it has room for."""
+    """Merge columns greedily from left to right, up to a width of `most`."""
     result: list[int] = []
     for width in columns:
         if result and result[-1] + width <= most:
@@ -208,7 +208,7 @@ def _require_shards(vcz: Vcz, is_flexible: bool) -> None:
     Raises
     ------
     UnsuitableError
-        If they are of format 2, or are to have chunks of several widths.
+        If they are of format 2, or have or get a flexible grid.
     """
     if vcz.zarr_format == 2:
         raise UnsuitableError(
@@ -224,12 +224,12 @@ def _require_shards(vcz: Vcz, is_flexible: bool) -> None:
 
 def require_flexible(operation: str, vcz: Vcz, *, without_shards: bool = False) -> None:
     """
-    Check that the arrays of a store can have chunks of several widths.
+    Check that the arrays of a store can have a flexible grid.
 
     Raises
     ------
     UnsuitableError
-        If they are of format 2, or have shards that are not taken from them.
+        If they are of format 2, or have shards that are not removed by the same operation.
     """
     if vcz.zarr_format == 2:
         raise UnsuitableError(
@@ -245,9 +245,9 @@ def require_flexible(operation: str, vcz: Vcz, *, without_shards: bool = False) 
 
 
 def _others(vcz: Vcz, lengths: Mapping[str, int], compressor: object) -> dict[str, AnyArray]:
-    """The arrays without samples that may change. The index of regions is small, and replaced by itself."""
-    known = {n: a for n, a in vcz.arrays.items() if n not in vcz.samples_arrays and n != REGION_INDEX and has_grid(a)}
-    return {n: a for n, a in known.items() if compressor is not None or {*lengths} & {*dimensions(a)}}
+    """The arrays without samples that may change, except ``region_index``, which is replaced as a whole."""
+    others = {n: a for n, a in vcz.arrays.items() if n not in vcz.samples_arrays and n != REGION_INDEX and has_grid(a)}
+    return {n: a for n, a in others.items() if compressor is not None or {*lengths} & {*dimensions(a)}}
 
 
 def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapping[str, int]) -> AnyArray:
@@ -271,7 +271,7 @@ def _regular(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
 
 def _sharded(array: AnyArray, shards: Mapping[str, int], label: str) -> AnyArray:
     """
-    The array with shards along the dimensions that are named, if it has any of them.
+    The array with shards of the given lengths, by dimension; unchanged if it has none of these dimensions.
 
     Raises
     ------
@@ -302,13 +302,13 @@ def _cut(array: AnyArray) -> Cuts:
 
 
 def _columns(after: Mapping[str, AnyArray]) -> range:
-    """The chunk columns of an array with calls, or of any."""
+    """The indices of the chunk columns, of an array of calls if there is one."""
     names = sorted(after, key=lambda name: not name.startswith("call_"))
     return range(_cut(after[names[0]]).n)
 
 
 def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:
-    """How many columns stay what they are at the beginning, and how many samples these are."""
+    """The number of leading columns that stay the same, and of their samples."""
     old, new = _cut(before), _cut(after)
     n = 0
     if not has_same_chunks(before, after, samples_axis(before) or 0):
@@ -320,15 +320,15 @@ def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PutInColumns(PutSamples):
-    """The samples of an array come into other columns of it."""
+    """Write samples of an array into other columns of the same array."""
 
     def reading_from(self, store: "ZarrStore") -> "PutInColumns":
-        """The same, read elsewhere."""
+        """The same write, with the samples read from another store."""
         return replace(self, parts=tuple(replace(part, array=in_store(part.array, store)) for part in self.parts))
 
 
 def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> PutSamples:
-    """The samples from one on go to their new columns."""
+    """The write of all samples from position `start` on to their new columns."""
     where = np.arange(start, _cut(after).length)
     return PutInColumns.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
 
@@ -336,7 +336,7 @@ def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> Put
 def _in_place(
     plan: Plan, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples], others: Sequence[Write]
 ) -> Plan:
-    """The plan as the first part of one that has no other; see `keep_columns`."""
+    """The plan with its writes and edits as its only step, in a store that is written in place; see `keep_columns`."""
     store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
     writes, preparations = keep_columns(store, vcz, left, puts, others)
     rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})

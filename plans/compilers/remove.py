@@ -1,6 +1,6 @@
-"""Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip.
+"""Remove: set the values of samples to missing, and blank their IDs; readers of VCZ skip samples with empty IDs.
 
-Only the chunk columns that hold the samples are read and written, each once, however many samples it holds.
+Only the chunk columns that hold the samples are read and written, each once.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -48,16 +48,18 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     Parameters
     ----------
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state when the plan will run.
     samples
-        The IDs of the samples. One that is named twice is removed once.
+        Sample IDs; duplicates are ignored.
     memory
-        What a task may use.
+        Memory limits of a task.
 
     Raises
     ------
     SampleError
-        If no samples are named, or some are not there: all of these are named, and nothing is done.
+        If no samples are given, or some are not in the store; the message names all of the latter.
+    IncompatibleError
+        If an array has a dtype without a missing value.
     """
     operation = OPERATION
     vcz.require_whole(operation)
@@ -86,9 +88,9 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         for name, array in vcz.samples_arrays.items()
         if name != SAMPLE_ID
     )
-    unfilled = SetNoFill.of(ids)  # or readers would take an empty ID for a missing one
-    ids = ids if unfilled is None else unfilled.array
-    shown = () if unfilled is None else (unfilled, Consolidate((SAMPLE_ID,), vcz.zarr_format))
+    no_fill = SetNoFill.of(ids)  # else readers would take an empty ID for a missing one
+    ids = ids if no_fill is None else no_fill.array
+    fill_edits = () if no_fill is None else (no_fill, Consolidate((SAMPLE_ID,), vcz.zarr_format))
     header = vcf_headers.without(vcz.attributes, {*vcz.sample_ids[positions].tolist()}, {*blanked.tolist()})
     after, marks = mark_stale(vcz.planned({SAMPLE_ID: ids}, blanked))
     after = replace(after, attributes={**after.attributes, **header})
@@ -98,7 +100,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         base=vcz.state,
         checks=(),
         writes=writes,
-        edits=(*set_header(header, vcz), *shown, SetItems(ids, positions, REMOVED)),
+        edits=(*set_header(header, vcz), *fill_edits, SetItems(ids, positions, REMOVED)),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be missing already",
@@ -109,64 +111,64 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
 
 
 def set_header(header: Mapping[str, Any], vcz: Vcz) -> list[SetHeader]:
-    """What writes a VCF's header of which lines were dropped; before IDs go, so that a removal is not done without."""
+    """Edits that write the reduced VCF header; apply them before IDs are blanked, so no finished removal lacks them."""
     return [SetHeader(name, value, vcz.zarr_format) for name, value in header.items()]
 
 
 def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
-    Compile a removal that the store remembers, and that can be completed if it is stopped.
+    Compile a removal that the store records, and that can be completed if it is interrupted.
 
-    On plain Zarr IDs in several chunks are blanked one chunk after the other. Since the store remembers beforehand who
-    is removed, a second run does not take those that are gone for unknown.
+    On plain Zarr, IDs in several chunks are blanked one chunk after the other. Since hashes of all IDs are recorded
+    first, a second run recognises the IDs that are already blank as removed, not as unknown.
     """
     wanted = list(dict.fromkeys(samples))
     _, unknown = positions_of(vcz, wanted)
-    gone = set(Withdrawn.of(store, vcz).among(unknown))
-    left = [sample for sample in wanted if sample not in gone]
-    before = f"{len(gone):,} of the samples {were(len(gone))} removed before"
-    if gone and not left:
+    removed = set(Withdrawn.of(store, vcz).among(unknown))
+    remaining = [sample for sample in wanted if sample not in removed]
+    before = f"{len(removed):,} of the samples {were(len(removed))} removed before"
+    if removed and not remaining:
         raise SampleError(
             f"{OPERATION}: {vcz.label} has no sample {listing(wanted)} any more; nothing was removed, since {before}"
         )
     try:
-        plan = recording_removal(compile_remove(store, vcz, left, memory), vcz, left)
+        plan = recording_removal(compile_remove(store, vcz, remaining, memory), vcz, remaining)
     except SampleError as error:
-        if not gone:
+        if not removed:
             raise
         raise SampleError(f"{error.message}; {before}", error.hint) from error
-    return replace(plan, counts={**plan.counts, **({"samples removed before": len(gone)} if gone else {})})
+    return replace(plan, counts={**plan.counts, **({"samples removed before": len(removed)} if removed else {})})
 
 
 def _neutral_note(vcz: Vcz) -> str:
-    """The fields that cannot say that there is no value, and what is written instead; nothing if there are none."""
-    found = [
+    """A note on fields whose dtype has no missing value, and the values written instead; empty if there are none."""
+    fields = [
         f"{name} ({array.dtype}) reads {missing_value(name, array)}"
         for name, array in vcz.samples_arrays.items()
         if lacks_missing_value(name, array.dtype)
     ]
-    return f"no missing value: {listing(found)}" if found else ""
+    return f"no missing value: {listing(fields)}" if fields else ""
 
 
 def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memory) -> Plan:
     """
-    Compile what completes removals that others have left half-done: the values of samples without an ID.
+    Compile the completion of half-done removals: values of samples without an ID become missing.
 
     Parameters
     ----------
     store, vcz
-        The store, and the state that it is in. IDs that are empty, and for which no array has values, go.
+        The store, and its state. Trailing empty IDs beyond the samples of the call arrays are deleted.
     names
         The arrays in which samples without an ID have values.
     memory
-        What a task may use.
+        Memory limits of a task.
     """
     n = vcz.n_samples if vcz.beyond_calls is None else vcz.beyond_calls
-    ids, ends = vcz.sample_ids[:n], vcz.resized(n)
-    longer = [name for name, array in ends.items() if array.shape != vcz.arrays[name].shape]
-    shapes = [SetShape.of(ends[name]) for name in longer]
+    ids, resized = vcz.sample_ids[:n], vcz.resized(n)
+    longer = [name for name, array in resized.items() if array.shape != vcz.arrays[name].shape]
+    shapes = [SetShape.of(resized[name]) for name in longer]
     positions = np.flatnonzero(ids == REMOVED)
-    writes = tuple(RemoveFromArray.of(name, ends[name], positions, memory) for name in sorted(names))
+    writes = tuple(RemoveFromArray.of(name, resized[name], positions, memory) for name in sorted(names))
     return Plan(
         operation="repair",
         store=store,
@@ -175,14 +177,14 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
         writes=writes,
         edits=(*shapes, Consolidate(tuple(longer), vcz.zarr_format)),
         memory=memory,
-        after=vcz.planned(ends, ids),
+        after=vcz.planned(resized, ids),
         if_stopped="some values of the samples may be missing already",
         counts={"empty IDs deleted": vcz.n_samples - len(ids), "arrays blanked": len(writes)},
     )
 
 
 def compile_header(store: Store, vcz: Vcz, header: Mapping[str, Any], memory: Memory) -> Plan:
-    """Compile what drops lines of the VCF's header that name removed samples; `header` has the attributes without."""
+    """Compile the repair of VCF headers that name removed samples; `header` has the reduced attributes."""
     return Plan(
         operation="repair",
         store=store,
@@ -200,14 +202,14 @@ def compile_header(store: Store, vcz: Vcz, header: Mapping[str, Any], memory: Me
 @dataclass(frozen=True)
 class RemoveFromArray(Reencoded):
     """
-    The removal of samples from one array, whose shape stays.
+    Set the values of samples of one array to missing; its shape does not change.
 
     Attributes
     ----------
     positions
-        Of the samples, increasing.
+        The positions of the samples, increasing.
     value
-        What stands for "missing".
+        The missing value.
     """
 
     positions: np.ndarray
@@ -216,7 +218,7 @@ class RemoveFromArray(Reencoded):
 
     @classmethod
     def of(cls, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
-        """Find the columns that hold the samples."""
+        """Find the chunk columns that hold the samples, and choose the number of chunks per task."""
         axis = samples_axis(array)
         assert axis is not None
         widths = arrays.widths(array)
@@ -253,7 +255,7 @@ class RemoveFromArray(Reencoded):
         return [chunks.write(blanked, sinks.DecodedSink(array, self.columns))]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Let xarray select the columns, and choose between old and missing values."""
+        """Select the columns and blank the samples with xarray."""
         from plans.core import xarray_backend
 
         if not self.columns.n_chunks:
@@ -280,7 +282,7 @@ class RemoveFromArray(Reencoded):
 def _blank(
     values: np.ndarray, *, positions: np.ndarray, value: Any, columns: Columns, block_id: tuple[int, ...]
 ) -> np.ndarray:
-    """The block with the missing value at the positions that it holds."""
+    """Set the samples of a block that are at some positions of the array to a missing value."""
     axis = columns.axis
     assert axis is not None
     for here, there in columns.regions(block_id):

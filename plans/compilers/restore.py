@@ -1,4 +1,4 @@
-"""Restore: what a store was becomes what it is, in a new commit: metadata, and the chunks that have changed since."""
+"""Restore: return a store to an earlier state in a new commit, by its metadata and the chunks that have changed."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 OPERATION = "restore"
 
 _OF_STATE = (LEDGER, INFO_STATES)
-"""Attributes of ours that tell of what is in the store."""
+"""Attributes of vczstore that describe the contents of a state, so are restored with it."""
 
 _KEEP_SAMPLES = {"append", "update", "recompute", "compact", "regrid", OPERATION}
-"""Operations that remove and rename no sample."""
+"""Operations that neither remove nor rename samples."""
 
 _DROP_HEADER = {"remove", "rename-samples", "repair"}
-"""Operations that drop lines of the VCF's header."""
+"""Operations that drop lines of the VCF header."""
 
 
 def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     """
-    Compile the return to a state.
+    Compile the return to an earlier state.
 
     Parameters
     ----------
     store, vcz
-        The repository, and the state that it is in.
+        The repository, and its current state.
     state
         A tag, branch or snapshot.
     memory
-        What a task may use.
+        Memory limits of a task.
 
     Raises
     ------
     SampleError
-        If the state has samples that the store no longer has, or removed samples are hashed with another key there.
+        If the state has samples that the store no longer has, or hashes of removed samples with another key.
     """
     past = store.open(state)
     past.require_whole(OPERATION, edited=False)
@@ -67,11 +67,11 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     edits: list[Edit] = [Delete(path) for path in (*present, *vcz.groups) if path not in (*before, *past.groups)]
     writes = []
     for path, array in before.items():
-        found = None if changed is None else changed.get(path, _none(array))
+        chunks = None if changed is None else changed.get(path, _none(array))
         if path in present and not _same_grid(present[path], array):
             edits.append(Delete(path))
-            found = None
-        write = RestoreChunks(path, array, None if found is None else _within(array, found))
+            chunks = None
+        write = RestoreChunks(path, array, None if chunks is None else _within(array, chunks))
         if write.encoded_chunks:
             writes.append(write)
     attributes = _attributes(store, vcz, past)
@@ -96,7 +96,7 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
 
 
 def _last_like(store: Store, vcz: Vcz, past: Vcz) -> str:
-    """The newest snapshot whose chunks are those of a state: itself, or one that restored it."""
+    """The newest snapshot with the chunks of a state: its own, or one that restored it."""
     for entry in store.history.snapshots(vcz.snapshot):
         if past.snapshot in (entry.id, entry.metadata.get("vczstore", {}).get(RESTORED)):
             return entry.id
@@ -105,9 +105,9 @@ def _last_like(store: Store, vcz: Vcz, past: Vcz) -> str:
 
 def _refuse_withdrawn(store: Store, vcz: Vcz, past: Vcz, state: str) -> None:
     """
-    Raise a `SampleError` if a state has samples that the store no longer has. They are not named: they are gone.
+    Raise a `SampleError` if a state has samples that the store no longer has. The message does not name them.
 
-    Those that are not there only because an earlier state was restored may come back.
+    Samples that are absent only because an earlier state was restored are allowed.
     """
     n = len({*past.sample_ids.tolist()} - {*vcz.sample_ids.tolist()} - {REMOVED})
     if n and not _keeps_samples(store, vcz, past):
@@ -119,7 +119,7 @@ def _refuse_withdrawn(store: Store, vcz: Vcz, past: Vcz, state: str) -> None:
 
 
 def _keeps_samples(store: Store, vcz: Vcz, past: Vcz) -> bool:
-    """Whether all that was done since a state is known to have removed and renamed no sample."""
+    """Whether no operation since a state can have removed or renamed samples."""
     for entry in store.history.snapshots(vcz.snapshot):
         if entry.id == past.snapshot:
             return True
@@ -130,24 +130,23 @@ def _keeps_samples(store: Store, vcz: Vcz, past: Vcz) -> bool:
 
 def _attributes(store: Store, vcz: Vcz, past: Vcz) -> dict[str, Any]:
     """
-    The attributes of the root group: those of the past.
+    The attributes of the root group: those of the past state, including its ledger of jobs.
 
-    Samples that were removed here stay known, and so do those of a state of another branch; of what jobs have brought
-    in, it is what was there. Header lines that may name samples that are gone do not come back.
+    Hashes of removed samples are merged from both states. Header lines that may name removed samples are not restored.
     """
     withdrawn = Withdrawn.of(store, vcz).merged_with(Withdrawn.of(store, past), OPERATION)
-    then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
-    then |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
+    result = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
+    result |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
     if (dropped := _dropped_header(store, vcz, past)) is not None:
-        then |= vcf_headers.without_dropped(then, vcz.attributes, {*past.sample_ids.tolist()}, dropped)
-    return then | ({WITHDRAWN: withdrawn.value} if withdrawn.value else {})
+        result |= vcf_headers.without_dropped(result, vcz.attributes, {*past.sample_ids.tolist()}, dropped)
+    return result | ({WITHDRAWN: withdrawn.value} if withdrawn.value else {})
 
 
 def _dropped_header(store: Store, vcz: Vcz, past: Vcz) -> set[tuple[str, str]] | None:
     """
-    The lines of the VCF's header that were dropped since a state by operations that drop those that name samples.
+    The lines of the VCF header that were dropped since a state by the operations in `_DROP_HEADER`.
 
-    None if there was no such operation; all lines of a state that is not in this history.
+    None if there was no such operation; all lines if the state is not in the history.
     """
     entries = list[Snapshot]()
     for entry in store.history.snapshots(vcz.snapshot):
@@ -165,9 +164,9 @@ def _lines(store: Store, state: str) -> set[tuple[str, str]]:
 
 
 def operations_of(entry: Snapshot) -> set[str | None]:
-    """What a snapshot says that was done in it; None if it says nothing."""
-    said = entry.metadata.get("vczstore", {})
-    return {step.get("operation") for step in said.get("steps", [said])}
+    """The operations recorded in the metadata of a snapshot; {None} if none is recorded."""
+    metadata = entry.metadata.get("vczstore", {})
+    return {step.get("operation") for step in metadata.get("steps", [metadata])}
 
 
 def _is_ours(attribute: str) -> bool:
@@ -175,7 +174,7 @@ def _is_ours(attribute: str) -> bool:
 
 
 def _documents(vcz: Vcz, past: Vcz, attributes: Mapping[str, Any]) -> Iterator[Edit]:
-    """What writes the documents that differ; the root's own last."""
+    """Edits that write the documents that differ, the document of the root group last."""
     keys = [f"{path}/zarr.json" for path in (*past.groups, *past.arrays, *past.inner)]
     for key in keys:
         document = zarr_objects.read_json(past.store, key)
@@ -187,7 +186,7 @@ def _documents(vcz: Vcz, past: Vcz, attributes: Mapping[str, Any]) -> Iterator[E
 
 
 def _same_grid(now: AnyArray, then: AnyArray) -> bool:
-    """Whether a chunk has the same place and encoding in both."""
+    """Whether chunks have the same coordinates and encoding in both arrays."""
     pairs = zip(arrays.widths(now), arrays.widths(then), strict=True)
     return now.ndim == then.ndim and same_encoding(now, then) and all(_same_widths(*pair) for pair in pairs)
 
@@ -204,21 +203,21 @@ def _none(array: AnyArray) -> np.ndarray:
 
 
 def _within(array: AnyArray, changed: np.ndarray) -> np.ndarray:
-    """Of chunks those within the grid of an array."""
+    """The changed chunks that are within the grid of an array."""
     return changed[(changed < np.array(arrays.grid_of(array), dtype="i8")).all(axis=1)]
 
 
 @dataclass(frozen=True)
 class RestoreChunks:
     """
-    Chunks of an array become what they were, byte for byte; those that were absent go.
+    Restore chunks of an array verbatim, and delete those that did not exist.
 
     Attributes
     ----------
     name, array
-        The array as it was.
-    chunks : numpy.ndarray of int64, chunks by axes
-        Which ones; None for all.
+        The array in the earlier state.
+    chunks : numpy.ndarray of int64, shape (chunks, axes)
+        The coordinates of the chunks; None for all.
     """
 
     name: str
@@ -230,26 +229,26 @@ class RestoreChunks:
 
     @property
     def encoded_chunks(self) -> int:
-        """All of them; absent ones count."""
+        """Number of chunks, including those to delete."""
         return math.prod(arrays.grid_of(self.array)) if self.chunks is None else len(self.chunks)
 
     @property
     def chunks_read(self) -> int:
-        """As many."""
+        """The same number."""
         return self.encoded_chunks
 
     @property
     def bytes_read(self) -> int:
-        """At most, decoded."""
+        """Upper bound: all chunks, decoded."""
         return self.encoded_chunks * arrays.chunk_bytes(self.array)
 
     @property
     def bytes_written(self) -> int:
-        """The same."""
+        """The same number of bytes."""
         return self.bytes_read
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Copy some chunks in a task."""
+        """Copy several chunks per task."""
         from plans.core import scan_tasks
 
         n, size = self.encoded_chunks, max(1, arrays.chunk_bytes(self.array))
@@ -258,12 +257,12 @@ class RestoreChunks:
         return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Copy them one after the other."""
+        """Copy one chunk after the other."""
         for i in range(self.encoded_chunks):
             self.copy(store, slice(i, i + 1))
 
     def copy(self, store: "ZarrStore", numbers: slice) -> int:
-        """Copy chunks by their numbers; returns their bytes."""
+        """Copy a range of chunks by their indices, and return their encoded bytes."""
         coords = self._coords(numbers)
         values = encoded_chunks.get_encoded(self.array, coords)
         encoded_chunks.set_encoded(arrays.planned(self.array, store=store), zip(coords, values, strict=True))
@@ -278,13 +277,13 @@ class RestoreChunks:
 
 @dataclass(frozen=True)
 class _RestoreTask:
-    """What a task does."""
+    """A task that restores chunks."""
 
     chunks: RestoreChunks
     store: "ZarrStore"
 
     def look(self, numbers: slice) -> None:
-        """Copy some chunks, and say how many."""
+        """Copy a range of chunks, and report them."""
         report = current_report.get()
         report.encoded_bytes += self.chunks.copy(self.store, numbers)
         report.chunks += numbers.stop - numbers.start

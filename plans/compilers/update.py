@@ -1,7 +1,7 @@
-"""Update: samples that are in a store get the values that sources have for them, such as those of a second calling.
+"""Update: replace the values of samples in a store by those of sources, for example after another round of calling.
 
 Only the chunk columns that hold the samples are read and written, each once, however many sources there are. A column
-whose samples are all replaced is not read; if it is a column of a source, sample for sample, it is copied as it is.
+whose samples are all replaced is not read; if it matches a column of a source sample for sample, it is copied verbatim.
 """
 
 from collections.abc import Collection, Generator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.compilers.append import StoreArrays, brought_by, incoming, look_up
+from plans.compilers.append import StoreArrays, incoming, look_up, prepared_sources
 from plans.core.compatibility import check_incoming
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
@@ -59,49 +59,49 @@ def compile_update(
     Parameters
     ----------
     store, vcz
-        The store: where it is, and the state that it will be in.
+        The store, and its state when the plan will run.
     sources
-        The new values, of samples that are in the store, in any order. All have the store's variants, unless they are
-        harmonised.
+        The sources of new values; their samples are in the store, in any order. All have the store's variants, unless
+        they are harmonised.
     memory
-        What a task may use.
+        Memory limits of a task.
     findings
-        How the sources are harmonised with the store.
+        How the sources match the variants and alleles of the store; None if they are not harmonised.
     fields
-        Which fields become missing for the samples of a source that lacks them, and are left out if the store does;
-        and which the store gets.
+        Fields to drop: they become missing for the samples of sources that lack them, and are left out if the store
+        lacks them. Fields to add to the store.
     unfit
         As in `plans.compilers.append.compile_append`.
 
     Raises
     ------
     SampleError
-        If some of the samples are not in the store: all of these are named.
+        If samples are not in the store; the message names all of them.
     VczstoreError
-        If anything else that metadata and sample IDs tell does not fit.
+        If the metadata or sample IDs are incompatible in another way.
     """
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples are new")
 
-    # 1. everything is whole, and fits
+    # 1. check that everything is consistent and compatible
     vcz.require_whole(OPERATION)
     for source in sources:
         source.require_whole(OPERATION)
     places = _places(store, vcz, sources)
     sources = keep_batch_numbers(vcz, sources, places)
     check_named(OPERATION, vcz, sources, fields)
-    # a field that the store has is not added: values that it has there do not become missing for that
+    # a field that the store has is not added, so that its existing values do not become missing
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
     sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
-    brought, by_allele = brought_by(OPERATION, vcz, sources, findings, fields)
-    dropped = dropped_fields(vcz, sources, brought, fields)
-    layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
+    prepared, by_allele = prepared_sources(OPERATION, vcz, sources, findings, fields)
+    dropped = dropped_fields(vcz, sources, prepared, fields)
+    layout = layout_of(OPERATION, vcz, prepared, by_allele, add=fields.add, unfit=unfit or ())
     layout = _without_ids(layout if findings is None else with_room(layout, findings.highest_kept))
     change = compile_schema_change(
         OPERATION,
         store,
         vcz,
-        brought,
+        prepared,
         layout,
         memory,
         fields=fields,
@@ -109,20 +109,20 @@ def compile_update(
         findings=findings,
         by_allele=by_allele,
     )
-    summary = kept_summary(brought, fields, dropped)
+    kept = kept_summary(prepared, fields, dropped)
     if findings is not None and findings.insertion is not None:
-        plan = _inserting(store, change, brought, places, layout, findings, dropped, memory)
-        return replace(plan, counts={**plan.counts, **summary.counts}, notes={**summary.notes, **plan.notes})
+        plan = _inserting(store, change, prepared, places, layout, findings, dropped, memory)
+        return replace(plan, counts={**plan.counts, **kept.counts}, notes={**kept.notes, **plan.notes})
 
-    # 2. what the store lacks comes first, since samples are written to columns that are widened
+    # 2. the arrays of the store grow first, since samples are written to columns that are widened
     change, growth = compile_growth(OPERATION, store, change, layout, memory)
 
-    # 3. what happens to each array; nothing else changes, but what is known of INFO fields
+    # 3. writes of arrays; apart from these, only the states of INFO fields change
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
-    parts = _parts(brought, places, targets, findings)
+    parts = _parts(prepared, places, targets, findings)
     writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
     after, marks = mark_stale(change.vcz)
-    found = Summary.of(findings, targets, dropped, change.created)
+    summary = Summary.of(findings, targets, dropped, change.created)
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
@@ -137,11 +137,11 @@ def compile_update(
         counts={
             "sources": len(sources),
             "samples updated": n_updated,
-            **found.counts,
             **summary.counts,
+            **kept.counts,
             **change.counts,
         },
-        notes={**found.notes, **summary.notes, **growth.notes},
+        notes={**summary.notes, **kept.notes, **growth.notes},
         preparations=marks,
         first=change.first,
         chunks_of_store=growth.chunks_of_store,
@@ -154,10 +154,10 @@ def _parts(
     targets: Mapping[str, AnyArray],
     findings: Findings | None,
 ) -> dict[str, list[Part]]:
-    """The samples that come into each array."""
-    comes_in = list(enumerate(fitted(s, targets, harmonised=findings is not None) for s in sources))
+    """The parts of each array: the samples of all sources."""
+    fitted_sources = list(enumerate(fitted(s, targets, harmonised=findings is not None) for s in sources))
     return {
-        name: [Part.make(incoming(name, i, s, targets, findings), s.positions, places[i]) for i, s in comes_in]
+        name: [Part.make(incoming(name, i, s, targets, findings), s.positions, places[i]) for i, s in fitted_sources]
         for name in targets
     }
 
@@ -175,7 +175,7 @@ def _inserting(
     """
     Compile an update that inserts variants.
 
-    All chunks of calls are written, since samples that are not updated get rows, too.
+    All chunks of calls are written, since rows are also inserted for samples that are not updated.
     """
     vcz, n = change.was, change.was.n_samples
     insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings), old=0)
@@ -221,7 +221,7 @@ def compile_in_stages(
     fields: Fields = Fields(),
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile an update in stages: what variants and values there are is looked up first, where that matters.
+    Compile an update in stages: the data are surveyed first, where the plan depends on them.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def compile_in_stages(
     Raises
     ------
     VczstoreError
-        If the sources do not fit.
+        If the sources are incompatible.
     """
     findings = None
     if rules is not None:
@@ -250,18 +250,18 @@ def compile_in_stages(
 
 
 def _without_ids(layout: Layout) -> Layout:
-    """A layout without sample IDs, which the store has already."""
+    """The layout without sample IDs, which do not change."""
     return replace(layout, forms={name: form for name, form in layout.forms.items() if name != SAMPLE_ID})
 
 
 def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     """
-    Tell the samples of a source that are in a store from the others, for `Vcz.select`.
+    Split the samples of a source into those that are in a store and the others, as positions for `Vcz.select`.
 
     Returns
     -------
     known, new : numpy.ndarray of int64
-        Increasing. A removed sample of the source is among the others, where an append refuses it.
+        Increasing positions. Removed samples of the source are in `new`, where an append refuses them.
     """
     present = set(vcz.sample_ids.tolist()) - {REMOVED}
     is_known = np.array([sample in present for sample in source.sample_ids], dtype=bool)
@@ -269,7 +269,7 @@ def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
-    """Where the samples of each source are in the store."""
+    """The positions of each source's samples in the store."""
     incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(vcz, list(incoming))
     way_out = "leave them out, or bring them in with append --allow-returning (allow-returning: true in a job)"
@@ -277,11 +277,11 @@ def _places(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     if unknown:
         way_out = "append these samples, or say insert: true in a job, which updates some and appends the others"
         raise unknown_samples(OPERATION, vcz, unknown, f"nothing was updated, {way_out}")
-    found = dict(zip(vcz.sample_ids[positions].tolist(), positions.tolist(), strict=True))
-    if len(found) < len(positions):
+    position_of = dict(zip(vcz.sample_ids[positions].tolist(), positions.tolist(), strict=True))
+    if len(position_of) < len(positions):
         ids, counts = np.unique(vcz.sample_ids[positions], return_counts=True)
         raise SampleError(
             f"{OPERATION}: {vcz.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
             "remove it there, and append it"
         )
-    return [np.array([found[sample] for sample in source.sample_ids], dtype="i8") for source in sources]
+    return [np.array([position_of[sample] for sample in source.sample_ids], dtype="i8") for source in sources]
