@@ -36,12 +36,12 @@ class Append(HarmoniseOptions, Edit):
     Append the samples of one or more VCZs, in their order.
 
     They need the store's variants and alleles in the store's order, unless `harmonise` maps them. VCF and BCF files
-    (``.vcf``, ``.vcf.gz``, ``.vcf.bgz``, ``.bcf``) are converted to VCZs first, for a dry run too.
+    (``.vcf``, ``.vcf.gz``, ``.vcf.bgz``, ``.bcf``) are converted to VCZs first, also for a dry run.
 
     Raises
     ------
     VczstoreError
-        If anything does not fit. Nothing has been changed then.
+        If the sources are incompatible with the store. The store is unchanged then.
 
     Examples
     --------
@@ -133,12 +133,12 @@ class Append(HarmoniseOptions, Edit):
     @property
     def rules(self) -> "Rules":
         """
-        Return how sources are harmonised.
+        The rules for harmonising the sources, whether or not `harmonise` is set.
 
         Raises
         ------
         OptionError
-            If an option has a value that it cannot have.
+            If an option has an invalid value, or requires another option.
         """
         rules = self.inserting(super().rules, self.on_ref_mismatch)
         if self.keep_blocks and not self.gvcf:
@@ -148,12 +148,12 @@ class Append(HarmoniseOptions, Edit):
     @property
     def harmonising(self) -> "Rules | None":
         """
-        How the sources are harmonised; None if they are not.
+        The rules for harmonising the sources; None if they are not harmonised.
 
         Raises
         ------
         OptionError
-            If options of harmonising are given without it.
+            If options of `harmonise` are given without it.
         """
         from plans.variants.harmonise_rules import Rules
 
@@ -166,7 +166,7 @@ class Append(HarmoniseOptions, Edit):
 
     @property
     def then(self) -> Edit | None:
-        """What follows in the same commit."""
+        """The recomputation of INFO fields in the same commit, if requested."""
         return recomputing(self.store, self.recompute)
 
     @property
@@ -175,11 +175,11 @@ class Append(HarmoniseOptions, Edit):
         return self.output is None
 
     def store_to_lock(self, options: "Options") -> "Store | None":
-        """Open the store whose writers are kept away; none, if a copy is made."""
+        """Open the store that is locked against other writers; None if a copy is made."""
         return None if self.output is not None else super().store_to_lock(options)
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store, what comes into it, and the place of a copy."""
+        """Open the store, the sources, and the destination of a copy."""
         if self.output is None:
             return super().open(options, written, dry_run=dry_run)
         origin = options.for_store(self.store, [*self.sources, self.output]).open(self.store)
@@ -188,7 +188,7 @@ class Append(HarmoniseOptions, Edit):
         return replace(compiling, store=output, origin=compiling.store)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Look variants and values up where that matters; then compile what is copied, re-encoded and edited."""
+        """Survey variants and values where needed, and compile the plan."""
         from plans.compilers.append import compile_in_stages, copying_directly
 
         rules = self.harmonising

@@ -1,4 +1,4 @@
-"""Branch: a line of snapshots beside the one that readers see."""
+"""Branch: create, list and delete branches, which readers of main do not see."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def branch_name(operation: str, name: Any) -> None:
-    """Raise a `TagError` for what is no name of a branch."""
+    """Raise a `TagError` if `name` is not a valid name of a branch."""
     if not isinstance(name, str) or not name or not name.isprintable() or "/" in name:
         raise TagError(f"{operation}: {name!r} is no name for a branch; use printable characters without /")
     if name.startswith(OURS):
@@ -28,14 +28,14 @@ class Branch(Operation):
     """
     List the branches of a store, or make one.
 
-    A branch is a line of commits of its own: with ``--branch`` any operation reads and writes it, and readers see
-    nothing of that until `publish`. What is removed from main stays readable on other branches, so a purge refuses
-    while there are some that hold anything else than main does.
+    A branch has its own line of commits: with ``--branch`` any operation reads and writes it, and readers do not see
+    them until `publish`. Samples removed from main stay readable on other branches, so a purge is refused while there
+    are branches whose contents differ from main.
 
     Raises
     ------
     TagError
-        If the name is taken, there is no such branch, or the store is on plain Zarr.
+        If the name is in use, there is no such branch, or the store is on plain Zarr.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class Branch(Operation):
         None, "Begin the branch at this tag, branch or snapshot.", metavar="REF", default_text="where main is"
     )
     delete: bool = option(
-        False, "Delete the branch, and with it what was done there and not published.", flags=("-d", "--delete")
+        False, "Delete the branch, and with it its commits that were not published.", flags=("-d", "--delete")
     )
 
     def __post_init__(self) -> None:
@@ -66,11 +66,11 @@ class Branch(Operation):
 
     @property
     def writes(self) -> bool:
-        """Listing branches writes nothing."""
+        """Whether a branch is created or deleted."""
         return self.name is not None
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Branched":
-        """List the branches, make one, or delete one."""
+        """List the branches, create one, or delete one."""
         from plans.maintenance.branches import Branched
         from plans.maintenance.history import history_of
 

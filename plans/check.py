@@ -1,4 +1,4 @@
-"""Check: limits of what a store may hold, and a command that looks at it."""
+"""Check: test a store against limits, and by a command."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Check(Operation):
     """
-    Check that a store holds what it should: how many samples, their call rates, and what a command says.
+    Check a store against limits: the number of samples, their call rates, and the exit status of a command.
 
-    On a branch, call rates are those of the samples that main does not have. In a job, the step comes after the commit
-    of the other steps; if it fails, nothing is published. Exit status 1 if something is not as it should be.
+    On a branch, only the call rates of samples that main does not have are checked. In a job, the step runs after the
+    commit of the other steps; if it fails, nothing is published. Exit status 1 if a check fails.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class Check(Operation):
             raise OptionError(f"check: min_call_rate is {self.min_call_rate}; give a number from 0 to 1")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Checked":
-        """Look at the store."""
+        """Check the store."""
         from plans.maintenance.check import check_store
 
         return check_store(options.open(self.store), self, options)

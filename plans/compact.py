@@ -1,4 +1,4 @@
-"""Compact: removed samples leave a store, and those that stay move up."""
+"""Compact: drop removed samples from a store; the others move up."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,14 +17,14 @@ class Compact(Edit):
     """
     Drop removed samples from all arrays: the samples after them move up.
 
-    A folder of plain Zarr is replaced by a new one; plain Zarr elsewhere needs `output`. Readers that have such a
-    folder open should open it again: they would read chunks of the new one by the shapes of the old one. If a run is
-    stopped, readers see one or the other, and running it again completes it.
+    A local folder on plain Zarr is replaced by a new one; plain Zarr elsewhere needs `output`. Readers that have such a
+    folder open should open it again, since they would read new chunks with the old shapes. If a run is interrupted,
+    readers see either the old or the new folder, and running it again completes it.
 
     Raises
     ------
     OptionError
-        If the store is on plain Zarr elsewhere and `output` is not given, or there is something already.
+        If the store is on plain Zarr elsewhere and `output` is not given, or `output` exists.
     BusyError
         If a job runs on a folder that is to be replaced.
 
@@ -54,7 +54,7 @@ class Compact(Edit):
         return self.output is None
 
     def store_to_lock(self, options: "Options") -> "Store | None":
-        """Open the store, or the folder on plain Zarr that is replaced; plain Zarr elsewhere is refused."""
+        """Open the store, or the local folder on plain Zarr that is replaced; plain Zarr elsewhere is refused."""
         return None if self.output is not None else self._in_place(options)
 
     def _in_place(self, options: "Options", *, dry_run: bool = False) -> "Store":
@@ -70,10 +70,10 @@ class Compact(Edit):
         )
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store, and the place of a copy or of what replaces a folder."""
+        """Open the store, and the destination of a copy or of the folder that replaces the store."""
         from plans.core.model import Compiling
 
-        if self.output is None:  # opened again: what a stopped run has left may have been all there was
+        if self.output is None:  # reopened, since the leftovers of an interrupted run may have been the only store
             store = self._in_place(options, dry_run=True)
             return Compiling(store, store.open(), (), options.memory, options.impl, dry_run)
         origin = options.for_store(self.store, [self.output]).open(self.store)
@@ -81,7 +81,7 @@ class Compact(Edit):
         return Compiling(output, origin.open(), (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile what moves samples up, in place or into a copy."""
+        """Compile the compaction, in place or into a copy."""
         from plans.compilers.compact import compile_compact, compile_compacted_copy
         from plans.core.withdrawn import copying_key
 

@@ -23,9 +23,9 @@ class CopyStoreToIcechunk(Edit):
     Raises
     ------
     OptionError
-        If there is something at `store` already, and `overwrite` is not given.
+        If `store` exists, and `overwrite` is not given.
     SampleError
-        If the VCZ has samples that were removed from what is overwritten.
+        If the VCZ has samples that were removed from the repository that is overwritten.
 
     Examples
     --------
@@ -50,14 +50,14 @@ class CopyStoreToIcechunk(Edit):
 
     @property
     def writes(self) -> bool:
-        """The repository is opened or created."""
+        """False: the repository is opened or created by `open`."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no store whose writers could be in the way."""
+        """None: there is no existing store to lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the source, and the repository if there is one."""
+        """Open the source, and open or create the repository."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
@@ -87,6 +87,6 @@ class CopyStoreToIcechunk(Edit):
         yield from ()
         store = compiling.store
         copy = compile_copy(store, compiling.vcz, compiling.memory)
-        with suppress(NotAStoreError):  # there is none to overwrite
+        with suppress(NotAStoreError):  # if there is no store to overwrite
             copy = overwriting(copy, store.open(), compiling.vcz)
         return copy if compiling.origin is None else copying_key(copy, compiling.origin, compiling.vcz)

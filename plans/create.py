@@ -21,20 +21,20 @@ class Create(Edit):
     """
     Make a store without samples, over the variants of one or more VCZs.
 
-    Records merge as bcftools merge -m none merges them: where contig (by name), position and REF agree and ALTs are
-    shared, letters regardless of case; but not where a source would not find its record again, so that the sources can
-    be appended with `harmonise`. Records that a source has several times stay as often; nothing is trimmed. Contigs are
-    in the order of the first source that has them, variants in that of position and first appearance; identifiers are
-    those of all sources, as in rs1;rs2. QUAL, FILTER and INFO, which speak of samples and callers, are not carried
-    over, but for `info`. It is on plain Zarr of format 3 unless its name ends in ``.icechunk`` or `backend_storage` is
-    icechunk. `init` takes a first batch whole.
+    Records are merged as by bcftools merge -m none: if contig (by name), position and REF agree and they share an ALT,
+    regardless of case; but only if every source can be matched with the merged record, so that it can be appended with
+    `harmonise`. Duplicate records of a source are all kept; alleles are not trimmed. Contigs are in the order of the
+    first source that has them, variants in that of position and first appearance; identifiers of all sources are
+    joined, as in rs1;rs2. QUAL, FILTER and INFO, which depend on samples and callers, are not copied, except `info`.
+    The store is on plain Zarr of format 3 unless its name ends in ``.icechunk`` or `backend_storage` is icechunk.
+    `init` makes a store with all fields and samples of a first batch.
 
     Raises
     ------
     OptionError
-        If something is there already.
+        If the destination exists.
     IncompatibleError
-        If a source is not sorted, or sources are of different reference genomes.
+        If a source is not sorted, or sources have different reference genomes.
 
     Examples
     --------
@@ -84,14 +84,14 @@ class Create(Edit):
 
     @property
     def writes(self) -> bool:
-        """The store is not there yet."""
+        """False: no existing store is written."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no store whose writers could be in the way."""
+        """None: there is no existing store to lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the sources, and find the place free."""
+        """Open the sources, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import DEFAULT_CHUNKS, ONLY_CUBED
         from plans.core.model import Compiling
@@ -119,7 +119,7 @@ class Create(Edit):
         return Compiling(store, None, incoming, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Look up the order of the sources, then how many records there are; then compile the union."""
+        """Survey the order of the sources, then the number of records, and compile the union."""
         from plans.compilers.create import compile_create, left_out_note
         from plans.core.model import with_notes
         from vczstore.stores.resolve import backend_note

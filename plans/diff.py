@@ -1,4 +1,4 @@
-"""Diff: what differs between two states of a store, or between two stores."""
+"""Diff: compare two states of a store, or two stores."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,18 +18,19 @@ class Diff(Operation):
     """
     Compare two states of a store, or two stores: samples, fields, variants and values.
 
-    Samples go by their IDs, removed ones left out; variants by contig, position, REF and ALTs, as `append --harmonise`
-    matches them, where either side may have further ALTs. Calls are compared of samples and variants that both have:
-    genotypes by their alleles, in any order of ALTs and, unless phased, within the call; other fields that go by allele
-    not where alleles are in another order, and they are listed as not compared. All is read chunk by chunk, in tasks;
-    chunks that are the same, byte for byte, are not decoded. Exit status 0, different or not.
+    Samples are matched by ID, without removed ones; variants by contig, position, REF and ALTs, as in `append
+    --harmonise`, where either side may have additional ALTs. Calls of samples and variants that both have are compared:
+    genotypes by their alleles, in any order of ALTs and, unless phased, in any order within the call. Other fields with
+    a value per allele are not compared where the order of alleles differs, and are listed as such. Data are read chunk
+    by chunk, in tasks; chunks that are identical, byte for byte, are not decoded. The exit status is 0 even if there
+    are differences.
 
     Raises
     ------
     OptionError
-        If there is nothing to compare with: neither `other`, nor `at` or `to`.
+        If `other` is not given, and `at` and `to` are equal.
     IncompatibleError
-        If the variants of one are not sorted.
+        If the variants of one side are not sorted.
 
     Examples
     --------

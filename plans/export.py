@@ -1,4 +1,4 @@
-"""Export: a state of a store as a VCZ of its own, or as VCF."""
+"""Export: write a state of a store as a new VCZ, or as VCF or BCF."""
 
 import os
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vczstore.vcz.model import Vcz
 
 
-class _Asked(NamedTuple):
-    """The store, its state that is exported, which samples of it, and where; everywhere if there are no regions."""
+class _Request(NamedTuple):
+    """The store, and the state, samples and regions to export; no regions stand for all variants."""
 
     store: "Store"
     vcz: "Vcz"
@@ -35,24 +35,25 @@ class Export(Operation):
     """
     Write a state of a store to a new VCZ on plain Zarr, or to a VCF or BCF file.
 
-    Removed samples are left out, and of an earlier state those that the store is known to have removed since. A VCZ has
-    the format of the store, a regular grid and consolidated metadata; chunks are copied as they are where none of their
-    samples or variants are left out. A variant overlaps a region if a base of its REF does, or one up to its END, as
-    for bcftools view -r; variants keep their order, and come once. What ends in .vcf, .vcf.gz or .bcf is written
-    through vcztools, in one process, without INFO fields that count removed samples; INFO/AC and AN are those of the
-    samples that are named. Lines of the VCF's own header on samples and commands, which may name other samples, are
-    left out. Until all is written there is nothing that reads as a store or file.
+    Removed samples are left out; from an earlier state, also those that were removed later. A VCZ has the format of the
+    store, a regular grid and consolidated metadata; chunks are copied verbatim if all of their samples and variants are
+    exported. A variant overlaps a region if a base of its REF does, or one up to its END, as for bcftools view -r;
+    variants keep their order, and are written once. Files that end in .vcf, .vcf.gz or .bcf are written by vcztools, in
+    one process, without INFO fields that count removed samples; INFO/AC and AN are recomputed for named samples. Lines
+    of the VCF header about samples and commands, which may name other samples, are left out. Readers find no store or
+    file at `out` until all is written.
 
-    A job exports what it has committed, after its tags. What an earlier run has exported is left alone if it is of the
-    same state, and else replaced at once, in an object store refused; what was changed since, or no job has exported,
-    is never replaced. A file beside the export, whose name ends in .vczstore-export, tells them apart.
+    A job exports the state that it has committed, after it has set its tags. An earlier export of a job is kept if it
+    has the same state, and otherwise replaced in one step; in an object store, replacing it is refused. Exports that
+    were changed, and files that no job has exported, are never replaced. A file next to the export, whose name ends in
+    .vczstore-export, records its state.
 
     Raises
     ------
     SampleError
-        If some of the samples are not there.
+        If some of the samples are not in the store.
     UnsuitableError
-        If there is something at `out` already.
+        If `out` exists.
 
     Examples
     --------
@@ -134,30 +135,30 @@ class Export(Operation):
         return str(os.fspath(self.out)).lower().endswith(SUFFIXES)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
-        """Write it."""
-        return self._write(self._asked(options), os.fspath(self.out), options, dry_run=dry_run)
+        """Write the export."""
+        return self._write(self._resolve(options), os.fspath(self.out), options, dry_run=dry_run)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
-        """Write it, or replace what an earlier job has exported, unless that is the same."""
+        """Write the export, or replace an earlier one of a job unless it has the same contents."""
         from importlib.metadata import version
 
         from plans.maintenance.export_again import Place, Unchanged, digest, export_again
 
-        url, asked = os.fspath(self.out), self._asked(options)
-        vcz, chosen = asked.vcz, asked.chosen
-        exported = vcz.sample_ids[chosen.positions].tolist()  # no others: it lies beside what has these
-        state = vcz.stamp if vcz.snapshot is None else asked.store.history.content(vcz.snapshot)
-        of = digest(state, exported, chosen.n_withdrawn, asked.regions, version("vczstore"))
+        url, request = os.fspath(self.out), self._resolve(options)
+        vcz, chosen = request.vcz, request.chosen
+        exported = vcz.sample_ids[chosen.positions].tolist()  # only IDs that the export itself has
+        state = vcz.stamp if vcz.snapshot is None else request.store.history.content(vcz.snapshot)
+        of = digest(state, exported, chosen.n_withdrawn, request.regions, version("vczstore"))
 
-        def write(made: str) -> "Found":
-            found: Any = self._write(asked, made, options, dry_run=False)
-            return cast("Found", replace(found, **{"out" if self.is_vcf else "store": url}))
+        def write(temporary: str) -> "Found":
+            result: Any = self._write(request, temporary, options, dry_run=False)
+            return cast("Found", replace(result, **{"out" if self.is_vcf else "store": url}))
 
         place = Place.of(url, options.shared(url, self.store))
         return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
-        """Write all parts, as they are when it begins; they have the same samples unless they are named."""
+        """Export all parts, in the states at the start; unless parts are named, their samples must agree."""
         from plans.maintenance.export_again import Place, of_one_state
         from plans.maintenance.history import open_at
         from vczstore.execution.sets.members import Samples
@@ -165,22 +166,22 @@ class Export(Operation):
         if group.held:
             return super().perform_set(group, dry_run=dry_run)
         reach = group.options.for_store(self.store, [os.fspath(self.out)])
-        found = {name: open_at("export", reach.open(place), self.at) for name, place in group.places.items()}
+        states = {name: open_at("export", reach.open(place), self.at) for name, place in group.places.items()}
         if not group.is_named:
             way_out = "bring them in step by edits of single parts, or name the parts to export with --parts"
-            group.agree({name: Samples.of(vcz) for name, vcz in found.items()}, "the parts", way_out)
-        members = {name: cast("Export", one) for name, one in group.members.items()}
+            group.agree({name: Samples.of(vcz) for name, vcz in states.items()}, "the parts", way_out)
+        members = {name: cast("Export", member) for name, member in group.members.items()}
         if self.at is None:
-            members = {name: replace(one, at=found[name].snapshot) for name, one in members.items()}
+            members = {name: replace(member, at=states[name].snapshot) for name, member in members.items()}
             group = replace(group, members=members)
-        if dry_run or all(vcz.snapshot is not None for vcz in found.values()):
+        if dry_run or all(vcz.snapshot is not None for vcz in states.values()):
             return super().perform_set(group, dry_run=dry_run)
-        places = [Place.of(url := os.fspath(one.out), reach.shared(url, self.store)) for one in members.values()]
-        with of_one_state(group, found, places):
+        places = [Place.of(url := os.fspath(member.out), reach.shared(url, self.store)) for member in members.values()]
+        with of_one_state(group, states, places):
             return super().perform_set(group, dry_run=dry_run)
 
     def check_place(self, options: "Options", vcz: "Vcz") -> None:
-        """Check what a job can know before it begins: where the export goes, and what of this state it names."""
+        """Check the destination, the regions and the contents before a job begins, as far as they are known then."""
         from plans.maintenance.export_again import Place
         from vczstore.stores.resolve import refuse_nested
 
@@ -199,8 +200,8 @@ class Export(Operation):
 
             within_regions(vcz)
 
-    def _asked(self, options: "Options") -> "_Asked":
-        """Open the store, and find what is asked for."""
+    def _resolve(self, options: "Options") -> "_Request":
+        """Open the store, and look up the state, samples and regions to export."""
         from plans.compilers.export import chosen_samples
         from plans.maintenance.history import open_at
         from vczstore.stores.resolve import refuse_nested
@@ -215,10 +216,10 @@ class Export(Operation):
         if not is_complement and len({*named}) < len(named):
             raise OptionError("export: a sample is named twice; name each once")
         chosen = chosen_samples(store, vcz, named, is_complement=is_complement)
-        return _Asked(store, vcz, chosen, self._regions(vcz))
+        return _Request(store, vcz, chosen, self._regions(vcz))
 
-    def _write(self, asked: "_Asked", url: str, options: "Options", *, dry_run: bool) -> "Found":
-        store, vcz, chosen, regions = asked
+    def _write(self, request: "_Request", url: str, options: "Options", *, dry_run: bool) -> "Found":
+        store, vcz, chosen, regions = request
         if self.is_vcf:
             from plans.maintenance.export_vcf import export_vcf
 
@@ -238,7 +239,7 @@ class Export(Operation):
         return run_plan(compile_export(output, vcz, chosen, options.memory, kept), options, dry_run=dry_run)
 
     def _regions(self, vcz: "Vcz") -> "list[Region]":
-        """The regions that are named, whose contigs are there."""
+        """The regions to export; their contigs must be in the store."""
         from plans.variants.regions import parse_region, read_regions_file, require_contigs
 
         if self.regions_file is None:
@@ -251,7 +252,7 @@ class Export(Operation):
         return regions
 
     def _named(self) -> tuple[Sequence[str], bool]:
-        """The samples that are named, and whether all others are exported."""
+        """The named samples, and whether all samples except these are exported."""
         if self.samples_file is None:
             first, *others = self.samples or ("",)
             is_complement = first.startswith("^")

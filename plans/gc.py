@@ -1,4 +1,4 @@
-"""Collect garbage: unreferenced objects are deleted."""
+"""Garbage collection: delete unreferenced objects of a store."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,15 +20,15 @@ class Gc(Operation):
     """
     Delete unreferenced objects, such as those of a killed operation; on request, old history, too.
 
-    On plain Zarr these are chunks outside the arrays' shapes, as an append that was stopped leaves them; to run that
-    append again completes it, with or without them.
+    On plain Zarr these are chunks outside the shapes of arrays, left by an interrupted append. The append can be
+    completed by running it again, with or without them.
 
     Raises
     ------
     BusyError
         If a job runs on the store; on plain Zarr, if anything does.
     StaleError
-        After a concurrent commit. Operations that had begun before are retried.
+        After a concurrent commit. Operations that had begun before it are retried.
 
     Examples
     --------
@@ -66,11 +66,11 @@ class Gc(Operation):
 
     @property
     def writes(self) -> bool:
-        """It writes to the store."""
+        """True: objects of the store are deleted."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":
-        """Hold the lock of jobs, and delete."""
+        """Delete, holding the lock of jobs."""
         from plans.maintenance.purge import collect_garbage
 
         store = options.open(self.store)

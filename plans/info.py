@@ -1,4 +1,4 @@
-"""Info: what is in a store."""
+"""Info: describe the contents of a store."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vczstore.execution.sets.members import StoreSet
 
 AT_METAVAR = "TAG|BRANCH|SNAPSHOT"
-"""What names a state of a store."""
+"""Placeholder in help texts for the name of a state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Info(Operation):
     at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar=AT_METAVAR)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Description":
-        """Look at the store."""
+        """Describe the store."""
         from plans.maintenance.info import describe
 
         return describe(options.open(self.store), self.at)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "SetDescription":
-        """Look at all parts of a set, and whether they are in step."""
+        """Describe all parts of a set, and whether they are in step."""
         from plans.maintenance.info import describe
         from plans.maintenance.sets import SetDescription, out_of_step
 

@@ -1,4 +1,4 @@
-"""Init: a store that begins as its first batch is, with all its fields and samples."""
+"""Init: create a store as a copy of its first batch, with all fields and samples."""
 
 import os
 from dataclasses import dataclass, replace
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Init(Edit):
     """
-    Make a store of its first batch, taken whole: variants, QUAL, FILTER, INFO, calls and samples, in one commit.
+    Make a store from its first batch as a whole: variants, QUAL, FILTER, INFO, calls and samples, in one commit.
 
-    Its variants are those of the store, in chunks of the batch's lengths; `create` makes a store over the variants of
-    several batches, without samples. A store whose name ends in ``.icechunk``, or with `backend_storage` icechunk, is
-    an Icechunk repository; else it is on plain Zarr, of the batch's format. Jobs do not append the batch once more.
+    The store has the variants and the chunk lengths of the batch; `create` makes a store over the variants of several
+    batches, without samples. A store whose name ends in ``.icechunk``, or with `backend_storage` icechunk, is an
+    Icechunk repository; else it is on plain Zarr, of the batch's format. Jobs do not append the same batch again.
 
     Raises
     ------
     OptionError
-        If something is there already.
+        If the destination exists.
     SampleError
-        If the batch has no samples, one twice, or removed ones.
+        If the batch has no samples, duplicate ones, or removed ones.
 
     Examples
     --------
@@ -46,11 +46,11 @@ class Init(Edit):
 
     @property
     def writes(self) -> bool:
-        """The store is not there yet."""
+        """False: no existing store is written."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no store whose writers could be in the way."""
+        """None: there is no existing store to lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the batch, and find the place free."""
@@ -63,8 +63,8 @@ class Init(Edit):
         from vczstore.vcz.model import SAMPLES, VARIANTS
 
         url = os.fspath(self.store)
-        whole = Layout(DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=None)
-        (source,) = open_sources("init", options, url, [self.source], layout=lambda: whole)
+        layout = Layout(DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=None)
+        (source,) = open_sources("init", options, url, [self.source], layout=lambda: layout)
         store = new_store(
             url,
             "init",
@@ -95,9 +95,9 @@ class Init(Edit):
         plan = compiler(store, source, compiling.memory, operation="init")
         zarr_format = 3 if store.atomic else source.zarr_format
         ledger = Ledger.of(source).with_sources([source]).edit(zarr_format)
-        forgotten = DropAttribute(WITHDRAWN, zarr_format)  # what the batch's own store has removed, by another key
+        dropped = DropAttribute(WITHDRAWN, zarr_format)  # hashes of samples removed from the batch, with another key
         after = replace(plan.after, attributes={k: v for k, v in plan.after.attributes.items() if k != WITHDRAWN})
         counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
-        plan = replace(plan.recording((), [forgotten, ledger]), counts=counts, after=after)
+        plan = replace(plan.recording((), [dropped, ledger]), counts=counts, after=after)
         no_variants = "" if source.n_variants else "the store has no variants, since the batch has none"
         return with_notes(plan, backend_note(store), no_variants)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Log(Operation):
     """
-    Show the history of a store: when, what, how much, by which versions.
+    Show the history of a store: times, operations, counts and versions.
 
-    Newest first. Each entry has ``snapshot``, ``time`` (ISO 8601, UTC), ``message``, ``operation``, ``steps`` (what
-    each has done, in numbers), ``job`` (the id of the job, None for a single operation), ``versions`` and ``tags``.
-    What a purge has deleted of the history is last: what was done when, in numbers, without its snapshots.
+    Newest first. Each entry has ``snapshot``, ``time`` (ISO 8601, UTC), ``message``, ``operation``, ``steps`` (the
+    counts of each), ``job`` (the id of the job, None for a single operation), ``versions`` and ``tags``. Entries that a
+    purge has deleted are last: operations, times and counts, without snapshots.
 
     Raises
     ------

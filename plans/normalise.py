@@ -1,4 +1,4 @@
-"""Normalise: a VCZ over the variants and alleles of a store, as a store of its own."""
+"""Normalise: map a VCZ to the variants and alleles of a store, and write it as a new store."""
 
 import os
 from dataclasses import dataclass
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Normalise(HarmoniseOptions, Edit):
     """
-    Map a VCZ to the variants and alleles of a store, and write it as a store of its own.
+    Map a VCZ to the variants and alleles of a store, and write it as a new store.
 
     `out` has the samples of `source`, and the variants of `store` without INFO; it is on plain Zarr of format 3 unless
-    its name ends in ``.icechunk`` or `output_backend` is icechunk. Appending it gives what an append that harmonises
-    gives. Where new alleles come in, the store has to take them in as well: append the result with ``harmonise`` and
-    ``allow_new_alleles``.
+    its name ends in ``.icechunk`` or `output_backend` is icechunk. Appending it has the same result as appending the
+    source with ``harmonise``. If it has new alleles, append it with ``harmonise`` and ``allow_new_alleles``.
 
     Raises
     ------
     OptionError
-        If something is at `out` already.
+        If `out` exists.
     VczstoreError
         If the source cannot be harmonised.
 
@@ -59,14 +58,14 @@ class Normalise(HarmoniseOptions, Edit):
 
     @property
     def writes(self) -> bool:
-        """None: there is no store whose writers could be in the way."""
+        """False: no existing store is written."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no store whose writers could be in the way."""
+        """None: there is no existing store to lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store and the source, and find the place of the result free."""
+        """Open the store, the source, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
@@ -94,7 +93,7 @@ class Normalise(HarmoniseOptions, Edit):
         return Compiling(store, ours, (theirs,), options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Look up the variants of both; then compile the source over those of the store."""
+        """Survey the variants of both, and compile the result."""
         from plans.compilers.normalise import compile_normalise
         from plans.core.model import with_notes
         from vczstore.stores.resolve import backend_note

@@ -1,4 +1,4 @@
-"""Publish: readers see what was done on a branch."""
+"""Publish: make the commits of a branch visible to readers, on main."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Publish(Operation):
     """
-    Let main go on to what a branch holds: readers see its commits, as they are.
+    Fast-forward main to a branch, so that readers see the commits of the branch.
 
-    Main is only moved forward. If it has changed since the branch began, nothing is published; a purge or a collection
-    of garbage changes nothing that it holds. The branch stays.
+    If main has changed since the branch was created, nothing is published; purges and garbage collection do not count
+    as changes. The branch is kept.
 
     Raises
     ------
     StaleError
-        If main has changed since the branch began.
+        If main has changed since the branch was created.
     TagError
         If there is no such branch, or the store is on plain Zarr.
     BusyError
@@ -64,12 +64,12 @@ class Publish(Operation):
 
     @property
     def writes(self) -> bool:
-        """It moves main."""
+        """True: main is moved."""
         return True
 
     @property
     def completes(self) -> bool:
-        """To publish again completes what was stopped."""
+        """True: publishing again completes an interrupted run."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Published":
@@ -89,7 +89,7 @@ class Publish(Operation):
         return Published(str(self.store), self.name, before, after, n)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
-        """Publish the branch of all parts of a set, or of none."""
+        """Publish the branch of all parts of a set, or of none of them."""
         from itertools import takewhile
 
         from plans.maintenance.branches import Published
@@ -97,8 +97,8 @@ class Publish(Operation):
         from vczstore.execution.sets.completion import publish_all
 
         parts, stores = dict[str, Published](), group.open()
-        for part, one in publish_all(group, self.name).items():
-            ids = (entry.id for entry in stores[part].history.snapshots(one.snapshot))
-            n = sum(1 for _ in takewhile(one.base.__ne__, ids))
-            parts[part] = Published(group.places[part], self.name, one.base, str(one.snapshot), n)
+        for part, move in publish_all(group, self.name).items():
+            ids = (entry.id for entry in stores[part].history.snapshots(move.snapshot))
+            n = sum(1 for _ in takewhile(move.base.__ne__, ids))
+            parts[part] = Published(group.places[part], self.name, move.base, str(move.snapshot), n)
         return FoundInParts(self.called, group.label, parts)

@@ -1,4 +1,4 @@
-"""Purge: the history of a store is deleted, so that removed samples cannot be read any more."""
+"""Purge: delete the history of a store, so that removed samples cannot be read any more."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,17 +26,17 @@ class Purge(Operation):
     Delete the history of a store, in which removed samples stay readable.
 
     Operations that other writers have begun are retried afterwards; no new one may begin meanwhile. On plain
-    Zarr, which keeps no history, there is nothing to do. Where tags are recreated, a sample that was removed and came
-    in again is there; INFO fields of recreated states are stale, as after remove.
+    Zarr, which keeps no history, there is nothing to do. Recreated tags keep samples that were removed and added again;
+    INFO fields of recreated states are stale, as after remove.
 
     Raises
     ------
     TagError
-        If there are such tags or branches, and they are to stay. Nothing has been done then.
+        If tags or branches keep older snapshots, and `tags` is refuse. Nothing is deleted then.
     BusyError
         If a job runs on the store.
     StaleError
-        After a concurrent commit. Operations that had begun before are retried.
+        After a concurrent commit. Operations that had begun before it are retried.
 
     Examples
     --------
@@ -53,23 +53,23 @@ class Purge(Operation):
 
     dry_run: ClassVar[str] = "Say what would be deleted; delete nothing."
     is_after_commit = False
-    """Whether a commit comes before it, so that what names the present state keeps an older one by then."""
+    """Whether a commit precedes the purge, so that tags of the present state will name an older one by then."""
 
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True, examples=("delete",))
     yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), python=False, job=False)
 
     @property
     def to_confirm(self) -> "Purge | None":
-        """Itself, unless the answer is given."""
+        """The operation itself, unless it is confirmed already."""
         return None if self.yes else self
 
     @property
     def writes(self) -> bool:
-        """It writes to the store."""
+        """True: the history of the store is deleted."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged | Foreseen":
-        """Hold the lock of jobs, and delete."""
+        """Delete the history, holding the lock of jobs."""
         from plans.maintenance.purge import foresee
 
         store = options.open(self.store)
@@ -79,7 +79,7 @@ class Purge(Operation):
             return self.perform_within(options, lock)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Purged":
-        """Delete."""
+        """Delete the history."""
         from plans.maintenance.purge import purge_store
 
         return purge_store(options.open(self.store), self.tags, lock, options)

@@ -1,4 +1,4 @@
-"""Recompute: INFO fields follow from the genotypes that are there."""
+"""Recompute: compute INFO fields from the genotypes of a store."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,14 +18,14 @@ class Recompute(Edit):
     """
     Recompute INFO fields from the genotypes, as bcftools +fill-tags does.
 
-    An array that is there keeps its dtype, others are made. A job leaves fields alone that are current.
+    Existing arrays keep their dtypes; others are created. A job skips fields that are current.
 
     Raises
     ------
     OptionError
-        If there is no such field.
+        If a field is unknown.
     IncompatibleError
-        If the store has no genotypes, or an array that cannot hold a field.
+        If the store has no genotypes, or has an array that cannot hold a field.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class Recompute(Edit):
 
     fields: tuple[str, ...] = option(
         DEFAULT_INFO_FIELDS,
-        f"Which: {', '.join(INFO_FIELDS)}.",
+        f"The fields: {', '.join(INFO_FIELDS)}.",
         metavar="FIELD,...",
         separator=",",
         choices=INFO_FIELDS,
@@ -62,7 +62,7 @@ class Recompute(Edit):
                 raise OptionError(f"recompute: no field {name[:40]!r}; {hint}")
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile one pass over the genotypes."""
+        """Compile the recomputation, in one pass over the genotypes."""
         from plans.compilers.recompute import compile_recompute
 
         yield from ()
@@ -70,5 +70,5 @@ class Recompute(Edit):
 
 
 def recomputing(store: Any, fields: tuple[str, ...]) -> Recompute | None:
-    """Return what recomputes fields in the commit of another operation; None without any."""
+    """Return the operation that recomputes fields in the commit of another one; None if there are no fields."""
     return Recompute(store=store, fields=fields) if fields else None

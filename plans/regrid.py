@@ -1,4 +1,4 @@
-"""Regrid: a store is cut into other chunks or shards, or compressed in another way."""
+"""Regrid: change the chunks, shards or compressors of a store."""
 
 import re
 from collections.abc import Sequence
@@ -23,34 +23,34 @@ _WHEN = re.compile(r"columns\s*>\s*(?P<most>\d{1,9})|narrowest\s*<\s*(?P<least>\
 @dataclass(frozen=True, kw_only=True)
 class Regrid(Edit):
     """
-    Cut a store into other chunks or shards, or compress it in another way; all values stay what they are.
+    Change the chunks, shards or compressors of a store; all values stay the same.
 
-    To a store with a flexible sample grid any batch comes as columns of its own, and nothing of what the store has is
-    re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
-    alone is re-encoded a few times over its life, and not with each batch. A regular grid has chunks of one width, for
-    readers that know no other, such as vcztools. Columns that stay the same are not touched. A folder of plain Zarr is
-    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then. Readers that have such a
-    folder open should open it again: they would read chunks of the new one by the columns of the old one. A job regrids
-    a store whenever there is something to merge, so that the step can follow each batch; `when` says on which nights.
+    In a store with a flexible sample grid, each batch is appended as chunk columns of its own, without re-encoding
+    existing chunks. With `samples_chunk`, adjacent narrow columns of similar width are merged, so that a sample is
+    re-encoded a few times in total, not with each batch. A regular grid has chunks of one width, for readers that
+    support no other, such as vcztools. Columns that stay the same are not touched. If chunks are rewritten, a local
+    folder on plain Zarr is replaced by a new one, and plain Zarr elsewhere is refused. Readers that have such a folder
+    open should open it again, since they would read new chunks with the old columns. A job regrids a store whenever
+    there are columns to merge, so that the step can follow each batch; `when` makes it less frequent.
 
-    With other chunks along the variants or another compressor, all that has them is re-encoded, chunk by chunk. A
-    ``region_index`` counts chunks of variants, so it is made again from positions and lengths.
+    Other chunks along the variants, or another compressor, re-encode all arrays concerned, chunk by chunk. A
+    ``region_index``, which refers to chunks of variants, is then computed again from positions and lengths.
 
-    A shard is one object that holds several chunks, so that a store has fewer objects. With other shards alone, chunks
-    are copied into them as they are. Shards have a length along variants and along samples, as Zarr's ``shards``, in
-    multiples of the chunk's; the one that is not given stays as it is, which is one chunk where there are none. A task
-    holds one shard at least. vcztools 0.2 does not read shards that hold several chunks.
+    A shard is an object that holds several chunks, so that a store has fewer objects. If only the shards change, chunks
+    are copied into them verbatim. A shard has a length along variants and one along samples, as in Zarr's ``shards``,
+    which are multiples of the chunk lengths; a length that is not given stays the same, or is one chunk if there are no
+    shards. A task holds at least one shard. vcztools 0.2 does not read shards that hold several chunks.
 
     Raises
     ------
     OptionError
-        If there is nothing to change, or one of the shard lengths alone is 0.
+        If there is nothing to change, or only one of two shard lengths is 0.
     UnsuitableError
-        If the store is of format 2 or has shards and is to have a flexible grid, it is of format 2 or has a flexible
-        grid and is to have shards, these would not hold whole chunks, chunks would be rewritten of plain Zarr that is
-        no folder of this machine, or a ``region_index`` cannot be made again.
+        If a flexible grid is requested for a store of format 2 or with shards, or shards for a store of format 2 or
+        with a flexible grid; if a shard would not hold whole chunks; if chunks would be rewritten on plain Zarr that is
+        not a local folder; or if the ``region_index`` cannot be computed again.
     MemoryLimitError
-        If a shard is more than a task is allowed.
+        If a shard exceeds the memory allowed for a task.
 
     Examples
     --------
@@ -148,23 +148,23 @@ class Regrid(Edit):
             raise OptionError(f"regrid: when is {self.when!r}; write 'columns > N' or 'narrowest < N'")
 
     def is_due(self, columns: Sequence[int]) -> bool:
-        """Whether the widths of columns are such that they are to be changed."""
+        """Whether columns of these widths fulfil the condition `when`."""
         if self.when is None:
             return True
-        found = _WHEN.fullmatch(self.when)
-        assert found is not None
-        if found["most"] is not None:
-            return len(columns) > int(found["most"])
-        return min(columns, default=MAX_CHUNK) < int(found["least"])
+        condition = _WHEN.fullmatch(self.when)
+        assert condition is not None
+        if condition["most"] is not None:
+            return len(columns) > int(condition["most"])
+        return min(columns, default=MAX_CHUNK) < int(condition["least"])
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store; what a stopped run has left beside it is deleted, even if there is nothing else to do."""
+        """Open the store; leftovers of an interrupted run are deleted, even if there is nothing else to do."""
         if written is not None:
             written.settle()
         return super().open(options, written, dry_run=dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile it from metadata alone."""
+        """Compile the change from metadata, and for a new ``region_index`` from a survey."""
         from plans.compilers.regrid import compile_regrid, look_up_regions
 
         regions = yield from look_up_regions(compiling.vcz, self.variants_chunk, compiling.memory)
@@ -186,13 +186,13 @@ class Regrid(Edit):
 
     @property
     def _shards(self) -> dict[str, int]:
-        """How long a shard is along which dimension; 0 along both for none."""
-        given = {"samples": self.samples_shard, "variants": self.variants_shard}
-        known = {name: n for name, n in given.items() if n is not None}
-        return known if any(known.values()) else dict.fromkeys(given, 0) if known else {}
+        """The lengths of a shard by dimension; 0 along both dimensions for no shards."""
+        options = {"samples": self.samples_shard, "variants": self.variants_shard}
+        lengths = {name: n for name, n in options.items() if n is not None}
+        return lengths if any(lengths.values()) else dict.fromkeys(options, 0) if lengths else {}
 
     def _width(self, columns: Sequence[int]) -> int | None:
-        """How many samples a chunk gets; None to leave the columns as they are."""
+        """The number of samples per chunk; None to keep the columns."""
         if self.when is None:
             return self.samples_chunk
         return (self.samples_chunk or max(DEFAULT_SAMPLES_CHUNK, *columns)) if self.is_due(columns) else None

@@ -1,4 +1,4 @@
-"""Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip."""
+"""Remove: set the values of samples to missing, and blank their IDs."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,14 +24,14 @@ class Remove(Edit):
     """
     Overwrite samples with missing values, and blank their IDs.
 
-    On Icechunk they stay readable in older snapshots until the store is purged.
+    On Icechunk, the samples stay readable in older snapshots until the store is purged.
 
     Raises
     ------
     SampleError
-        If some of the samples are not there. All of these are named, and no sample is removed.
+        If some of the samples are not in the store. The message names all of them, and no sample is removed.
     TagError
-        If tags or branches would keep the samples after a purge, and are not to be deleted. No sample is removed.
+        If tags or branches would keep the samples after a purge, and `tags` is refuse. No sample is removed.
 
     Examples
     --------
@@ -65,21 +65,21 @@ class Remove(Edit):
 
     @property
     def to_confirm(self) -> Purge | None:
-        """The purge, unless the answer is given."""
+        """The purge, unless there is none or it is confirmed already."""
         if not self.purge or self.yes:
             return None
         purge = Purge(store=self.store, tags=self.tags)
-        object.__setattr__(purge, "is_after_commit", True)  # still being made
+        object.__setattr__(purge, "is_after_commit", True)  # frozen, but not yet in use
         return purge
 
     @property
     def then(self) -> Edit | None:
-        """What follows in the same commit."""
+        """The recomputation of INFO fields in the same commit, if requested."""
         return recomputing(self.store, self.recompute)
 
     @property
     def beyond_plan(self) -> str | None:
-        """The option that says what follows."""
+        """The option for what follows the commit."""
         return "purge" if self.purge else super().beyond_plan
 
     @property
@@ -89,7 +89,7 @@ class Remove(Edit):
 
     @property
     def purges(self) -> str:
-        """What the purge does with tags, if one is asked for."""
+        """The treatment of tags by the purge; empty if there is no purge."""
         return self.tags if self.purge else ""
 
     def check(self, options: "Options") -> None:
@@ -100,20 +100,20 @@ class Remove(Edit):
             refuse_pins(options.open(self.store), self.tags)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile a removal that can be completed if it is stopped."""
+        """Compile a removal that can be completed if it is interrupted."""
         from plans.compilers.remove import compile_completable
 
         yield from ()
         return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Purged":
-        """Delete the history, in which the samples are."""
+        """Delete the history, in which the samples are still readable."""
         from plans.maintenance.purge import purge_store
 
         return purge_store(options.open(self.store), self.tags, lock, options)
 
     def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
-        """Purge the history, if asked for."""
+        """Purge the history, if requested."""
         if not self.purge:
             return result
         try:

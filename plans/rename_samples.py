@@ -1,4 +1,4 @@
-"""Rename samples: they get other IDs, and the VCF's header loses the lines that name the old ones."""
+"""Rename samples: change sample IDs, and drop the lines of the VCF header that name the old ones."""
 
 import os
 import re
@@ -23,16 +23,16 @@ class RenameSamples(Edit):
     """
     Give samples other IDs.
 
-    The file has a line for each sample, with its present ID and its new one: separated by a tab, or by spaces if there
-    is none. Those that have their new IDs already are left as they are, so that a run that was stopped, or is repeated,
-    completes. A job that is run again renames the samples that have come in under their old IDs since. IDs that pass
-    from one sample to another are refused, since a second run would give them on once more. Lines of the VCF's header
-    that name an old ID are dropped, as by remove.
+    The file has a line for each sample, with its present ID and its new one, separated by a tab, or by spaces if there
+    is none. Samples that have their new IDs already are skipped, so that an interrupted run can be completed, and a
+    finished one repeated. A job that is run again renames samples that were added under their old IDs since. IDs must
+    not pass from one sample to another, since a second run would pass them on again. Lines of the VCF header that name
+    an old ID are dropped, as by remove.
 
     Raises
     ------
     SampleError
-        If a sample is not in the store, or an ID would be there twice. No sample is renamed then.
+        If a sample is not in the store, or an ID would be used twice. No sample is renamed then.
 
     Examples
     --------
@@ -59,23 +59,23 @@ class RenameSamples(Edit):
             raise OptionError(f"rename-samples: a file of two columns is expected, not a {type(self.file).__name__}")
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile what writes the new IDs, chunk by chunk of sample_id."""
+        """Compile the edit that writes the new IDs, chunk by chunk of `sample_id`."""
         yield from ()
         return _compile(compiling, self._pairs, missing_ok=self.missing_ok, allow_returning=self.allow_returning)
 
     def again(self, vcz: "Vcz", ahead: Sequence[Operation]) -> "RenameSamples | None":
-        """The samples that are there under their old IDs, unless a later step has given these to others."""
+        """The step to apply again in a job; None if every old ID in the store was given by a later step."""
         from vczstore.vcz.model import listing
 
         present = set(vcz.sample_ids.tolist())
         old = {old for old, new in self._pairs.items() if old in present and old != new}
         given = {new for step in ahead if isinstance(step, RenameSamples) for new in step._pairs.values()}
-        if passed := sorted(old & given):
+        if reused := sorted(old & given):
             if old <= given:
                 return None
             raise SampleError(
                 f"rename-samples: {len(old - given):,} samples have come into {vcz.label} under old IDs of {self.file} "
-                f"since it was used, and {len(passed):,} of its old IDs are given to others by a later step; give the "
+                f"since it was used, and {len(reused):,} of its old IDs are given to others by a later step; give the "
                 "former in a file of their own",
                 f"these are {listing(sorted(old - given))}",
             )
@@ -93,7 +93,7 @@ class RenameSamples(Edit):
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The new IDs of samples by their present ones."""
+    """Read a file of two columns: the new IDs of samples by their present ones."""
     from vczstore.configuration.lists import read_lines
 
     pairs: dict[str, str] = {}
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bool, allow_returning: bool) -> "Plan":
-    """Find the samples, and check that no ID is there twice afterwards."""
+    """Compile the renaming, after checking that IDs stay unique."""
     from plans.compilers.remove import set_header
     from plans.core.model import Plan, with_notes
     from plans.core.withdrawn import Withdrawn, readmitting, returning_samples
@@ -134,8 +134,8 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
     positions, unknown = positions_of(vcz, list(left))
     if unknown and missing_ok:
         others = sorted(present - pairs.keys() - {*pairs.values()})
-        gone = Withdrawn.of(store, vcz).among(unknown)
-        refuse_other_spellings("rename-samples", vcz, unknown, gone, others, "nothing was renamed")
+        removed = Withdrawn.of(store, vcz).among(unknown)
+        refuse_other_spellings("rename-samples", vcz, unknown, removed, others, "nothing was renamed")
         left = {old: new for old, new in left.items() if old not in {*unknown}}
     elif unknown:
         way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
@@ -147,7 +147,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
     kept = {*names.tolist()}
     header = vcf_headers.without(vcz.attributes, pairs.keys() - kept - {*unknown}, kept)
     after = vcz.planned({}, names)
-    back = returning_samples(
+    returning = returning_samples(
         "rename-samples",
         store,
         vcz,
@@ -167,12 +167,12 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
         if_stopped="some samples may have their new IDs already",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )
-    told = f"{len(unknown):,} of {len(pairs):,} sample IDs are not in the store" if unknown else ""
-    return with_notes(readmitting(plan, vcz, back), told)
+    note = f"{len(unknown):,} of {len(pairs):,} sample IDs are not in the store" if unknown else ""
+    return with_notes(readmitting(plan, vcz, returning), note)
 
 
 def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:
-    """Raise a `SampleError` if an ID would be there twice, look like another, or be too long for the array."""
+    """Raise a `SampleError` if an ID would be used twice, look like another one, or be too long for the array."""
     import numpy as np
 
     from vczstore.vcz import strings

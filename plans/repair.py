@@ -1,4 +1,4 @@
-"""Repair: what interrupted operations left is finished or undone, as far as that is safe."""
+"""Repair: complete or undo interrupted operations, as far as that is safe."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Repair(Operation):
     """
-    Finish or undo what an interrupted operation left on plain Zarr, and mend stores of version 0.1.0.
+    Complete or undo an interrupted operation on plain Zarr, and repair stores of version 0.1.0.
 
-    An append that was interrupted while its samples became visible is undone, and completes when it is run again;
-    stale consolidated metadata are rewritten from the arrays' own; an interrupted compaction in place is finished or
-    undone; half-written files of a killed process are deleted. Other errors are listed and left. On Icechunk, whose
-    commits are all or nothing, only what version 0.1.0 leaves is repaired: empty IDs without calls, and values of
-    removed samples. The lock of the store is held; programs that do not take it must not write to the store meanwhile.
-    Exit status 1 if there are errors left.
+    An append that was interrupted while its samples became visible is undone, and can be completed by running it again;
+    stale consolidated metadata are rewritten from the metadata of the arrays; an interrupted compaction in place is
+    completed or undone; partial files of a killed process are deleted. Other errors are only listed. On Icechunk, whose
+    commits are atomic, only errors of version 0.1.0 are repaired: empty IDs without calls, and values of removed
+    samples. The lock of the store is held; programs that do not take it must not write to the store meanwhile. Exit
+    status 1 if errors remain.
 
     Raises
     ------
     BusyError
         If a job runs on the store.
     VczstoreError
-        If the store cannot be opened, for instance since its metadata are corrupt.
+        If the store cannot be opened, for instance because its metadata are corrupt.
 
     Examples
     --------
@@ -46,22 +46,22 @@ class Repair(Operation):
 
     @property
     def writes(self) -> bool:
-        """It writes to the store."""
+        """True: the store is written."""
         return True
 
     @property
     def completes(self) -> bool:
-        """It completes what was stopped."""
+        """True: interrupted operations are completed."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Repaired":
-        """Hold the lock of the store, and repair."""
+        """Repair, holding the lock of the store."""
         from plans.maintenance.repair import repair_store
 
         return repair_store(self.store, options, dry_run=dry_run, quick=self.quick)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
-        """Complete what was stopped before all parts of a set had it, and repair each part."""
+        """Complete operations that were interrupted before all parts of a set had them, and repair each part."""
         from plans.maintenance.sets import repair_set
 
         return repair_set(group, dry_run=dry_run)

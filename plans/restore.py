@@ -1,4 +1,4 @@
-"""Restore: a store becomes what it was, in a new commit."""
+"""Restore: return a store to an earlier state, in a new commit."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Restore(Edit):
     """
-    Make a store what it was at a tag, branch or snapshot, in a new commit. Icechunk only.
+    Return a store to its state at a tag, branch or snapshot, in a new commit. Icechunk only.
 
-    The history goes on, and what was done since stays in it. Chunks that have changed since are copied as they are;
-    all others are not read. What was removed since is not brought back: a state that has such samples is refused, and
-    so is one in which samples have other IDs than now. Job steps that were applied since can be applied again.
+    Later commits stay in the history. Chunks that have changed since are copied verbatim; no others are read. Removed
+    samples are not restored: a state that has samples which were removed later is refused, and so is a state in which
+    samples have other IDs than now. Job steps that were applied later can be applied again.
 
     Raises
     ------
@@ -37,14 +37,14 @@ class Restore(Edit):
     group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "workers", "progress", "retries")
 
-    state: str = argument("Which state.", metavar=AT_METAVAR)
+    state: str = argument("The state to return to.", metavar=AT_METAVAR)
 
     def check(self, options: "Options") -> None:
-        """Refuse a store that keeps no history."""
+        """Check that the store keeps a history."""
         options.open(self.store).history.require(self.called)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile the copy of what has changed since."""
+        """Compile the restoration of metadata and chunks that have changed."""
         from plans.compilers.restore import compile_restore
 
         yield from ()

@@ -19,7 +19,7 @@ class Samples(Operation):
     """
     List the IDs of the samples of a store, one a line, in the order of the store.
 
-    Of removed samples only the positions are known: their IDs are gone.
+    For removed samples only the positions are known, since their IDs are blanked.
 
     Raises
     ------
@@ -51,7 +51,7 @@ class Samples(Operation):
         return list_samples(options.open(self.store), self.at, removed=self.removed, long=self.long)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
-        """Read the sample IDs of all parts, which are the same."""
+        """Read the sample IDs of all parts, which must agree."""
         from plans.maintenance.samples import require_same
         from vczstore.execution.results import FoundInParts
 

@@ -1,4 +1,4 @@
-"""Tag: a name for a state of a store, such as a release."""
+"""Tag: name a state of a store, such as a release."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,13 +19,13 @@ class Tag(Operation):
     """
     List the tags of a store, or tag its current state.
 
-    A name that was used once cannot be used again, even after it was deleted. In a job a tag names the state in which
-    the whole job leaves the store, and comes after all other steps.
+    A name cannot be used again, even after the tag was deleted. In a job, a tag names the state after all steps of the
+    job, regardless of its position.
 
     Raises
     ------
     TagError
-        If the name is taken, was taken once, or the store is on plain Zarr.
+        If the name is or was in use, or the store is on plain Zarr.
 
     Examples
     --------
@@ -61,12 +61,12 @@ class Tag(Operation):
 
     @property
     def writes(self) -> bool:
-        """Listing tags writes nothing."""
+        """Whether a tag is created or deleted."""
         return self.name is not None
 
     @property
     def completes(self) -> bool:
-        """To tag all parts again completes what was stopped."""
+        """Whether a tag is created: tagging all parts of a set again completes an interrupted run."""
         return self.name is not None and not self.delete
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Tagged":
@@ -82,7 +82,7 @@ class Tag(Operation):
         return Tagged(tag=self.name, snapshot=history.create_tag(self.name))
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
-        """List the tags of all parts, or let all parts have one, or none."""
+        """List the tags of all parts, delete one, or tag all parts or none of them."""
         from plans.maintenance.history import Tagged
         from vczstore.execution.results import FoundInParts
         from vczstore.execution.sets.completion import tag_all

@@ -1,4 +1,4 @@
-"""Update: samples that are in a store get the values that sources have for them."""
+"""Update: replace the values of samples of a store by those of sources."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,9 +36,9 @@ class Update(HarmoniseOptions, Edit):
     Raises
     ------
     SampleError
-        If some of the samples are not in the store. All of these are named, and no sample is updated.
+        If some of the samples are not in the store. The message names all of them, and no sample is updated.
     VczstoreError
-        If anything else does not fit. Nothing has been changed then.
+        If the sources are incompatible with the store. The store is unchanged then.
 
     Examples
     --------
@@ -92,24 +92,24 @@ class Update(HarmoniseOptions, Edit):
     @property
     def rules(self) -> "Rules":
         """
-        Return how sources are harmonised.
+        The rules for harmonising the sources, whether or not `harmonise` is set.
 
         Raises
         ------
         OptionError
-            If an option has a value that it cannot have.
+            If an option has an invalid value, or requires another option.
         """
         return self.inserting(super().rules, self.on_ref_mismatch)
 
     @property
     def harmonising(self) -> "Rules | None":
         """
-        How the sources are harmonised; None if they are not.
+        The rules for harmonising the sources; None if they are not harmonised.
 
         Raises
         ------
         OptionError
-            If options of harmonising are given without it, or do not go together.
+            If options of `harmonise` are given without it, or exclude each other.
         """
         from plans.variants.harmonise_rules import Rules
 
@@ -124,11 +124,11 @@ class Update(HarmoniseOptions, Edit):
 
     @property
     def then(self) -> Edit | None:
-        """What follows in the same commit."""
+        """The recomputation of INFO fields in the same commit, if requested."""
         return recomputing(self.store, self.recompute)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Look variants and values up where that matters; then compile what is written where."""
+        """Survey variants and values where needed, and compile the plan."""
         from plans.compilers.update import compile_in_stages
 
         rules = self.harmonising

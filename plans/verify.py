@@ -1,4 +1,4 @@
-"""Verify: errors in a store are looked for, and nothing is written."""
+"""Verify: look for errors in a store, without writing to it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,17 +18,17 @@ class Verify(Operation):
     """
     Check a store: metadata, sample IDs, the order of variants, and every chunk.
 
-    Arrays agree on the lengths of dimensions, and are as the VCF Zarr specification has them; sample IDs are unique;
-    consolidated metadata are those of the arrays; every chunk that is stored decodes, and holds no values of removed
-    samples; variants are sorted within contigs, and region_index is true. Chunks that are not stored stand for the
-    fill value, and are no errors; nor are those that an interrupted append left outside the grid of an array. A bit
-    that has flipped in a chunk is found if its codec, or what it decodes to, tells: gzip and checksums always do.
+    Arrays must agree on the lengths of dimensions and conform to the VCF Zarr specification; sample IDs must be unique;
+    consolidated metadata must match the arrays; every stored chunk must decode, without values of removed samples;
+    variants must be sorted within contigs, and region_index must be correct. Chunks that are not stored stand for the
+    fill value, and are no errors; nor are those that an interrupted append left outside the grid of an array. A flipped
+    bit in a chunk is found if it makes decoding fail or yields invalid values: with gzip and checksums it always is.
     Exit status 1 if there are errors.
 
     Raises
     ------
     VczstoreError
-        If the store cannot be opened, for instance since its metadata are corrupt.
+        If the store cannot be opened, for instance because its metadata are corrupt.
 
     Examples
     --------
@@ -45,13 +45,13 @@ class Verify(Operation):
     quick: bool = option(False, "Check metadata and sample IDs only.", examples=(True,))
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verified":
-        """Look at the store."""
+        """Verify the store."""
         from plans.maintenance.verify import verify_store
 
         return verify_store(options.open(self.store), options, quick=self.quick)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
-        """Look at all parts of a set, and whether they are in step."""
+        """Verify all parts of a set, and whether they are in step."""
         from plans.maintenance.sets import out_of_step
         from vczstore.execution.results import FoundInParts
 

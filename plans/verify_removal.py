@@ -1,4 +1,4 @@
-"""Verify a removal: every object of a store is read, to show that nothing of some samples is left."""
+"""Verify a removal: read every object of a store, to show that no trace of removed samples is left."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class VerifyRemoval(Operation):
     """
-    Read every object of a store, to show that nothing of removed samples is left.
+    Read every object of a store, to show that no trace of removed samples is left.
 
-    The IDs are searched for, and stored nowhere; nothing is written to the store. IDs of fewer than four bytes are
-    looked for as sample IDs only. Exit status 1 if anything is found.
+    The IDs are searched for, and are not stored; nothing is written to the store. IDs of fewer than four bytes are
+    searched for among sample IDs only. Exit status 1 if anything is found.
 
     Raises
     ------
     StaleError
-        If the store changes meanwhile.
+        If the store changes during the search.
 
     Examples
     --------
@@ -32,7 +32,7 @@ class VerifyRemoval(Operation):
     """
 
     group: ClassVar[str] = "withdraw"
-    uses: ClassVar[tuple[str, ...]] = ("store",)  # it reads all branches
+    uses: ClassVar[tuple[str, ...]] = ("store",)  # all branches are read
 
     samples: tuple[str, ...] = argument(
         "The IDs of the samples that were removed.", kind="samples-file", metavar="SAMPLE_ID"
@@ -40,7 +40,7 @@ class VerifyRemoval(Operation):
     report: Any = option(None, "Write report.json and report.html here.", metavar="DIR", kind="folder")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verification":
-        """Read the store."""
+        """Search the store."""
         from plans.maintenance.verify_removal import verify
 
         folder = None if self.report is None else Path(self.report)
