@@ -61,7 +61,7 @@ class Append(HarmoniseOptions, Edit):
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
 
     sources: tuple[Any, ...] = argument(
-        "The VCZs, or VCF or BCF files, whose samples come in; never written to.",
+        "The VCZs, or VCF or BCF files, whose samples are appended; never written to.",
         metavar="SOURCE...",
         kind="sources",
         job_help="One or a list of them. Globs such as `*` and `**` are expanded when the step runs, in sorted order, "
@@ -75,8 +75,8 @@ class Append(HarmoniseOptions, Edit):
     )
     on_duplicate: str = option(
         "error",
-        "What to do about samples that the store has already: fail, leave out the incoming ones, or let them replace "
-        "the store's.",
+        "What to do about samples that the store has already: fail, leave out those of the sources, or replace those "
+        "of the store.",
         choices=DUPLICATES,
         command=False,
         python=False,
@@ -86,8 +86,8 @@ class Append(HarmoniseOptions, Edit):
     on_ref_mismatch: str = on_ref_mismatch()
     keep_blocks: bool = option(
         False,
-        "With `gvcf`: the store keeps the reference blocks of the samples that come in, so that variants inserted "
-        "later have their calls too. A store that keeps some keeps those of all gVCFs from then on.",
+        "With `gvcf`: keep the reference blocks of the appended samples in the store, so that they have calls at "
+        "variants inserted later. A store that keeps blocks keeps those of all gVCFs from then on.",
         within=HARMONISE,
         examples=(True,),
     )
@@ -96,14 +96,14 @@ class Append(HarmoniseOptions, Edit):
     add_fields: tuple[str, ...] = add_fields()
     output: Any = option(
         None,
-        "With `new-variants: insert`: make a copy with all samples on plain Zarr here; `store` stays as it is. For "
+        "With `new-variants: insert`: make a copy with all samples on plain Zarr here; `store` is unchanged. For "
         "stores on plain Zarr in an object store, into which no variants can be inserted in place.",
         metavar="PATH",
         kind="location",
         job=False,
     )
     require_direct_copy: bool = option(
-        False, "Fail if a chunk of values would be re-encoded instead of being copied as it is.", job=False
+        False, "Fail if a chunk of values would be re-encoded instead of copied verbatim.", job=False
     )
     recompute: tuple[str, ...] = recomputed_fields()
     allow_returning: bool = allow_returning(examples=(True,))

@@ -41,7 +41,7 @@ class Compact(Edit):
 
     output: Any = option(
         None,
-        "Make a compacted copy on plain Zarr here; `store` stays as it is.",
+        "Make a compacted copy on plain Zarr here; `store` is unchanged.",
         metavar="PATH",
         kind="location",
         positional=True,

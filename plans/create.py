@@ -47,9 +47,9 @@ class Create(Edit):
     makes_store: ClassVar[bool] = True
     is_seen_early: ClassVar[bool] = False
 
-    store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
+    store: Any = argument("A path or URL that does not exist.", metavar="OUT", kind="location", job=False)
     sources: tuple[Any, ...] = argument(
-        "The VCZs, or VCF or BCF files, whose variants come in, sorted by position within contigs; never written to.",
+        "The VCZs, or VCF or BCF files, to take variants from, sorted by position within contigs; never written to.",
         metavar="SOURCE...",
         kind="sources",
     )
@@ -76,11 +76,11 @@ class Create(Edit):
     )
     info: tuple[str, ...] = option(
         (),
-        "INFO field that comes in, of one value per variant: the value of the first source that has one.",
+        "INFO field to include, of one value per variant: the value of the first source that has one.",
         metavar="FIELD",
     )
-    provenance: bool = option(False, "Keep by which append each sample comes in, for samples --long.")
-    gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")
+    provenance: bool = option(False, "Record by which append each sample is added, for samples --long.")
+    gvcf: bool = gvcf("reference blocks are not variants, and <NON_REF> or <*> is not an allele.")
 
     @property
     def writes(self) -> bool:

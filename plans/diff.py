@@ -43,13 +43,13 @@ class Diff(Operation):
     order: ClassVar[tuple[str, ...]] = ("store", "other")
 
     other: Any = argument(
-        "The store that it is compared with; by default another state of the same.",
+        "The store to compare with; by default another state of the same store.",
         default=None,
         metavar="[OTHER]",
         kind="location",
     )
     at: str | None = option(None, "Compare this tag, branch or snapshot of the store.", metavar=AT_METAVAR)
-    to: str | None = option(None, "Compare it with this one, of OTHER or the same store.", metavar=AT_METAVAR)
+    to: str | None = option(None, "Compare it with this state, of OTHER or the same store.", metavar=AT_METAVAR)
     ids: bool = option(False, "List the IDs of samples that only one of the two has.")
     exit_code: bool = option(False, "Exit with status 1 if anything differs.", python=False)
 

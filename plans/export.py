@@ -73,7 +73,7 @@ class Export(Operation):
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
 
     out: Any = argument(
-        "A path or URL where nothing is.",
+        "A path or URL that does not exist.",
         metavar="OUT",
         kind="location",
         key="to",
@@ -92,7 +92,7 @@ class Export(Operation):
     )
     samples_file: str | None = option(
         None,
-        "The same by a file, one ID a line; all but those in it if its name begins with ^.",
+        "Export the samples in this file, one ID per line; all but these if its name begins with ^.",
         flags=("-S", "--samples-file"),
         metavar="FILE",
         kind="file",
@@ -108,8 +108,8 @@ class Export(Operation):
     )
     regions_file: str | None = option(
         None,
-        "The same by a file with contig, start and end in each line, separated by tabs. Positions count from 1; in a "
-        ".bed file from 0, and the end does not belong to the region.",
+        "Export the variants that overlap the regions in this file: contig, start and end in each line, separated by "
+        "tabs. Positions are 1-based and inclusive; in a .bed file 0-based, with an exclusive end.",
         flags=("-R", "--regions-file"),
         metavar="FILE",
         kind="file",

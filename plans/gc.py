@@ -46,10 +46,10 @@ class Gc(Operation):
 
     keep_days: int | None = option(
         None,
-        "First drop from the history what is older than this many days. What main, a branch or a tag names stays.",
+        "First delete history older than this many days. Snapshots that main, a branch or a tag names are kept.",
         metavar="DAYS",
         bounds=(0, MAX_DAYS),
-        default_text="the history stays",
+        default_text="the history is kept",
         examples=(30,),
     )
     keep_tags: str = option(

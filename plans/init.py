@@ -39,7 +39,7 @@ class Init(Edit):
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
     makes_store: ClassVar[bool] = True
 
-    store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
+    store: Any = argument("A path or URL that does not exist.", metavar="OUT", kind="location", job=False)
     source: Any = argument(
         "The first batch: a VCZ, or VCF or BCF file; never written to.", metavar="FIRST", kind="location"
     )

@@ -46,7 +46,7 @@ class Normalise(HarmoniseOptions, Edit):
     source: Any = argument(
         "The VCZ, or VCF or BCF file, that is mapped; never written to.", metavar="SOURCE", kind="location"
     )
-    out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
+    out: Any = argument("A path or URL that does not exist.", metavar="OUT", kind="location")
     output_backend: str | None = option(
         None, "Backend of `out`.", choices=BACKENDS, default_text="icechunk for .icechunk, else zarr"
     )

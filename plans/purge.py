@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vczstore.stores.base import HeldLock
 
 TAGS_HELP = (
-    "What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name, without the "
-    "samples that the store no longer has; release-1 becomes release-1.1, since no name is used twice."
+    "What a purge does with tags and branches that keep older snapshots. recreate rewrites tagged states without the "
+    "samples that the store no longer has; release-1 becomes release-1.1, since no name can be used twice."
 )
 
 YES_HELP = "Do not ask on a terminal whether the history may be deleted; elsewhere nothing is asked."

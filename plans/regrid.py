@@ -70,54 +70,54 @@ class Regrid(Edit):
         None,
         SAMPLE_GRID_HELP,
         choices=SAMPLE_GRIDS,
-        default_text="as it is",
+        default_text="unchanged",
         examples=("flexible",),
     )
     samples_chunk: int | None = option(
         None,
-        "How many samples a chunk has; in a flexible grid, up to how many columns are merged. Wider ones stay.",
+        "Number of samples per chunk; in a flexible grid, the width up to which columns are merged. Wider ones stay.",
         flags=("--samples-chunk", "--sample-chunk"),
         metavar="N",
         bounds=(1, MAX_CHUNK),
         short=True,
-        shorthand="how many samples a chunk has",
+        shorthand="the number of samples per chunk",
         examples=(10000,),
-        default_text="the widest there is; in a flexible grid, none are merged, or with when, up to that, and 1,000",
+        default_text="the widest column, with when at least 1,000; in a flexible grid without when, none are merged",
     )
     variants_chunk: int | None = option(
         None,
-        "How many variants a chunk has, of all arrays.",
+        "Number of variants per chunk, for all arrays.",
         metavar="N",
         bounds=(1, MAX_CHUNK),
         examples=(10000,),
-        default_text="as it is",
+        default_text="unchanged",
     )
     samples_shard: int | None = option(
         None,
-        "How many samples a shard has, of all arrays: a multiple of the chunk's. 0 takes the shards from all arrays.",
+        "Number of samples per shard, for all arrays: a multiple of the chunk's. 0 removes the shards of all arrays.",
         metavar="N",
         bounds=(0, MAX_CHUNK),
         examples=(100000,),
-        default_text="as it is",
+        default_text="unchanged",
     )
     variants_shard: int | None = option(
         None,
-        "How many variants a shard has, of all arrays: a multiple of the chunk's. 0 takes the shards from all arrays.",
+        "Number of variants per shard, for all arrays: a multiple of the chunk's. 0 removes the shards of all arrays.",
         metavar="N",
         bounds=(0, MAX_CHUNK),
         examples=(100000,),
-        default_text="as it is",
+        default_text="unchanged",
     )
     compressor: str | None = option(
         None,
-        "Compress all arrays by Blosc with this.",
+        "Compress all arrays by Blosc with this compressor.",
         choices=COMPRESSORS,
         examples=("zstd",),
-        default_text="as they are; zstd, with a level",
+        default_text="unchanged; zstd, with a level",
     )
     compression_level: int | None = option(
         None,
-        "How hard it compresses, 0 for not at all.",
+        "Level of compression; 0 stores chunks uncompressed.",
         metavar="N",
         bounds=(0, 9),
         examples=(7,),

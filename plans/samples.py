@@ -34,12 +34,12 @@ class Samples(Operation):
 
     group: ClassVar[str] = "look"
     is_handed_out: ClassVar[bool] = True
-    at: str | None = option(None, "List those at this tag, branch or snapshot.", metavar=AT_METAVAR)
+    at: str | None = option(None, "List the samples at this tag, branch or snapshot.", metavar=AT_METAVAR)
     removed: bool = option(False, "List the positions of removed samples instead, counted from 0.")
 
     long: bool = option(
         False,
-        "List by which append each sample came in, too: its number, time and job. For stores that were created with "
+        "Also list by which append each sample was added: its number, time and job. For stores that were created with "
         "--provenance.",
         flags=("-l", "--long"),
     )

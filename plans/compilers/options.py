@@ -20,8 +20,8 @@ def drop_fields() -> tuple[str, ...]:
     """Declare the FORMAT fields that are left out."""
     declared: tuple[str, ...] = option(
         (),
-        "FORMAT field that does not come in where it would be refused: one that the store lacks is left out; one that "
-        "a source lacks, or whose values do not fit, is missing for its samples.",
+        "FORMAT field to drop where it would be refused: if the store lacks it, it is left out; if a source lacks it, "
+        "or has values that do not fit, it is missing for the samples of the source.",
         flags=("--drop-field",),
         also_within=HARMONISE,
         metavar="NAME",
@@ -34,7 +34,7 @@ def add_fields() -> tuple[str, ...]:
     """Declare the FORMAT fields that are added to the store from a source."""
     declared: tuple[str, ...] = option(
         (),
-        "FORMAT field that the store lacks and gets from a source; it is missing for the store's other samples.",
+        "FORMAT field of a source to add to the store; it is missing for the store's other samples.",
         flags=("--add-field",),
         metavar="NAME",
         examples=(["PS"],),
@@ -65,7 +65,7 @@ def missing_ok(**arguments: Any) -> bool:
 def allow_returning(**arguments: Any) -> bool:
     """Declare whether removed samples may be added again."""
     declared: bool = option(
-        False, "Let samples come in that were removed from the store before; else they are an error.", **arguments
+        False, "Allow samples that were removed from the store before; else they are an error.", **arguments
     )
     return declared
 
@@ -77,8 +77,8 @@ def drop_returning(**arguments: Any) -> bool:
 
 
 SAMPLE_GRID_HELP = (
-    "How chunks are cut along the samples: all of one width, or flexible, where each batch adds chunk columns of its "
-    "own widths; not all readers open flexible stores."
+    "Chunk widths along the samples: regular, all of one width, or flexible, where each batch adds chunk columns of "
+    "its own widths; not all readers support flexible stores."
 )
 
 
@@ -100,8 +100,8 @@ def on_ref_mismatch() -> str:
     """Declare how new variants are treated whose REF contradicts another one's."""
     declared: str = option(
         "refuse",
-        "What to do about a new variant whose REF contradicts another one's at its position, as of another reference "
-        "genome: refuse the sources, or keep both.",
+        "What to do about a new variant whose REF contradicts that of another one at its position, as if from another "
+        "reference genome: refuse the sources, or keep both.",
         choices=REF_MISMATCHES,
         within=HARMONISE,
         examples=("keep",),
@@ -142,7 +142,7 @@ class HarmoniseOptions(Operation):
     )
     numbers: tuple[str, ...] = option(
         (),
-        "What a FORMAT field is whose header says Number=., such as AD=R.",
+        "The Number of a FORMAT field whose header has Number=., such as AD=R.",
         flags=("--number",),
         metavar="NAME=R|A|G",
         within=HARMONISE,
@@ -205,8 +205,8 @@ def if_none() -> str | None:
     """Declare what a job does about globs without matches."""
     declared: str | None = option(
         None,
-        "What to do if a glob finds nothing: fail, or go on. By default the job goes on, unless nothing at all lies "
-        "under the prefix of an object store, which is misspelt or empty.",
+        "What to do if a glob matches nothing: fail, or go on. By default the job goes on, unless there is no object "
+        "at all under the prefix of an object store, which may be misspelt.",
         choices=IF_NONE,
         command=False,
         python=False,
