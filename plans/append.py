@@ -128,7 +128,7 @@ class Append(HarmoniseOptions, Edit):
             )
         if self.output is not None and self.recompute:
             raise OptionError("append: --output does not go with --recompute; recompute the copy afterwards")
-        _ = self.harmonising  # which checks its options
+        _ = self.harmonising  # validates the options
 
     @property
     def rules(self) -> "Rules":

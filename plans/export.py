@@ -125,7 +125,7 @@ class Export(Operation):
             if values is not None and ("" in values or not values):
                 raise OptionError(f"export: --{name} has an empty name; leave it out, or name {name}")
         if any(sample.startswith("^") for sample in (self.samples or ())[1:]):
-            raise OptionError("export: in --samples ^ goes before the first sample alone, and is for all; name it once")
+            raise OptionError("export: in --samples, write ^ once, before the first sample; it applies to all of them")
 
     @property
     def is_vcf(self) -> bool:

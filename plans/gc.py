@@ -80,7 +80,7 @@ class Gc(Operation):
             return self.perform_within(options, lock)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Collected":
-        """Delete."""
+        """Delete; the caller holds the lock."""
         from plans.maintenance.purge import collect_garbage
 
         return collect_garbage(options.open(self.store), lock, dry_run=False, keep=self._keep)

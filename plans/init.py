@@ -53,7 +53,7 @@ class Init(Edit):
         """None: there is no existing store to lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the batch, and find the place free."""
+        """Open the batch, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import DEFAULT_CHUNKS
         from plans.core.model import Compiling

@@ -54,7 +54,7 @@ class Normalise(HarmoniseOptions, Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.rules  # which checks its options
+        _ = self.rules  # validates the options
 
     @property
     def writes(self) -> bool:

@@ -73,14 +73,14 @@ class Publish(Operation):
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Published":
-        """Hold the lock of jobs, and publish."""
+        """Publish, holding the lock of jobs."""
         store = options.open(self.store)
         store.history.require("publish")
         with store.exclusive_lock() as lock:
             return self.perform_within(options, lock)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Published":
-        """Publish."""
+        """Publish; the caller holds the lock."""
         from plans.maintenance.branches import Published
         from plans.maintenance.history import history_of
 

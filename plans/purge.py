@@ -79,7 +79,7 @@ class Purge(Operation):
             return self.perform_within(options, lock)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Purged":
-        """Delete the history."""
+        """Delete the history; the caller holds the lock."""
         from plans.maintenance.purge import purge_store
 
         return purge_store(options.open(self.store), self.tags, lock, options)

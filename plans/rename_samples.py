@@ -125,25 +125,25 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
     vcz.require_whole("rename-samples")
     present = set(vcz.sample_ids.tolist())
     done = {old for old, new in pairs.items() if old not in present and new in present}
-    left = {old: new for old, new in pairs.items() if old not in done and old != new}
+    renames = {old: new for old, new in pairs.items() if old not in done and old != new}
     if exchanged := [new for new in pairs.values() if new in pairs and pairs[new] != new]:
         raise SampleError(
             f"rename-samples: {listing(exchanged)} would pass from one sample of {vcz.label} to another, and when this "
             "is run again nothing tells whether that was done; rename by two files, the first to IDs that are not there"
         )
-    positions, unknown = positions_of(vcz, list(left))
+    positions, unknown = positions_of(vcz, list(renames))
     if unknown and missing_ok:
         others = sorted(present - pairs.keys() - {*pairs.values()})
         removed = Withdrawn.of(store, vcz).among(unknown)
         refuse_other_spellings("rename-samples", vcz, unknown, removed, others, "nothing was renamed")
-        left = {old: new for old, new in left.items() if old not in {*unknown}}
+        renames = {old: new for old, new in renames.items() if old not in {*unknown}}
     elif unknown:
         way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples("rename-samples", vcz, unknown, way_out)
     names = vcz.sample_ids.copy()
-    names[positions] = [left[old] for old in vcz.sample_ids[positions].tolist()]
+    names[positions] = [renames[old] for old in vcz.sample_ids[positions].tolist()]
     edits = [SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())] if len(positions) else []
-    _check_names(vcz, names.tolist(), left)
+    _check_names(vcz, names.tolist(), renames)
     kept = {*names.tolist()}
     header = vcf_headers.without(vcz.attributes, pairs.keys() - kept - {*unknown}, kept)
     after = vcz.planned({}, names)
@@ -151,7 +151,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
         "rename-samples",
         store,
         vcz,
-        left.values(),
+        renames.values(),
         allow=allow_returning,
         way_out="give other IDs, or say --allow-returning",
     )

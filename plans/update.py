@@ -87,7 +87,7 @@ class Update(HarmoniseOptions, Edit):
             raise OptionError(
                 "update: harmonise does not go with insert: true; append the samples that are new in a step of its own"
             )
-        _ = self.harmonising  # which checks its options
+        _ = self.harmonising  # validates the options
 
     @property
     def rules(self) -> "Rules":

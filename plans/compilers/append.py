@@ -406,9 +406,9 @@ class HasSamples:
     def look(self, rows: slice) -> str | None:
         """The name of the array if values differ in a range along its first axis; else None."""
         target, axis = self.write.target, self.write.axis
-        whole = [rows if i == 0 else slice(0, n) for i, n in enumerate(target.shape)]
+        region = [rows if i == 0 else slice(0, n) for i, n in enumerate(target.shape)]
         for start, stop in self._columns(rows if axis == 0 else slice(0, target.shape[axis])):
-            there = tuple(slice(start, stop) if i == axis else r for i, r in enumerate(whole))
+            there = tuple(slice(start, stop) if i == axis else r for i, r in enumerate(region))
             ours = arrays.read(target, there)
             theirs = ours.copy()
             for part in self.write.parts:

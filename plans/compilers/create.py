@@ -120,10 +120,10 @@ def compile_create(
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
     scans = [FindRuns(OPERATION, source, step) for source in sources]
     blocks = [FindBlocks(OPERATION, source, step) for source in sources if gvcf]
-    places = yield Survey(OPERATION, (*scans, *blocks), memory)
-    segments = [s.segments(scan.joined(found)) for s, scan, found in zip(sites, scans, places, strict=False)]
-    for finding, found in zip(blocks, places[len(scans) :], strict=True):
-        finding.joined(found)  # raises an error if the source is not a gVCF
+    results = yield Survey(OPERATION, (*scans, *blocks), memory)
+    segments = [s.segments(scan.joined(runs)) for s, scan, runs in zip(sites, scans, results, strict=False)]
+    for scan_blocks, found in zip(blocks, results[len(scans) :], strict=True):
+        scan_blocks.joined(found)  # raises an error if the source is not a gVCF
     union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
     # 3. from alleles: the number of records in each range
@@ -149,8 +149,8 @@ def compile_create(
     members = {a.path: a for a in (*targets.values(), filters, *by_sample, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
-    def conclude(found: Sequence[np.ndarray]) -> list[Edit]:
-        rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
+    def conclude(index_rows: Sequence[np.ndarray]) -> list[Edit]:
+        rows = np.concatenate([np.empty((0, 6), dtype="i8"), *index_rows])
         dtype = targets[POSITION].dtype
         index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # ends may be too large
         return [
@@ -178,14 +178,14 @@ def compile_create(
     )
 
 
-def _counted(sources: Sequence[Vcz], found: Sequence[Counted]) -> tuple[np.ndarray, int]:
+def _counted(sources: Sequence[Vcz], ranges: Sequence[Counted]) -> tuple[np.ndarray, int]:
     """The number of records in each range, and the maximal number of alleles. Raise an error for reference blocks."""
-    blocks = sorted(block for c in found for block in c.blocks)
+    blocks = sorted(block for r in ranges for block in r.blocks)
     if blocks:
         source, row = blocks[0]
         raise refusal(OPERATION, sources[source], row)
-    counts = np.array([c.records for c in sorted(found)], dtype="i8")
-    return counts, max((c.most_alleles for c in found), default=1)
+    counts = np.array([r.records for r in sorted(ranges)], dtype="i8")
+    return counts, max((r.most_alleles for r in ranges), default=1)
 
 
 def _widest(sources: Sequence[Vcz]) -> int:

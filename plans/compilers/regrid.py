@@ -334,10 +334,10 @@ def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> Put
 
 
 def _in_place(
-    plan: Plan, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples], others: Sequence[Write]
+    plan: Plan, vcz: Vcz, n_unchanged: Mapping[str, int], puts: Mapping[str, PutSamples], others: Sequence[Write]
 ) -> Plan:
     """The plan with its writes and edits as its only step, in a store that is written in place; see `keep_columns`."""
     store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
-    writes, preparations = keep_columns(store, vcz, left, puts, others)
+    writes, preparations = keep_columns(store, vcz, n_unchanged, puts, others)
     rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
     return replace(plan, edits=(), first=(rewriting,))

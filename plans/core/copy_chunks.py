@@ -145,8 +145,8 @@ class Recode(CopyArray):
             return cls(target.path, target, Columns(target.shape, widths, None, (), block), source)
 
         def reading(block: tuple[int, ...]) -> int:
-            found = cut(block)
-            return found.regrouped.read_mem(found.columns) if found.is_encoded else found.reader().decode_mem()
+            trial = cut(block)
+            return trial.regrouped.read_mem(trial.columns) if trial.is_encoded else trial.reader().decode_mem()
 
         return cut(memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), reading, prefer=prefer))
 

@@ -322,8 +322,8 @@ def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]
             remaining = _Remaining(node["pipeline"].mappable, frozenset(skipped))
             node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=remaining)
             node["computed"] = node["primitive_op"].num_tasks == 0  # Cubed skips nodes with this flag
-    left = FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
-    return left if left.num_tasks else None
+    result = FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
+    return result if result.num_tasks else None
 
 
 def _is_ours(node: Mapping[str, Any]) -> bool:

@@ -417,7 +417,7 @@ class PutSamples:
         return result
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Let xarray select the samples of each part, join them, and put them in order."""
+        """Select the samples of each part, join and order them with xarray."""
         from plans.core import xarray_backend
 
         columns = self._every
@@ -434,7 +434,7 @@ class PutSamples:
         return xarray_backend.write(ordered, arrays.planned(self.target, store=store), columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Let zarr-python select the samples of each part, chunk by chunk of the target."""
+        """Select the samples of each part with zarr-python, chunk by chunk of the target."""
         target = arrays.planned(self.target, store=store)
         every = replace(self._every, block=(1,) * target.ndim)
         for index in np.ndindex(*every.grid):

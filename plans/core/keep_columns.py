@@ -19,7 +19,7 @@ from vczstore.vcz.model import Vcz, has_grid, samples_axis
 def keep_columns(
     store: Store,
     vcz: Vcz,
-    left: Mapping[str, int],
+    n_unchanged: Mapping[str, int],
     puts: Mapping[str, PutSamples],
     others: Sequence[Write] = (),
 ) -> tuple[tuple[Write, ...], tuple[Edit, ...]]:
@@ -30,7 +30,7 @@ def keep_columns(
     ----------
     store, vcz
         The store, whose writes become visible together, and its state when the plan will run.
-    left
+    n_unchanged
         For each array that changes, the number of leading columns that stay in place.
     puts
         Writes of the samples in the remaining columns, by the name of the array.
@@ -56,8 +56,8 @@ def keep_columns(
             if any(write.name == name for write in others):
                 continue
             columns = None
-            if name in left:
-                columns = (*((i, i) for i in range(left[name])), *moves.get(name, ()))
+            if name in n_unchanged:
+                columns = (*((i, i) for i in range(n_unchanged[name])), *moves.get(name, ()))
             writes.append(LinkChunks.of(array, columns))
         preparations.append(LinkAllBut.of(store, frozenset(linked)))
     else:
