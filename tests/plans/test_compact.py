@@ -1,4 +1,4 @@
-"""Compact: removed samples leave, against the NumPy model, bcftools and vcztools; what goes wrong changes nothing."""
+"""Compact, compared with a NumPy model, bcftools and vcztools; failures leave the store unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SOME_WAYS = [Way(kind, impl) for kind in WRITTEN for impl in IMPLS if impl != "x
 
 @pytest.fixture
 def removed(tmp_path: Path) -> Callable[[Way], tuple[Path, dict[str, np.ndarray]]]:
-    """Makes a store from which samples have been removed, and what is in it."""
+    """A function that returns a store with removed samples, and its expected contents."""
 
     def make(way: Way, **layout: object) -> tuple[Path, dict[str, np.ndarray]]:
         old = some_arrays(14)
@@ -67,10 +67,10 @@ def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
     digest = cohort.digest(store)
     result = vczstore.compact(store, output, **way.options)
     assert result.counts == {"samples dropped": 3, "samples kept": 11}
-    # a column of chunks is 3 of each of the calls, and one of the samples' own arrays; variants have 3 chunks as well
+    # a chunk column has 3 chunks of each call array, and one of each sample array; variants have 3 chunks as well
     column = 3 * 3 + 2
     assert result.plan.decoded_chunks == column
-    # in place, two columns get other numbers, and are not written
+    # in place, two columns are renumbered, not written
     assert result.plan.encoded_chunks == (0 if output is None else 3 * column + 3 * 3 + 1)
     if output is None:
         assert history(store) == [result.snapshot, *past]
@@ -85,7 +85,7 @@ def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path) -> None:
-    """Neither in the listing, nor when the axis grows again: Icechunk drops what lies outside by itself."""
+    """Dropped chunks are neither listed, nor visible when the axis grows again: Icechunk deletes them."""
     way = Way("icechunk", "cubed")
     store, before = removed(way)
     vczstore.compact(store)
@@ -104,8 +104,8 @@ def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 samples spread over 100 chunk columns: each column is read and written once, and no other is."""
-    n, width, first = 4_000, 20, 100  # 200 columns; the second half of them is touched
+    """With 1,000 samples spread over 100 chunk columns, each of these is read and written once, and no other is."""
+    n, width, first = 4_000, 20, 100  # 200 columns, of which the second half is touched
     arrays = cohort.make_arrays(8, cohort.ids(0, n))
     arrays = {name: arrays[name] for name in ("sample_id", "variant_position", "call_genotype", "call_DP")}
     way = Way(kind, "cubed", "single-threaded")
@@ -114,7 +114,7 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
     assert len(gone) == 1_000
 
     removal = vczstore.remove(store, gone, **way.options)
-    # two rows of variants in each column, of two fields
+    # two chunk rows in each column, of two fields
     assert removal.plan.chunks_read == removal.plan.decoded_chunks == removal.chunks == 100 * 2 * 2
     expected = cohort.expected_remove(arrays, gone)
     cohort.assert_same(way.read(store), expected)
@@ -129,7 +129,7 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
 
     monkeypatch.setattr(Part, "put", put)
     compaction = vczstore.compact(store, **way.options)
-    # 100 columns become 50; what is before them is linked, or stays where it is
+    # 100 columns become 50; those before them are linked, or stay in place
     columns = 50 * (2 * 2 + 1)
     assert compaction.plan.decoded_chunks == columns
     assert compaction.plan.encoded_chunks == (0 if kind == "icechunk" else 100 * (2 * 2 + 1) + 2)
@@ -142,7 +142,7 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
 
 @pytest.mark.slow
 def test_other_processes(removed: Callable) -> None:
-    """What they read is the base snapshot, though others write to the same chunks."""
+    """Tasks read the base snapshot, although others write to the same chunks."""
     store, before = removed(Way("icechunk", "cubed"))
     vczstore.compact(store, executor="processes", max_workers=2)
     cohort.assert_same(Way("icechunk", "cubed").read(store), cohort.expected_compact(before))
@@ -174,7 +174,7 @@ def test_random_stores(data: st.DataObject, n: int, layout: dict, kind: str, imp
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
 @pytest.mark.slow
 def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
-    """A compacted store shows what the VCF shows without the samples; so does what is appended to it."""
+    """A compacted store agrees with the VCF without the removed samples, also after an append."""
     text, (first, second, _) = vcf.EXAMPLES["calls"].make(), vcf.EXAMPLES["calls"].parts
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", text)
     part = vcf.split_by_samples(whole, [*first, *second], tmp_path / "part.vcf.gz")
@@ -201,7 +201,7 @@ def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_documents_are_those_of_the_store(tmp_path: Path, zarr_format: int) -> None:
-    """What vczstore does not know stays; consolidated metadata have the new shapes."""
+    """Unknown metadata are kept; consolidated metadata have the new shapes."""
     old = some_arrays(7)
     store, output = tmp_path / "store.vcz", tmp_path / "output.vcz"
     cohort.write_vcz(store, old, zarr_format=zarr_format)
@@ -222,7 +222,7 @@ def test_documents_are_those_of_the_store(tmp_path: Path, zarr_format: int) -> N
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
-    """Nothing is committed, and the snapshot is the one that is there."""
+    """Nothing is committed, and the current snapshot is returned."""
     way = Way("icechunk", "cubed")
     store = way.make(tmp_path, some_arrays(5))
     before = history(store)
@@ -232,7 +232,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     assert history(store) == before
 
 
-# ---- what goes wrong ------------------------------------------------------------------------
+# ---- failures -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -264,7 +264,7 @@ def test_a_place_that_was_taken_since(removed: Callable, tmp_path: Path) -> None
 @pytest.mark.parametrize("column", [2, 3], ids=["decoded", "copied as it is"])
 @pytest.mark.slow
 def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None:
-    """The store is as it was, and the copy is none; once it is mended and deleted, the same command does it."""
+    """The store is unchanged, and there is no copy; with the chunk repaired and no leftovers, a rerun succeeds."""
     store, before = removed(Way("format3", "cubed"))
     chunk = store / "call_GL" / "c" / "1" / str(column) / "0"
     whole = chunk.read_bytes()
@@ -337,7 +337,7 @@ def test_a_store_that_is_not_whole(removed: Callable, tmp_path: Path) -> None:
     ("kind", "shards"), [("format2", None), ("format3", (2, 1)), ("icechunk", None), ("icechunk", (2, 1))]
 )
 def test_later_columns_are_renumbered_unread(kind: str, shards: tuple[int, int] | None, tmp_path: Path) -> None:
-    """Where all samples of a column go; absent chunks too. On plain Zarr they are the same files."""
+    """After a whole column is dropped, later ones are renumbered, with absent chunks; on plain Zarr as hard links."""
     way = Way(kind, "cubed")
     old = cohort.make_arrays(10, cohort.ids(0, 10), fields=("call_DP", "call_FT"))
     old["call_DP"][:8, 6:9] = 0

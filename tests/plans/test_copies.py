@@ -1,4 +1,4 @@
-"""Copies of a store on plain Zarr: they are made of one state of it, or not at all."""
+"""Copies of a store on plain Zarr have one state of it, or fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COPIES: dict[str, Callable[..., object]] = {
 
 
 class AnotherWriter:
-    """Progress that changes the store once the first tasks of the copy run."""
+    """A progress callback that changes the store once the first tasks of the copy run."""
 
     def __init__(self, change: Callable[[], object]) -> None:
         self.change: Callable[[], object] | None = change

@@ -1,4 +1,4 @@
-"""A store made over the variants of several: by a slow model, by bcftools and vcztools, and what is refused."""
+"""Create: compared with a slow model, bcftools and vcztools; refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from vczstore.errors import (
 from vczstore.stores.resolve import new_store
 from vczstore.vcz.zarr_objects import LOCK, claim, names
 
-# ---- sources, and what should become of them ------------------------------------------------
+# ---- sources, and their expected union ------------------------------------------------------
 
 records = st.builds(
     Record,
@@ -70,7 +70,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
-    """The model: one record after the other."""
+    """The union by the model, one record after the other."""
     contigs = list(dict.fromkeys(c for s in sources for c in s.contigs))
     rows = []
     for number, source in enumerate(sources):
@@ -103,7 +103,7 @@ def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
 
 
 def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int) -> list[list[int]]:
-    """The model of the region index: by chunk and contig."""
+    """The region index by the model, for each chunk and contig."""
     cells: dict[tuple[int, int], list[Record]] = {}
     for i, record in enumerate(records):
         cells.setdefault((i // chunk, contigs.index(record.contig)), []).append(record)
@@ -114,12 +114,12 @@ def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int
 
 
 def expected_chunk(sources: Sequence[Source]) -> int:
-    """The model of the chunk length: the longest that does not hold a whole source."""
+    """The chunk length by the model: the longest that does not cover a whole source."""
     return max([s.chunk for s in sources if s.chunk < len(s.records)], default=1000)
 
 
 def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
-    """What was read of a store is the union of the sources."""
+    """Check that the contents of a store are the union of the sources."""
     contigs, records = expected(sources)
     written = (len(r.alleles) for s in sources for r in s.records)
     width = max([1, *written, *(s.width for s in sources), *(len(r.alleles) for r in records)])
@@ -200,7 +200,7 @@ def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> No
 
 
 def test_sets_of_alleles() -> None:
-    """A missing ALT is none, an ALT that is there twice counts twice, and a long one is not cut off."""
+    """A missing ALT does not count, a duplicate counts twice, and a long one is not truncated."""
     long = "A" * 5000
     alleles = np.array(
         [["A", "", ""], ["A", ".", ""], ["A", "C", "C"], ["A", "C", "."], ["A", long, "C"], ["A", "C", long + "A"]], "T"
@@ -221,7 +221,7 @@ def sources(draw: st.DrawFn) -> Source:
         *draw(st.permutations(["1", "2", "X"])),
         *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True)),
     ]
-    runs = draw(st.permutations(contigs))  # not always in the order of the table
+    runs = draw(st.permutations(contigs))  # not always sorted as in the table
     found = draw(st.lists(records, max_size=12))
     found += draw(st.lists(st.sampled_from(found), max_size=3)) if found else []
     optional = ["variant_length", "variant_id", "variant_id_mask", "contig_length"]
@@ -241,7 +241,7 @@ def sources(draw: st.DrawFn) -> Source:
 @given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
 @pytest.mark.slow
 def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
-    """Sources of any layout and order of contigs; many small ranges, or one."""
+    """Sources of any layout and order of contigs, with many small ranges or one."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         if small:
             patch.setattr(union_of_sources, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
@@ -261,11 +261,11 @@ def test_create_against_a_model(made: list[Source], backend: str, small: bool, d
 # ---- bcftools and vcztools ------------------------------------------------------------------
 
 PALETTE = {"A": [("C", "T"), ("G",), ("AT",), ("<DEL>",)], "ACC": [("A",), ("GTT", "TGG")]}
-"""ALTs that are the same or have none in common, and no base to trim: else bcftools merges what stays apart here."""
+"""Sets of ALTs that are equal or disjoint, without bases to trim: bcftools merges others differently."""
 
 
 def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
-    """A VCF of some samples, with duplicates, ALTs in any order, and sites of REF alone."""
+    """A VCF with duplicates, ALTs in any order, and sites with REF only."""
     rng = random.Random(number)
     samples = [f"S{number}{i}" for i in range(2)]
     lines = [
@@ -296,7 +296,7 @@ def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
 
 
 def judged(text: str, fields: slice = slice(0, 5)) -> list[tuple[str, ...]]:
-    """The records' contigs, positions, REFs and ALTs, in an order that both have."""
+    """The contigs, positions, REFs and ALTs of the records, in a canonical order."""
     rows = [line.split("\t") for line in vcf.records(text)[1:]]
     places = list(dict.fromkeys(row[0] for row in rows))
     found = [(row[0], row[1], row[3], ",".join(sorted(row[4].split(",")))) for row in rows]
@@ -305,7 +305,7 @@ def judged(text: str, fields: slice = slice(0, 5)) -> list[tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def vcfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three VCFs, and what bio2zarr makes of them."""
+    """Three VCFs, and the VCZs that bio2zarr makes of them."""
     folder = tmp_path_factory.mktemp("vcfs")
     for number, (contigs, zarr_format) in enumerate([(["1", "2"], 2), (["1", "2", "X"], 3), (["1", "3", "X"], 2)]):
         path = made_vcf(folder, number, contigs)
@@ -319,7 +319,7 @@ def vcfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bcftools_merges_the_same_records(
     vcfs: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `bcftools merge -m none` has them; and regions find what they find in the merged VCF."""
+    """Variants agree with `bcftools merge -m none`, and region queries with those of the merged VCF."""
     monkeypatch.setattr(union_of_sources, "SEGMENT_ROWS", 5)
     monkeypatch.setattr(union_of_sources, "TASK_BYTES", 1)
     out = tmp_path / "out"
@@ -341,12 +341,12 @@ def test_bcftools_merges_the_same_records(
 
 
 def view(store: Path, backend: str, region: str) -> str:
-    """The variants of a region, which vcztools finds by the region index."""
+    """The variants of a region, by vcztools with the region index."""
     import io
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vcztools' own affair
+        warnings.simplefilter("ignore")  # raised by vcztools itself
         import vcztools
 
         text = io.StringIO()
@@ -360,7 +360,7 @@ def view(store: Path, backend: str, region: str) -> str:
 @pytest.mark.parametrize(("number", "backend"), [(0, "zarr"), (1, "icechunk")])
 @pytest.mark.slow
 def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: str) -> None:
-    """To the variants of one VCZ its own samples; all but QUAL, FILTER and INFO is as it was there."""
+    """A store over the variants of a VCZ equals it except QUAL, FILTER and INFO once its samples are appended."""
     source, out = vcfs / f"{number}.vcz", tmp_path / "out"
     vczstore.create(out, source, backend_storage=backend)
     vczstore.append(out, source)
@@ -375,12 +375,12 @@ def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: 
     assert len(after) > 50
 
 
-# ---- where the store will be ----------------------------------------------------------------
+# ---- destinations ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", [None, "zarr", "obstore", "fsspec", "icechunk"])
 def test_every_backend(source: Path, tmp_path: Path, backend: str | None) -> None:
-    """By path and by URL, and into an empty folder; a dry run creates nothing, and what it foresees comes true."""
+    """Paths, URLs and empty folders; a dry run creates nothing, and its counts are correct."""
     out = tmp_path / "out"
     dry = vczstore.create(out, source, backend_storage=backend, dry_run=True)
     assert not out.exists()
@@ -447,7 +447,7 @@ def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: st
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.slow
 def test_something_came_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
-    """Between planning and writing."""
+    """Something is created at the destination between planning and writing."""
     plan = vczstore.create(tmp_path / "out", source, backend_storage=backend, dry_run=True).plan
     vczstore.create(tmp_path / "out", source, backend_storage=backend)
     before = cohort.digest(tmp_path)
@@ -568,7 +568,7 @@ def test_no_sources(tmp_path: Path) -> None:
 
 
 def test_attributes(tmp_path: Path) -> None:
-    """What all sources say, but for what may name samples."""
+    """The attributes that all sources share, except those that may name samples."""
     lines = [["fileformat", "VCFv4.3"], ["reference", "hg38"], ["SAMPLE", "<ID=S1>"], ["bcftools_viewCommand", "-s S1"]]
     first = {"vcf_zarr_version": "0.5", "source": "a", "vcf_header": "S1", "vcf_meta_information": [*lines, ["x", "1"]]}
     second = {"vcf_zarr_version": "0.5", "source": "b", "vcf_meta_information": [["x", "2"], *lines]}
@@ -586,7 +586,7 @@ def test_attributes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory(source: Path, tmp_path: Path) -> None:
-    """What is too little is refused before anything is there; what the message says is enough."""
+    """Too little memory is refused before anything is written; the amount in the message is sufficient."""
     many = [Record("1", i, (*ALLELES, *["T" * n for n in range(2, 20)])) for i in range(1, 500)]
     wide = Source(many, chunk=100).write(tmp_path / "wide.vcz")
     out = tmp_path / "out"
@@ -600,7 +600,7 @@ def test_memory(source: Path, tmp_path: Path) -> None:
 
 
 def test_ranges_fit_into_memory() -> None:
-    """Each range takes what it may, or has nowhere to be cut; together they are all rows."""
+    """Each range fits into memory, or cannot be cut; together the ranges cover all rows."""
     rng = np.random.default_rng(1)
     segments = []
     for _ in range(3):
@@ -620,12 +620,12 @@ def test_ranges_fit_into_memory() -> None:
     assert 5 < len(sizes) < 60
 
 
-# ---- runs that stop -------------------------------------------------------------------------
+# ---- interrupted runs -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
-    """A chunk that is read for writing only cannot be decoded; then it can."""
+    """A chunk that is read only by the writing tasks cannot be decoded; once repaired, the run succeeds."""
     source, out = SIMPLE.write(tmp_path / "source.vcz"), tmp_path / "out"
     chunk = source / "variant_id" / "c" / "1"
     whole = chunk.read_bytes()
@@ -657,7 +657,7 @@ def test_interrupted(source: Path, tmp_path: Path, when: str, words: str) -> Non
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    """One makes the store; the other is refused, though the place was empty when both began."""
+    """One run creates the store; the other is refused, although the destination was empty when both started."""
     cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(10, ["A"]))
     first, second = (new_store(str(tmp_path / "out"), "create", samples_chunks=1) for _ in range(2))
     transaction = first.transaction("")

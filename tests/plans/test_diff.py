@@ -1,4 +1,4 @@
-"""Diff: what differs between two states of a store, or two stores, judged by a plain model."""
+"""Diff: compares two states of a store, or two stores; checked by a plain model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OLD = cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS)
 
 
 def changed_copy() -> dict[str, np.ndarray]:
-    """Other samples in another order, other variants, longer vectors, alleles in another order, and other values."""
+    """A copy with other samples, variants, values, and orders of samples and alleles, and with longer vectors."""
     new = {name: values.copy() for name, values in cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS).items()}
     new["call_DP"][2, 2] += 1
-    new["call_DP"][5, 3] += 1  # of a sample that goes
-    new["call_DP"][7, 2] += 1  # of a variant that goes
+    new["call_DP"][5, 3] += 1  # of a sample that is dropped
+    new["call_DP"][7, 2] += 1  # of a variant that is dropped
     new["call_DP"][6, 2] += 1  # of a variant with alleles in another order
     new["call_genotype"][:] = new["call_genotype"][..., ::-1]
     new["call_GL"][4, 6, :2] = cohort.MISSING, 99
@@ -54,7 +54,7 @@ def changed_copy() -> dict[str, np.ndarray]:
 
 
 def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
-    """How many values differ, cell by cell, of variants by position and of samples by ID."""
+    """The number of values that differ, cell by cell, with variants matched by position and samples by ID."""
     rows = [
         (i, b["variant_position"].tolist().index(p))
         for i, p in enumerate(a["variant_position"].tolist())
@@ -129,7 +129,7 @@ def test_states_of_a_repository(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of columns in which nothing has changed may be gone; those of this field are files, others are inlined."""
+    """Chunks of unchanged columns can be deleted. Only the chunks of this field are files, others are inlined."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     wide, dimensions = np.arange(7000).reshape(10, 7, 100), ("variants", "samples", "more")
     edit(store, put("call_PL", wide, dimensions, compressors=None))
@@ -157,7 +157,7 @@ def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, m
 
 @pytest.mark.slow
 def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
-    """It was taken for a state of another branch. Where snapshots between two states were expired, all is compared."""
+    """A damaged log is an error. Only if snapshots between two states were expired, all chunks are compared."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     for name in ("call_DP", "call_AD"):

@@ -1,4 +1,4 @@
-"""Export: a state of a store as a VCZ or VCF of its own, judged by zarr-python, xarray and bcftools."""
+"""Export: a state of a store as a new VCZ or VCF, checked by zarr-python, xarray and bcftools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD = cohort.some_arrays(10, cohort.ids(0, 7))
 
 
 def exported(path: Path) -> dict[str, np.ndarray]:
-    """A VCZ as its consolidated metadata tell it."""
+    """The arrays of a VCZ, by its consolidated metadata."""
     group = zarr.open_consolidated(path)
     assert not [name for name in group.attrs if name.startswith("vczstore_") and "info" not in name]
     if group.metadata.zarr_format == 3:
@@ -58,7 +58,7 @@ def test_a_vcz(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_release(tmp_path: Path) -> None:
-    """As it was, and chunks as they are."""
+    """An earlier state is exported, and chunks are copied verbatim."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     cohort.write_vcz(tmp_path / "batch", cohort.some_arrays(10, cohort.ids(7, 2)))
@@ -119,7 +119,7 @@ def with_sorted_info(text: str) -> list[str]:
 
 @pytest.mark.slow
 def test_info_fields_of_chosen_samples(tmp_path: Path) -> None:
-    """AC and AN are counted again, others stay; of FORMAT, fields go of which no chosen sample has a value."""
+    """AC and AN are recomputed, other INFO fields kept; FORMAT fields without values are dropped."""
     text = small_vcf.text(("A", "B"), COUNTED, small_vcf.HEADER + COUNTS)
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", text)
     vczstore.init(tmp_path / "store.vcz", original)
@@ -138,7 +138,7 @@ REGIONS = ("chr1:1115-1300,chrX:2665-,chr1:1290-1340", "chr1:151,chr1:250-399", 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "icechunk", "format3_flexible"])
 def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
-    """As bcftools view -r has them: what its records say, and every array at the same rows."""
+    """Records agree with bcftools view -r, and every array has the same rows."""
     small = small_vcf.text(records=small_vcf.RECORDS.replace("PASS\tCSQ=a,b", "PASS\tCSQ=a"))
     texts = {"calls": (vcf.CALLS.make(), vcf.CALLS.samples), "small": (small, small_vcf.NEW)}
     chosen = [("calls", REGIONS[0]), ("small", REGIONS[1])] + [("small", REGIONS[2])] * (kind in WRITTEN)
@@ -176,7 +176,7 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_of_regions(tmp_path: Path) -> None:
-    """As bcftools reads it; one that is called .bed counts from 0."""
+    """Regions are read as by bcftools; positions in a .bed file are 0-based."""
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
     store = vcf.to_vcz(original, tmp_path / "store", 3, 9, 8)
     for name, text in {
@@ -208,7 +208,7 @@ def test_a_file_of_regions(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
 def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) -> None:
-    """It names no sample that was left out or removed, and has all that is not on samples."""
+    """The header names no sample that is left out or removed, and keeps the lines that are not about samples."""
     removed, left_out, *left = vcf.CALLS.samples
     about = [f"##SAMPLE=<ID={sample},Sex=F>" for sample in (removed, left_out)]
     about += [f"##bcftools_viewCommand=view -s {removed},{left_out} in.vcf", f"##cmdline=call {left_out}"]
@@ -219,7 +219,7 @@ def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) ->
     header = [line for line in lines if line.startswith("#")]
     group = zarr.open_group(store)
     assert [line[0] for line in group.attrs["vcf_meta_information"] if "ommand" in line[0]]
-    group.attrs["vcf_header"] = "\n".join(header) + "\n"  # as older versions of bio2zarr have it
+    group.attrs["vcf_header"] = "\n".join(header) + "\n"  # as written by older versions of bio2zarr
     if zarr_format == 2:
         zarr.consolidate_metadata(store, zarr_format=2)
     vczstore.remove(store, removed)
@@ -272,7 +272,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
-    """Which are copied whole: they would have rows of other variants."""
+    """Nested groups are copied as a whole, so they would have rows of other variants."""
     store, out = tmp_path / "store", tmp_path / "out"
     cohort.write_vcz(store, OLD)
     group = zarr.open_group(store)
@@ -289,7 +289,7 @@ def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
 
 
 def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
-    """vcztools says why, and nothing is left."""
+    """The error has the reason from vcztools, and no file is left."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     before = cohort.digest(tmp_path)
     (store / "variant_position" / "c" / "0").write_bytes(b"no chunk")
@@ -306,7 +306,7 @@ def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_samples_that_were_removed_since(tmp_path: Path) -> None:
-    """What the store knows to be withdrawn is in no export of an earlier state."""
+    """Samples that were removed later are in no export of an earlier state."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     vczstore.branch(store, "old")
@@ -328,13 +328,13 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gone", "left"), [("S1", ["S1 ", "S2"]), ("S1 ", ["S1", "S2"]), (["S1", "S1 "], ["S2"])])
 def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[str], tmp_path: Path) -> None:
-    """It does not count as removed where one was that differs in these; on `old`, both are there."""
+    """A sample does not count as removed if one was whose ID differs in spaces; on `old`, both exist."""
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, ["S1 ", "S1", "S2"]))
     vczstore.branch(store, "old")
     if gone == "S1 ":
         (tmp_path / "ids").write_text("S1\tT1\n")
         vczstore.rename_samples(store, tmp_path / "ids", impl="zarr")
-    elif gone == "S1":  # by other tools, since files of IDs have no spaces
+    elif gone == "S1":  # renamed by other tools, since files of IDs have no spaces
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
         with repository.transaction("main", message="rename") as session:
             zarr.open_array(session, path="sample_id")[0] = "T1"
@@ -345,7 +345,7 @@ def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[s
 
 @pytest.mark.slow
 def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
-    """The IDs of an earlier state are those from before, and how many is said."""
+    """An earlier state has the IDs from before the renaming, and a note with their number."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.branch(store, "old")
     (tmp_path / "ids").write_text("S0001\tT1\nS0003\tT3\n")
@@ -365,7 +365,7 @@ def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """And without INFO fields that count removed samples; AC and AN are counted."""
+    """INFO fields that count removed samples are left out; AC and AN are recomputed."""
     store = vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make()), tmp_path / "store", 2, 5, 2)
     vczstore.recompute(store, ["AC", "AN", "AF"])
     vczstore.remove(store, vcf.CALLS.samples[1])
@@ -395,7 +395,7 @@ def test_a_file_that_appears_where_there_are_no_links(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_killed(tmp_path: Path) -> None:
-    """What is left is no store, but for that of a run that was done."""
+    """A killed run leaves no store, unless it was finished."""
     store, out = Way("format3", "cubed").make(tmp_path, OLD), "out.vcz"
     code = f"import vczstore; vczstore.export(store, store.with_name({out!r}), executor='single-threaded')"
     *left, whole = killed(store, tmp_path / "killed", code, step=31)

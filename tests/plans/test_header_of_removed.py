@@ -1,4 +1,4 @@
-"""The VCF's header in a store loses what names samples that go: by remove, repair and rename-samples; restore too."""
+"""Remove, repair, rename-samples and restore drop lines of the VCF header that name removed samples."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ AFTER = attributes(*KEPT, samples=LEFT)
 
 
 def holding(folder: Path, text: str) -> list[str]:
-    """The files in which a text is, compressed ones included."""
+    """The files that contain a text, also if they are compressed."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path) for path in files if any(text.encode() in found for found in contents(path.read_bytes()))]
 
 
 OTHERS = [LEFT[0], "HG00098", LEFT[2]]
-"""Of whom none has an ID in which the other one is."""
+"""Sample IDs that do not contain each other."""
 
 
 def of_others(value: Any) -> Any:
@@ -65,7 +65,7 @@ def of_others(value: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_removed(kind: str, tmp_path: Path) -> None:
-    """Nothing of the sample is in any object; a header that was not looked at is found, and repaired."""
+    """No object contains the ID; a header that still names the sample is reported by verify, and repaired."""
     arrays, store = cohort.some_arrays(4, [GONE, *OTHERS]), tmp_path / "store"
     plain = tmp_path / "plain" if kind == "icechunk" else store
     cohort.write_vcz(plain, arrays, zarr_format=2 if kind == "format2" else 3)
@@ -111,7 +111,7 @@ def header_of(kind: str, store: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_renamed(kind: str, tmp_path: Path) -> None:
-    """Of a store that an earlier version renamed, too: the same file once more drops the lines."""
+    """In a store that an earlier version renamed, using the same file again drops the lines."""
     store = Way(kind, "cubed").make(tmp_path, cohort.some_arrays(4, [GONE, *OTHERS]))
     edit(store, lambda group: group.attrs.update(of_others(BEFORE)))
     pairs = tmp_path / "new-ids.tsv"
@@ -130,7 +130,7 @@ def test_renamed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["remove", "rename"])
 def test_restored(how: str, tmp_path: Path) -> None:
-    """A state of before the sample came in has a header that names it, as a parent; the rest of the header returns."""
+    """An earlier state has a header that names the sample, as a parent; only the rest of the header is restored."""
     on_the_file, naming = ["##source=caller-1", "##fileDate=20260101"], [*NAMING, f"##source=caller of {GONE}"]
     kept = attributes(*KEPT, *on_the_file, samples=OTHERS)
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, OTHERS))
@@ -164,12 +164,12 @@ def test_lines_by_themselves() -> None:
     kept = ["##reference=/data/S10/ref.fa", '##FORMAT=<ID=S1,Number=1,Type=Integer,Description="S1">']
     found = vcf_headers.without(attributes(*named, *kept, samples=["S10"]), ["S1"], ["S10"])
     assert found["vcf_header"] == attributes(*kept, samples=["S10"])["vcf_header"]
-    # IDs as short as anything
+    # very short IDs
     short = ["##reference=1", "##SAMPLE=<ID=11>", "##bcftools_viewCommand=view chr1.vcf"]
     given = attributes(*short, "##SAMPLE=<ID=1>", "##mergeCommand=merge 1.vcf 2.vcf", samples=["1", "11"])
     expected = attributes(*short, samples=["11"])
     assert vcf_headers.without(given, ["1"], ["11"])["vcf_header"] == expected["vcf_header"]
-    # what an export hands out
+    # as for exports
     text = vcf_headers.without_samples(BEFORE)["vcf_header"]
     assert text.splitlines() == [*KEPT[:2], KEPT[-1], NAMING[-1], "\t".join(COLUMNS[:8])]
     json.dumps(vcf_headers.without_samples(BEFORE))

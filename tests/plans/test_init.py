@@ -1,4 +1,4 @@
-"""A store is made of its first batch, whole; the name of a new store says what it is kept in."""
+"""Init makes a store from a whole first batch; the name of a new store determines its backend."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VCF = """\
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first batch: a VCF, and what bio2zarr makes of it in both formats."""
+    """A folder with the first batch: a VCF, and the VCZs that bio2zarr makes of it in both formats."""
     folder = tmp_path_factory.mktemp("first")
     path = vcf.write_vcf(folder / "first.vcf.gz", VCF)
     for zarr_format in (2, 3):
@@ -45,7 +45,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("source", ["format2.vcz", "format3.vcz", "first.vcf.gz"])
 @pytest.mark.parametrize("out", ["store.icechunk", "store.vcz"])
 def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: Path) -> None:
-    """vcztools shows what bcftools has in the VCF."""
+    """Records of the store by vcztools agree with those of the VCF by bcftools."""
     store = tmp_path / out
     dry = vczstore.init(store, first / source, dry_run=True)
     assert not store.exists()
@@ -64,7 +64,7 @@ def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_what_follows(first: Path, tmp_path: Path) -> None:
-    """A job leaves the first batch alone, and appends the second."""
+    """A job skips the first batch, and appends the second."""
     (tmp_path / "inbox").mkdir()
     shutil.copytree(first / "format3.vcz", tmp_path / "inbox/1.vcz")
     vczstore.init(tmp_path / "store.icechunk", tmp_path / "inbox/1.vcz")
@@ -125,7 +125,7 @@ def test_a_store_without_variants(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_info_comes_from_the_first_source_that_has_a_value(tmp_path: Path) -> None:
-    """Of VCZs, and of a VCF; a record that no source has a value of has none."""
+    """INFO fields come from VCZs and a VCF; if no source has a value, it is missing."""
 
     def batch(name: str, sample: str, *rows: str) -> Path:
         head = VCF.partition("1\t10\t")[0].replace("\tA\tB\n", f"\t{sample}\n")

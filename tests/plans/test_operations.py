@@ -47,7 +47,7 @@ def test_remove(way: Way, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
 def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
-    """They lie in different chunks of sample_id. Who is gone already is known by the hashes that come first."""
+    """The IDs are in different chunks of sample_id. The hashes, which are written first, identify the removed one."""
     old, gone = cohort.some_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)
@@ -126,7 +126,7 @@ def _zarr(way: Way, store: Path) -> object:
 
 @pytest.mark.slow
 def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
-    """An aligned append writes the batch's chunks, shapes, and that AC is stale; of the old chunks, none is touched."""
+    """An aligned append writes chunks of the batch, shapes, and the state of AC, but touches no old chunk."""
     old, batch = cohort.some_arrays(10, cohort.ids(0, 6)), cohort.some_arrays(10, cohort.ids(6, 3), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
@@ -150,7 +150,7 @@ def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: i
     batch["call_genotype"][...] = 0
     cohort.write_vcz(tmp_path / "store.vcz", old, skip_empty=True)
     cohort.write_vcz(tmp_path / "batch.vcz", batch, skip_empty=True)
-    # what a stopped run may have left beyond the edge
+    # as an interrupted run may leave beyond the shape
     stale = tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "3"
     stale.write_bytes((tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "0").read_bytes())
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)
@@ -180,7 +180,7 @@ def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format:
 def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
     old, batch = cohort.some_arrays(10, cohort.ids(0, 4)), cohort.some_arrays(10, cohort.ids(4, 4), seed=1)
     batch["call_AD"] = batch["call_AD"].astype("i1")  # always fits
-    batch["call_DP"] = batch["call_DP"].astype("i8")  # has to be looked at
+    batch["call_DP"] = batch["call_DP"].astype("i8")  # values have to be checked
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)
@@ -222,7 +222,7 @@ def test_backends(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.slow
 def test_large_fill_nan_survives(tmp_path: Path) -> None:
-    """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
+    """A chunk of missing floats is not dropped if the fill value of the array is another NaN."""
     old, batch = cohort.some_arrays(4, cohort.ids(0, 4)), cohort.some_arrays(4, cohort.ids(4, 4), seed=1)
     batch["call_GL"][...] = cohort.MISSING
     cohort.write_vcz(tmp_path / "store.vcz", old, fill_values={"call_GL": np.nan})

@@ -1,4 +1,4 @@
-"""What a purge would delete, what it asks on a terminal, and what it keeps of the history in numbers."""
+"""Purge: its dry run, its confirmation on a terminal, and the counts that it keeps of the history."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD = {name: values for name, values in cohort.make_arrays(4, cohort.ids(0, 5)).
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Of three commits, with a tag on the second."""
+    """A repository with three commits, and a tag on the second."""
     cohort.write_icechunk(tmp_path / "store.icechunk", OLD)
     store = tmp_path / "store.icechunk"
     vczstore.remove(store, ["S0001"], impl="zarr")
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def on_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:
-    """Run a command whose standard input is a terminal; returns the status and what it says."""
+    """Run a command with a terminal as standard input; return its status and output."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{answer}\n".encode())
@@ -75,7 +75,7 @@ def test_what_was_done_is_known_after_purges(store: Path) -> None:
     vczstore.purge(store)
     after = told()
     assert [one for one in after if one[1] == "remove"][1:] == before
-    assert len({one[0] for one in after if one[1] == "purge"}) in (1, 2)  # within a second, or not
+    assert len({one[0] for one in after if one[1] == "purge"}) in (1, 2)  # the times may differ by a second
     assert [one[1] for one in after].count("purge") == 2
     repository = repository_of(store)
     said = [f"{s.message} {json.dumps(s.metadata)}" for s in repository.ancestry(branch="main")]

@@ -1,4 +1,4 @@
-"""INFO fields from genotypes: bcftools and a slow model are the judges; and what is said of fields that are stale."""
+"""INFO fields from genotypes, checked by bcftools and a slow model; and the states of stale fields."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ INTEGERS = {"AC", "AN", "NS", "AC_Het", "AC_Hom", "AC_Hemi"}
 ATTRIBUTE = "vczstore_info_fields"
 STORED_BY_BCFTOOLS = Path(__file__).parent / "fill_tags.vcf"
 """
-Genotypes of ploidy 1 and 2, and what ``bcftools +fill-tags -- -t AC,AN,AF,NS,AC_Het,AC_Hom,AC_Hemi,MAF,HWE,ExcHet,\
-F_MISSING`` of bcftools 1.16 has added. pysam brings bcftools without this plugin.
+Genotypes of ploidy 1 and 2, and tags by ``bcftools +fill-tags -- -t AC,AN,AF,NS,AC_Het,AC_Hom,AC_Hemi,MAF,HWE,ExcHet,\
+F_MISSING`` of bcftools 1.16. pysam has bcftools without this plugin.
 """
 
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,7 +55,7 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 
 
 def model(genotypes: Sequence[Sequence[Sequence[int]]], n_alleles: Sequence[int], width: int) -> dict[str, np.ndarray]:
-    """All fields, one genotype after the other; ``None`` is missing, ``...`` is fill."""
+    """Compute all fields, one genotype after the other; ``None`` is missing, ``...`` is fill."""
     rows: dict[str, list[Any]] = {field: [] for field in ALL}
     for calls, n in zip(genotypes, n_alleles, strict=True):
         counts: dict[str, Counter[int]] = {kind: Counter() for kind in ("hemi", "hom", "het", "hom2", "het2")}
@@ -110,7 +110,7 @@ def as_array(field: str, rows: list[Any]) -> np.ndarray:
 
 
 def hardy_weinberg(ref: int, alt: int, het: int) -> tuple[float, float]:
-    """From the definition: over all numbers of heterozygous genotypes that these alleles allow, in whole numbers."""
+    """Hardy-Weinberg tests by definition: in integers, over all possible numbers of heterozygous genotypes."""
     if not ref or not alt:
         return 1.0, 1.0
     n = (ref + alt) // 2
@@ -127,7 +127,7 @@ def hardy_weinberg(ref: int, alt: int, het: int) -> tuple[float, float]:
 
 
 def assert_fields(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Bit for bit, but tests, whose probabilities are added up in another order."""
+    """Compare bit for bit, except HWE and ExcHet, whose probabilities are summed in another order."""
     for field, values in expected.items():
         found = actual[f"variant_{field}"]
         assert found.shape == values.shape, field
@@ -146,7 +146,7 @@ def assert_fields(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 def make_arrays(
     n_variants: int, samples: Sequence[str], *, seed: int = 0, width: int = 4, ploidy: int = 2
 ) -> dict[str, np.ndarray]:
-    """Genotypes with everything that there is, of variants that are the same for all seeds, and DP beside them."""
+    """Genotypes of all kinds, of variants that are the same for all seeds, and DP."""
     sites, rng = np.random.default_rng(5), np.random.default_rng([seed, len(samples)])
     n_alleles = sites.integers(1, width + 1, n_variants)
     n_alleles[:2] = width, 1
@@ -166,7 +166,7 @@ def make_arrays(
 
 
 def expected_fields(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model says of a store; removed samples do not exist."""
+    """The fields of a store by the model, without removed samples."""
     present = arrays["sample_id"].astype(object) != ""
     n_alleles = np.count_nonzero(arrays["variant_allele"].astype(object) != "", axis=1)
     return model(arrays["call_genotype"][:, present].tolist(), n_alleles.tolist(), arrays["variant_allele"].shape[1])
@@ -181,7 +181,7 @@ def attribute(way: Way | None, store: Path) -> dict[str, str]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Format 3, without INFO fields: 10 variants in chunks of 4, 7 samples in chunks of 3; a batch beside it."""
+    """A store of format 3 without INFO fields: 10 variants in chunks of 4, 7 samples in chunks of 3; and a batch."""
     cohort.write_vcz(tmp_path / "store.vcz", make_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "batch.vcz", make_arrays(10, cohort.ids(7, 4), seed=1))
     return tmp_path / "store.vcz"
@@ -192,7 +192,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_bcftools_fill_tags(tmp_path: Path) -> None:
-    """What bcftools has computed, and bio2zarr has read, is what is computed here, over it and where there is none."""
+    """Fields computed by bcftools, and converted by bio2zarr, agree with ours, overwritten or new."""
     text = STORED_BY_BCFTOOLS.read_text()
     with_info = vcf.to_vcz(vcf.write_vcf(tmp_path / "a.vcf.gz", text), tmp_path / "a.vcz", 3, 7, 5)
     lines = [line.split("\t") for line in text.splitlines() if not line.startswith("##INFO")]
@@ -211,7 +211,7 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
         for field in ALL:
             name = f"variant_{field}"
             mine, theirs = (a[name].reshape(len(is_allele), -1) for a in (found, judged))
-            if field in PER_ALLELE:  # bio2zarr calls all of a row missing that has only a dot
+            if field in PER_ALLELE:  # bio2zarr makes all values of a row missing for a single dot
                 fill = np.isnan(mine[~is_allele]) if field not in INTEGERS else mine[~is_allele] == -2
                 assert fill.all()
                 mine, theirs = mine[is_allele], theirs[is_allele]
@@ -223,7 +223,7 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
                 np.testing.assert_allclose(mine, theirs, rtol=1e-5, err_msg=field)
             if path == with_info:
                 assert found[name].dtype == dtypes[name]
-    # vcztools shows the fields, and none of a variant that has none
+    # vcztools shows the fields, and leaves out missing ones
     shown = vcf.vcztools_view(without_info).splitlines()
     assert "##INFO=<ID=AC,Number=A,Type=Integer" in "\n".join(shown)
     (no_alt,) = [line.split("\t")[7] for line in shown if line.startswith("chr1\t4\t")]
@@ -255,7 +255,7 @@ def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
-    """After samples have come and gone; what is there keeps its dtype and dimensions, what is not is made."""
+    """After append and remove, existing arrays keep dtype and dimensions, others are created."""
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
     path = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
@@ -280,7 +280,7 @@ def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
-    """A store, its layout, and who is removed."""
+    """A store, its layout, and the removed samples."""
     samples = cohort.ids(0, draw(st.integers(1, 9)))
     arrays = make_arrays(
         draw(st.integers(2, 9)),
@@ -303,7 +303,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any], list[
 @given(cases(), st.sampled_from(["zarr", "cubed"]), st.integers(1, 9))
 @pytest.mark.slow
 def test_the_model(case: tuple[dict[str, np.ndarray], dict[str, Any], list[str]], impl: str, ac_chunk: int) -> None:
-    """All ploidies, layouts and numbers of samples, over an array in chunks of its own."""
+    """All ploidies, layouts and numbers of samples, with an existing array in other chunks."""
     arrays, layout, gone = case
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "store.vcz")
@@ -332,23 +332,23 @@ def test_hardy_weinberg(hom_ref: int, het: int, hom_alt: int) -> None:
 
 
 def test_hardy_weinberg_of_a_biobank() -> None:
-    """Where whole numbers are too large to compare with: what is there for certain, and in time."""
+    """Where the integers of the definition are too large: properties that must hold, within limited time."""
     assert exact_test(10**6, 10**6, 0) == (0.0, pytest.approx(1))
     assert exact_test(10**6, 10**6, 10**6) == (0.0, 0.0)
     equilibrium, excess = exact_test(10**6, 10**6, 500_000)
     assert equilibrium == pytest.approx(1, abs=1e-9)
     assert excess == pytest.approx(0.5, abs=1e-3)
-    # one pair of a thousand rare alleles meets in one genotype about every fourth time: exp(-1/4) that none does
+    # the probability that none of a thousand rare alleles meet in a genotype is exp(-1/4)
     assert exact_test(1_999_000, 1_000, 1_000)[1] == pytest.approx(np.exp(-0.25), abs=1e-3)
 
 
-# ---- how it is kept -------------------------------------------------------------------------
+# ---- storage --------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> None:
-    """One axis for variants with one alternative, a small dtype; consolidated metadata know of the new arrays."""
+    """One dimension for biallelic variants, and a small dtype, are kept; consolidated metadata have the new arrays."""
     arrays = make_arrays(10, cohort.ids(0, 7), width=2)
     arrays["variant_AC"] = np.zeros(10, dtype="i2")
     cohort.write_vcz(tmp_path / "store.vcz", arrays, zarr_format=zarr_format, consolidated=True)
@@ -369,7 +369,7 @@ def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> Non
 
 @pytest.mark.slow
 def test_a_million_samples(tmp_path: Path) -> None:
-    """What a task needs depends on the chunks, not on how many there are of them."""
+    """The memory of a task depends on the size of chunks, not on their number."""
     needed = []
     for n in (10_000, 1_000_000):
         path = tmp_path / f"{n}.vcz"
@@ -401,7 +401,7 @@ def test_processes(store: Path) -> None:
     assert_fields(found, expected_fields(cohort.read_vcz(store)))
 
 
-# ---- what is stale --------------------------------------------------------------------------
+# ---- stale fields ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
@@ -412,7 +412,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
     cohort.write_vcz(tmp_path / "batch.vcz", make_arrays(10, cohort.ids(7, 4), seed=1))
     cohort.write_vcz(tmp_path / "again.vcz", make_arrays(10, cohort.ids(2, 2), seed=2))
     vczstore.append(path, tmp_path / "batch.vcz", **way.options)
-    assert vczstore.info(path).stale == []  # there are none
+    assert vczstore.info(path).stale == []  # no fields
     assert attribute(way, path) == {}
     changes: list[Callable[[], object]] = [
         lambda: vczstore.remove(path, "S0001", **way.options),
@@ -425,7 +425,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
         change()
         assert vczstore.info(path).stale == ["AC", "AN"]
         if change is changes[0]:
-            vczstore.remove(path, cohort.ids(7, 4), **way.options)  # so that they can come again
+            vczstore.remove(path, cohort.ids(7, 4), **way.options)  # so that they can be appended again
     vczstore.recompute(path, ["AN", "HWE"], **way.options)
     assert vczstore.info(path).stale == ["AC"]
     assert attribute(way, path) == {"AC": "stale", "AN": "current", "HWE": "current"}
@@ -434,7 +434,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_stale_comes_before_all_else(store: Path) -> None:
-    """On plain Zarr a run may be stopped anywhere: what is stale is known before it is."""
+    """On plain Zarr a run may be interrupted anywhere, so fields are marked as stale before anything changes."""
     vczstore.recompute(store, ["AC"])
     operations = {
         "append": lambda: vczstore.plan("append", store, store.with_name("batch.vcz")),
@@ -465,7 +465,7 @@ def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
 
 
 def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
-    """Compiled while AC was stale, an append has nothing to note; if AC is made current meanwhile, it would stay so."""
+    """An append compiled while AC was stale does not mark it; if AC became current meanwhile, it would stay so."""
     vczstore.recompute(store, ["AC"])
     vczstore.remove(store, "S0001")
     plan = vczstore.plan("append", store, store.with_name("batch.vcz"))
@@ -480,7 +480,7 @@ def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_a_job_recomputes_what_its_steps_leave(store: Path, tmp_path: Path, kind: str) -> None:
-    """In the same commit; and again only if samples have changed since, or a field is not there."""
+    """Fields are recomputed in the same commit, and again only if samples have changed or a field is missing."""
     way = Way(kind, "cubed")
     expected = expected_fields(
         cohort.expected_remove(
@@ -498,7 +498,7 @@ def test_a_job_recomputes_what_its_steps_leave(store: Path, tmp_path: Path, kind
     assert_fields(way.read(store), {field: expected[field] for field in ("AC", "AN", "F_MISSING")})
     assert vczstore.info(store).stale == []
     if kind == "icechunk":
-        assert len(list(vczstore.log(store))) == 3  # the empty repository, the copy, the job
+        assert len(list(vczstore.log(store))) == 3  # the commits: empty repository, copy, job
     assert run_job(job).status == "nothing to do"
     assert [r.operation for r in run_job(job, ["steps.2.recompute=[AC, NS]"]).results] == ["recompute"]
     vczstore.remove(store, "S0005", impl="zarr")
@@ -531,7 +531,7 @@ def test_command_line(store: Path) -> None:
     assert run("recompute", store, "--fields", "AC_Hm")[1].endswith("no field 'AC_Hm'; did you mean AC_Hom?\n")
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 def replace_array(path: Path, name: str, values: np.ndarray, dimensions: Sequence[str], **options: Any) -> None:
@@ -574,7 +574,7 @@ def test_what_is_no_field_and_what_has_no_genotypes(store: Path) -> None:
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
 @pytest.mark.slow
 def test_a_value_that_does_not_fit(tmp_path: Path, impl: str) -> None:
-    """AN of 70 samples is more than int8 has; AC of them is not, and stays what it is."""
+    """AN of 70 samples does not fit into int8; AC does, but is not changed either."""
     arrays = make_arrays(10, cohort.ids(0, 70), width=2)
     arrays["call_genotype"][...] = 0
     cohort.write_vcz(tmp_path / "store.vcz", arrays)
@@ -614,7 +614,7 @@ def test_an_attribute_of_somebody_else(store: Path, value: Any) -> None:
 
 
 def test_memory(store: Path) -> None:
-    """A task that cannot count one chunk of genotypes says how much it needs."""
+    """The error for too little memory has the amount needed to count one chunk of genotypes."""
     place = Options().open(store)
     with pytest.raises(MemoryLimitError, match=r"^recompute: a task needs .*--allowed-mem"):
         compile_recompute(place, place.open(), ["AC"], Options(allowed_mem="301MB", reserved_mem="300MB").memory)
@@ -658,7 +658,7 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
 def test_current_fields_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
-    """No commit, no write, and they stay current; of several only those that are stale are computed."""
+    """For current fields there is no commit and no write; of several fields only stale ones are computed."""
     way = Way(kind, "cubed")
     store = way.make(tmp_path, cohort.make_arrays(5, cohort.ids(0, 4)))
     vczstore.recompute(store, ["AN", "NS"])

@@ -1,4 +1,4 @@
-"""A removed sample has an empty ID for every reader, on every backend, so that one filter leaves it out."""
+"""Every reader sees an empty ID of a removed sample, on every backend, so that one filter skips it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.small_stores import unchanged
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
 OLD = {name: values for name, values in cohort.make_arrays(4, cohort.ids(0, 7)).items() if name in FIELDS}
 GONE = ["S0000", "S0001", "S0002", "S0005"]
-"""All of the first chunk, and one of the second."""
+"""All samples of the first chunk, and one of the second."""
 LEFT = ["S0003", "S0004", "S0006"]
 LAYOUTS: dict[str, dict[str, Any]] = {
     "format2": {"zarr_format": 2},
@@ -35,7 +35,7 @@ def make(folder: Path, layout: str) -> Path:
 
 
 def check_as_xarray_has_it(store: Path, layout: str) -> None:
-    """The filter of the guide leaves the calls of the samples that are left, and no other."""
+    """The filter from the guide selects the calls of the remaining samples only."""
     place = cohort.icechunk_store(store) if layout == "icechunk" else store
     for consolidated in {False, "consolidated" in layout}:
         opened = xr.open_zarr(place, consolidated=consolidated)
@@ -54,7 +54,7 @@ def test_xarray_shows_an_empty_id(layout: str, tmp_path: Path) -> None:
     vczstore.remove(store, GONE[:1], impl="zarr")
     vczstore.remove(store, GONE[1:], impl="zarr")
     check_as_xarray_has_it(store, layout)
-    if "format2" in layout:  # zarr-python 2 has no values for chunks that are left out where there is no fill value
+    if "format2" in layout:  # zarr-python 2 returns uninitialised values for absent chunks without a fill value
         assert {path.name for path in store.glob("sample_id/[0-9]*")} == {"0", "1", "2"}
 
 
@@ -63,7 +63,7 @@ def test_repair_of_a_store_that_shows_nan(layout: str, tmp_path: Path) -> None:
     store = make(tmp_path, layout)
     vczstore.remove(store, GONE, impl="zarr")
     names = ["sample_id/.zarray", *([".zmetadata"] if "consolidated" in layout else [])]
-    for name in names:  # as it was before remove took the fill value away
+    for name in names:  # as before remove deleted the fill value
         document = json.loads((store / name).read_text())
         array = document["metadata"]["sample_id/.zarray"] if name == ".zmetadata" else document
         array["fill_value"] = ""

@@ -1,4 +1,4 @@
-"""Samples get other IDs, at once, and nothing else of a store changes."""
+"""Rename samples: IDs change in one commit, and nothing else."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_job(folder: Path, store: Path, *steps: str) -> Path:
 
 @pytest.mark.slow
 def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
-    """It is renamed, or the job is refused; both IDs would be there else, and the step counted as done."""
+    """The sample is renamed, or the job is refused; else the step would count as done, with both IDs in the store."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", {"S0007": "T7", "S0001": "T1"})
     (tmp_path / "inbox").mkdir()
@@ -91,7 +91,7 @@ def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
-    """A step that was done renames it, though of its other samples one is gone."""
+    """A finished step renames the sample, although another one of its samples is removed."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", {"S0001": "T1", "S0002": "T2"})
     assert run_job(write_job(tmp_path, store, "rename-samples: ids")).status == "done"
@@ -104,7 +104,7 @@ def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
-    """A second run leaves them; one that also has a sample to rename is refused."""
+    """A second run changes nothing; if it also has a sample to rename, it is refused."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "a", {"S0001": "x", "S0002": "y", "S0003": "z"})
     write_pairs(tmp_path / "b", {"x": "S0002", "y": "S0001"})
@@ -121,7 +121,7 @@ def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "S0001\tT1\nS9999\tT9\n"], ids=["empty", "unknown"])
 def test_a_standing_file(tmp_path: Path, text: str) -> None:
-    """IDs that are not there are counted; without missing-ok they are an error that is not one of usage."""
+    """Unknown IDs are counted; without missing-ok they are an error, but not a usage error."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     (tmp_path / "ids").write_text(text)
     before = cohort.digest(store)
@@ -155,7 +155,7 @@ def test_columns_may_be_separated_by_spaces(tmp_path: Path) -> None:
 @given(data=st.data())
 @pytest.mark.slow
 def test_as_a_dictionary_does(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Any one-to-one renaming to IDs that are not there."""
+    """Any one-to-one renaming to unused IDs."""
     way, folder = Way(kind, "cubed"), tmp_path_factory.mktemp("store")
     store = way.make(folder, OLD)
     old = data.draw(st.lists(st.sampled_from(OLD["sample_id"].tolist()), min_size=1, unique=True))
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("pairs", [{"S0000": "S0004", "S0004": "S0000"}, {"S0000": "S0001", "S0001": "x"}])
 def test_ids_that_pass_from_one_sample_to_another(kind: str, tmp_path: Path, pairs: dict[str, str]) -> None:
-    """Run again, they would pass on once more: calls would be those of another person."""
+    """If run again, IDs would pass on once more, and calls would belong to another person."""
     store = Way(kind, "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", pairs)
     (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - rename-samples: ids\n")
@@ -224,7 +224,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_was_stopped_takes_a_corrected_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it had kept is of the file as it was."""
+    """The journal of the interrupted job refers to the old file."""
     way = Way("icechunk", "cubed")
     store, batch = way.make(tmp_path, OLD), cohort.make_arrays(6, cohort.ids(7, 3), seed=1)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)

@@ -1,4 +1,4 @@
-"""Repair: what killed operations leave on plain Zarr, against the NumPy model; other errors are reported only."""
+"""Repair: leftovers of killed operations on plain Zarr, compared with a NumPy model; other errors are only reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WHOLE = cohort.expected_append(OLD, NEW)
 
 
 def read(store: Path) -> dict[str, np.ndarray]:
-    """As readers do by default: by consolidated metadata where there are any, which have to say the same."""
+    """Read a store by its consolidated metadata, like readers, and check that they agree with the arrays."""
     found = cohort.read_vcz(store)
     group = zarr.open_group(store, mode="r")
     cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, found)
@@ -73,15 +73,15 @@ def batch(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("store", ["format2-consolidated", "format3"], indirect=True)
 def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
     """
-    Between its edits: old samples after the repair, or all; and the same append brings in what is not there.
+    A kill between edits: a repair leaves the old samples, or all, and the same append completes them.
 
-    Each edit is two changes of the file system; before them, chunks are written.
+    Each edit is two changes of the file system, after those for chunks.
     """
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, impl='zarr')"
     consolidated = zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None
     done, stores = set[str](), killed(store, tmp_path / "killed", code, last=10)
     for place in stores:
-        (place / "sample_id" / LOCK).unlink(missing_ok=True)  # held by a process that is dead
+        (place / "sample_id" / LOCK).unlink(missing_ok=True)  # held by a dead process
         before, ids = cohort.digest(place), zarr.open_array(place / "sample_id", mode="r")[...]
         expected = OLD if len(ids) == 7 else WHOLE
         foreseen = vczstore.repair(place, dry_run=True, quick=True)
@@ -109,7 +109,7 @@ def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_job_killed(tmp_path: Path, batch: Path) -> None:
-    """What has begun is noted in the store (`pending`), and the next run of the job knows it again."""
+    """The ledger has the pending batch, which the next run of the job recognises."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     job = tmp_path / "job.yaml"
     job.write_text(f"store: {tmp_path / 'store.vcz'}\nexecutor: single-threaded\nsteps:\n- append: {batch}\n")
@@ -154,7 +154,7 @@ def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
 
 
 def stale(store: Path, what: str) -> None:
-    """What programs that do not know of consolidated metadata do to a store."""
+    """Change a store like programs that ignore consolidated metadata."""
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     match what:
         case "attributes":
@@ -187,7 +187,7 @@ def _named(store: Path) -> dict[str, Any]:
 def test_stale_consolidated_metadata(store: Path, what: str) -> None:
     stale(store, what)
     if what == "attributes" and (store / "zarr.json").exists():
-        assert vczstore.repair(store).done == ()  # there they are in one document with what they are a copy of
+        assert vczstore.repair(store).done == ()  # there they are in the same document as the originals
         return
     before = cohort.digest(store)
     assert not vczstore.verify(store, quick=True).ok
@@ -258,7 +258,7 @@ def test_one_is_repaired_and_another_is_not(store: Path) -> None:
     result = vczstore.repair(store)
     assert (dry.done, dry.errors) == (result.done, result.errors)
     assert len(result.done) == len(result.errors) == 1
-    assert vczstore.repair(store, quick=True).ok  # which does not look at chunks
+    assert vczstore.repair(store, quick=True).ok  # which skips chunks
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_in_memory() -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
 def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_format: int, impl: str) -> None:
-    """The same samples again complete it; others of the same names do not pass for them."""
+    """Appending the same samples completes it; other samples with the same IDs are refused."""
     old, new = cohort.make_arrays(10, cohort.ids(0, 5)), cohort.make_arrays(10, cohort.ids(5, 4), seed=3)
     store = tmp_path / "store"
     cohort.write_vcz(store, old, zarr_format=zarr_format, consolidated=True)
@@ -310,11 +310,11 @@ def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_forma
     assert done.counts["stopped append completed"] == 1
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that consolidated metadata of format 3 are not in its specification yet
+        warnings.simplefilter("ignore")  # zarr warns that consolidated metadata of format 3 are not specified yet
         group = zarr.open_group(store, mode="r", use_consolidated=True)
     assert {group[name].shape[dims.index("samples")] for name, dims in samples_of(new)} == {9}
 
 
 def samples_of(arrays: dict[str, np.ndarray]) -> list[tuple[str, tuple[str, ...]]]:
-    """The arrays with a samples dimension, and their dimensions."""
+    """The dimensions of the arrays with a samples dimension, by name."""
     return [(name, cohort.DIMENSIONS[name]) for name in arrays if "samples" in cohort.DIMENSIONS[name]]

@@ -1,4 +1,4 @@
-"""Restore: a repository becomes what it was, in a new commit."""
+"""Restore: a repository returns to an earlier state in a new commit."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     vczstore.tag(store, "v1")
     update(store)
     n = vczstore.restore(store, "v1", dry_run=True).plan.encoded_chunks
-    columns, rows = 2, 3  # two samples, on both sides of a border
+    columns, rows = 2, 3  # two samples, on both sides of a chunk boundary
     assert n == columns + columns * rows * 5
     before = head(store)
     assert vczstore.restore(store, "main").plan.encoded_chunks == 0
     assert head(store) == before
     restored = vczstore.restore(store, "v1").snapshot
-    assert vczstore.restore(store, "v1").plan.encoded_chunks == 0  # its log lists all that was copied
+    assert vczstore.restore(store, "v1").plan.encoded_chunks == 0  # the log of its commit lists all copied chunks
     assert head(store) == restored
     edit(store, put("variant_AC", np.zeros_like(OLD["variant_AC"])))
     assert vczstore.restore(store, "v1").plan.encoded_chunks <= rows
@@ -106,7 +106,7 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
 def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
-    """The first ones left with all their samples, and others came into more columns than before."""
+    """The first columns are dropped with all their samples, and more columns are appended."""
     way = Way(kind, "cubed")
     old = cohort.make_arrays(6, cohort.ids(0, 9), fields=("sample_sex", "call_FT"))
     store = way.make(tmp_path, old, samples_chunk=2)
@@ -141,7 +141,7 @@ def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_is_applied_again(tmp_path: Path) -> None:
-    """What a restored store has not, a job brings in again."""
+    """A job applies again the batches that a restored store lacks."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     batch(tmp_path / "batch.vcz", NEW)

@@ -1,4 +1,4 @@
-"""Removed samples do not come in again by mistake: the store knows them by keyed hashes, and the key is not in it."""
+"""Removed samples are not added again by mistake: the store has keyed hashes of their IDs, but not the key."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
         complain(SampleError, words, lambda: vczstore.update(store, source, impl="zarr"))
         words = ["no sample S0001", "1 of the samples was removed before"]
         said = complain(SampleError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
-        assert "perhaps" not in said  # S0000 or S0002 is meant
+        assert "perhaps" not in said  # the suggestions are S0000 and S0002
 
     dropping = vczstore.append(store, source, impl="zarr", drop_returning=True)
     assert dropping.summary == "1 source, 1 sample added, 1 sample left out as removed before"
@@ -91,7 +91,7 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
     assert allowed.counts == {"sources": 1, "samples added": 1, "samples returning": 1}
     cohort.assert_same(way.read(store), expected(gone))
     assert len(attribute(store, way)["hashes"]) == 1  # S0004
-    # who was removed before is no error beside others, so that a run that was stopped completes
+    # samples removed before are no error alongside others, so that an interrupted run can be completed
     again = vczstore.remove(store, ["S0001", "S0004"], impl="zarr")
     assert again.counts == {"samples removed": 1, "samples removed before": 1}
 
@@ -109,7 +109,7 @@ def test_another_unicode_form_is_the_same_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_keeps_the_hashes(kind: str, tmp_path: Path) -> None:
-    """Compact, its copy, purge and the copy to Icechunk; each refuses the sample afterwards."""
+    """Compact, its copy, purge and the copy to Icechunk keep the hashes, and refuse the sample afterwards."""
     way, store = removed_from(kind, tmp_path)
     source = batch(tmp_path)
     stores = [store, tmp_path / "compacted.vcz"]
@@ -185,15 +185,15 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
         done.append(run_job(job))
         return done[-1].status
 
-    with unchanged(store):  # the steps of one job see each other
+    with unchanged(store):  # steps of a job see earlier ones
         said = complain(SampleError, ["was removed"], lambda: run("remove: S0001", "append: inbox/*.vcz"))
-    assert "S0001" not in said  # jobs are logged
+    assert "S0001" not in said  # jobs log no IDs
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert [one.counts.get("samples left out as removed before") for one in done[-1].results] == [None, 1]
     left = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
     cohort.assert_same(way.read(store), left)
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
-    batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # of which nothing comes in, and that once
+    batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # no sample is left of it; that is recorded once
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
     assert run("append: inbox/*.vcz") == "nothing to do"
@@ -270,7 +270,7 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
     if not links:
         monkeypatch.setattr(os, "link", fail)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)  # as where the disk is full
+        patch.setattr(os, "fsync", fail)  # as if the disk were full
         complain(StorageError, ["cannot be written", SUFFIX], lambda: place.create("k" * 64))
     assert list(tmp_path.iterdir()) == []
     place.create("k" * 64)
@@ -284,7 +284,7 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
-    """What it leaves only its owner may read, and an operation an hour later deletes it; files of other names stay."""
+    """Leftovers are readable only by their owner, and deleted by an operation an hour later; other files are kept."""
     store = Way(kind, "zarr").make(tmp_path, OLD)
     other = tmp_path / f"store.vcz{SUFFIX}.backup"
     other.touch()
@@ -298,17 +298,17 @@ def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
     (left,) = {*tmp_path.glob(f"store.vcz{SUFFIX}.*")} - {other}
     assert stat.S_IMODE(left.stat().st_mode) == 0o600
     stuck = tmp_path / f"store.vcz{SUFFIX}.{'0' * 16}"
-    stuck.mkdir()  # cannot be unlinked, as what others own in a folder with the sticky bit
+    stuck.mkdir()  # cannot be unlinked, like files of other users in a folder with the sticky bit
     os.utime(stuck, (0, 0))
     vczstore.remove(store, ["S0001"], impl="zarr")
-    assert left.exists()  # its writer may be at work
+    assert left.exists()  # its writer may be active
     os.utime(left, (0, 0))
     vczstore.remove(store, ["S0002"], impl="zarr")
     assert {*tmp_path.glob("store.vcz*")} == {store, other, stuck, store.with_name(f"store.vcz{SUFFIX}")}
 
 
 def test_the_temporary_file_of_a_key_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one is written; if all are deleted, there is no key."""
+    """The file is written again; if it is deleted each time, there is no key."""
     path, link, left = tmp_path / f"store.vcz{SUFFIX}", os.link, 2
 
     def deleted(source: Path, target: Path) -> None:

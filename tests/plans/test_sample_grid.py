@@ -1,4 +1,4 @@
-"""Stores whose chunk columns have widths of their own: batches come as columns, and nothing else is re-encoded."""
+"""Stores with a flexible sample grid: batches are appended as chunk columns, and nothing else is re-encoded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _opened(way: Way, store: Path) -> zarr.Group:
 
 
 def _columns(way: Way, store: Path) -> tuple[int, ...]:
-    """The columns of all arrays with samples, which agree."""
+    """The columns of the store, after checking that all arrays with samples agree."""
     group = _opened(way, store)
     names = [name for name in group if "samples" in cohort.DIMENSIONS.get(name, ())]
     (found,) = {group[n].read_chunk_sizes[cohort.DIMENSIONS[n].index("samples")] for n in names}
@@ -67,7 +67,7 @@ with_cubed = pytest.mark.parametrize("way", CUBED, ids=lambda w: w.id)
 @pytest.mark.slow
 @in_both
 def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
-    """Of any width, several chunks, and from a source that is flexible itself; the last is re-encoded once."""
+    """Batches of any width, of several chunks, and from a flexible source; the last one is re-encoded once."""
     store, model = _start(way, tmp_path)
     other, arrays = _batch(tmp_path, 30, 4, samples_chunk=2)
     vczstore.regrid(other, sample_grid="flexible", samples_chunk=4)
@@ -87,14 +87,14 @@ def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
 
 
 def _without_info(records: list[str]) -> list[list[str]]:
-    """The columns but QUAL, FILTER and INFO, which `create` does not carry over."""
+    """The columns of VCF records without QUAL, FILTER and INFO, which `create` does not copy."""
     return [[*fields[:5], *fields[8:]] for fields in (record.split("\t") for record in records)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_vcf_comes_as_one_column(backend: str, tmp_path: Path) -> None:
-    """Also where the first batch was one sample: the widest column there is does not say how wide new ones may be."""
+    """New columns may be wider than the existing ones, for example after a first batch of one sample."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     first, *others = vcf.EXAMPLES["calls"].parts[0]
     files = [vcf.split_by_samples(whole, names, tmp_path / f"{i}.vcf.gz") for i, names in enumerate(([first], others))]
@@ -141,7 +141,7 @@ def test_several_sources_and_other_dtypes(way: Way, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
-    """Without samples it is flexible already; the first batch makes its columns, and some of a batch others."""
+    """An empty store is flexible already; the first batch, and a part of another one, become columns."""
     way = Way("icechunk" if backend == "icechunk" else "format3", "cubed")
     store = tmp_path / "store.vcz"
     place, model = _batch(tmp_path, 0, 7, samples_chunk=4)
@@ -160,7 +160,7 @@ def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
-    """From sharded and from flexible sources; old samples are missing in it."""
+    """A field is added from sharded and from flexible sources, and is missing for old samples."""
     way = Way("format3_flexible", "cubed")
     store, _ = _start(way, tmp_path)
     for start, name, shards in ((6, "call_FC", (2, 2)), (10, "sample_pca", None)):
@@ -181,7 +181,7 @@ def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
-    """Whichever edit it got to, readers see the old samples; another batch may come in its place."""
+    """After any edit, readers see the old samples; a different batch can be appended instead."""
     way = Way("format3_flexible", "cubed")
     (first, a), (second, b) = _batch(tmp_path, 6, 5, samples_chunk=2), _batch(tmp_path, 11, 5, samples_chunk=3)
     for n_edits in (0, 3, 6):
@@ -208,7 +208,7 @@ def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @with_cubed
 def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> None:
-    """Later ones get other numbers; what is re-encoded are columns in which some samples stay and some go."""
+    """Later columns are renumbered; only columns with removed and remaining samples are re-encoded."""
     store, model = _start(way, tmp_path, 9)
     gone = ["S0003", "S0004", "S0005"]
     vczstore.remove(store, gone, **OPTIONS)
@@ -230,7 +230,7 @@ def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> No
 @pytest.mark.slow
 @with_cubed
 def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
-    """Where the last column is full; else that one is re-encoded, and the others are not touched."""
+    """If the last column is full, nothing is re-encoded; else only that column is."""
     for n, kind in ((6, 0), (7, 1)):
         plain = Way("icechunk" if way.is_icechunk else "format3", "cubed")
         arrays = some_arrays(10, cohort.ids(0, n))
@@ -245,7 +245,7 @@ def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
 @pytest.mark.slow
 @with_cubed
 def test_a_regular_copy_has_the_regular_metadata(way: Way, tmp_path: Path) -> None:
-    """There and back: all documents and chunks are, byte for byte, what a regular store has."""
+    """After regrid to flexible and back, all documents and chunks are, byte for byte, those of a regular store."""
     arrays = some_arrays(10, cohort.ids(0, 7))
     plain = Way("icechunk" if way.is_icechunk else "format3", "cubed")
     store = plain.make(tmp_path, arrays, samples_chunk=3)
@@ -280,7 +280,7 @@ def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk", "icechunk_flexible"])
 def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Path) -> None:
-    """Of all arrays, in one commit; columns stay where they are. What is the same already is left alone."""
+    """All arrays change in one commit; columns stay in place, and arrays that do not change are skipped."""
     way = Way(kind, "cubed")
     arrays = some_arrays(10, cohort.ids(0, 7))
     store = way.make(tmp_path, arrays, samples_chunk=3, shards=(2, 1) if kind == "format3" else None)
@@ -304,7 +304,7 @@ def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_region_queries_after_other_chunks_of_variants(backend: str, tmp_path: Path) -> None:
-    """vcztools shows the records of a region that bcftools does: the index counts the chunks that there are."""
+    """vcztools and bcftools agree on the records of a region: the index refers to the new chunks."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = tmp_path / "store.vcz"
     vcf.to_vcz(whole, store, 3, 16, 3)
@@ -326,7 +326,7 @@ def test_region_queries_after_other_chunks_of_variants(backend: str, tmp_path: P
 
 
 def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
-    """30 nights of a sample, merged each night: at most 4 times the samples that came, in no more than 6 columns."""
+    """A sample each for 30 nights, merged each night: at most 4 re-encodings per sample, and at most 6 columns."""
     columns: tuple[int, ...] = ()
     rewritten = 0
     for _ in range(30):
@@ -342,7 +342,7 @@ def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3_flexible"])
 def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
-    """Of a sample each, where more than 6 columns are merged: counted, at most 4 times what came in."""
+    """A sample each, merged if there are more than 6 columns: at most 4 re-encodings per sample are counted."""
     way, fields = Way(kind, "cubed"), ("call_genotype",)
     model = cohort.make_arrays(40, cohort.ids(0, 64), fields=fields)
     store = way.make(tmp_path, model, samples_chunk=64, variants_chunk=40)
@@ -363,7 +363,7 @@ def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None:
-    """Else nothing is done; without a width, up to the widest. Columns that are wider than asked for are told."""
+    """Else regrid is a no-op. The default width is the widest column; columns that are too wide are reported."""
     way = Way("format3_flexible", "cubed")
     store, _ = _start(way, tmp_path)
     for i in (6, 7):
@@ -385,7 +385,7 @@ def _is_same(pair: tuple[int, int]) -> bool:
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
 def test_merging(columns: list[int], most: int) -> None:
-    """Neighbours alone are merged, none beyond what is wanted; doing it twice is doing it once."""
+    """Only adjacent columns are merged, up to the width wanted; merging is idempotent."""
     found = merged(columns, most)
     assert sum(found) == sum(columns)
     assert set(np.cumsum(found)) <= set(np.cumsum(columns))
@@ -413,10 +413,10 @@ FIELDS = ("sample_sex", "call_genotype", "call_FT")
 @given(st.sampled_from(CUBED), steps)
 @example(
     Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)]
-)  # columns get numbers that there were none of
+)  # columns get indices that did not exist
 @pytest.mark.slow
 def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple[Any, ...]]) -> None:
-    """Bit for bit, by the model of a regular one; chunks are sound throughout."""
+    """Values agree bit for bit with the model of a regular store; verify finds no errors."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = cohort.make_arrays(6, cohort.ids(0, 5), fields=FIELDS)
@@ -429,7 +429,7 @@ def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple
 
 
 def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, came: int, folder: Path) -> tuple[Arrays, int]:
-    """Do it to the store and to the model."""
+    """Apply a step to the store and to the model."""
     options = {"impl": "zarr"} if step[-1] in (1, 3) else OPTIONS
     match step:
         case ("append", n, chunk):
@@ -458,7 +458,7 @@ def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, came: in
 @pytest.mark.slow
 @with_cubed
 def test_readers(way: Way, tmp_path: Path) -> None:
-    """zarr, icechunk, xarray and Dask read it; zarr without its flag and vcztools do not, and say so."""
+    """zarr, icechunk, xarray and Dask read flexible stores; zarr without its flag and vcztools raise errors."""
     store, model = _start(way, tmp_path)
     place, arrays = _batch(tmp_path, 6, 2)
     vczstore.append(store, place, **OPTIONS)
@@ -478,7 +478,7 @@ def test_readers(way: Way, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.slow
 def test_vcztools_reads_the_regular_copy(backend: str, tmp_path: Path) -> None:
-    """What bcftools shows of the VCF, vcztools shows of what its samples came to in two batches."""
+    """vcztools on a store of two batches agrees with bcftools on the VCF."""
     text, parts = vcf.EXAMPLES["calls"].make(), vcf.EXAMPLES["calls"].parts
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", text)
     batches = []
@@ -540,7 +540,7 @@ def test_nothing_to_change_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_xarray_is_refused(tmp_path: Path) -> None:
-    """On either side."""
+    """A flexible grid of the store or of a source is refused."""
     way = Way("format3_flexible", "cubed")
     store, _ = _start(way, tmp_path)
     place, _ = _batch(tmp_path, 6, 2)
@@ -552,7 +552,7 @@ def test_xarray_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
-    """As zarr leaves it when a flexible array becomes shorter; regrid mends it."""
+    """zarr leaves such a column when a flexible array becomes shorter; regrid repairs it."""
     way = Way("format3_flexible", "cubed")
     store, model = _start(way, tmp_path)
     place, arrays = _batch(tmp_path, 6, 2)
@@ -571,7 +571,7 @@ def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
 
 
 def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
-    """Elsewhere than in a folder readers would see one half of it; metadata alone are no matter."""
+    """Readers would see half of the change, unless it is in a local folder; changes of metadata alone are allowed."""
     memory = zarr.storage.MemoryStore()
     arrays = some_arrays(10, cohort.ids(0, 6))
     cohort.write_vcz(memory, arrays)
@@ -585,7 +585,7 @@ def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
 @pytest.mark.slow
 @with_cubed
 def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
-    """What re-encodes a store keeps its columns: values that need a wider dtype, and samples that are replaced."""
+    """Re-encoding for a wider dtype, or for replaced samples, keeps the columns of a store."""
     store, model = _start(way, tmp_path)
     place, arrays = _batch(tmp_path, 6, 2)
     vczstore.append(store, place, **OPTIONS)
@@ -629,7 +629,7 @@ def test_consolidated_metadata_follow(tmp_path: Path) -> None:
 @pytest.mark.slow
 @with_cubed
 def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
-    """After what it appends, in the same commit on Icechunk; and it does so once."""
+    """Columns are merged after the append, in the same commit on Icechunk, and only once."""
     store, model = _start(way, tmp_path)
     step = f"append: {tmp_path}/inbox/*.vcz"
     (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - {step}\n  - regrid: 8\n  - remove: [S0001]\n")
@@ -668,7 +668,7 @@ def test_a_compacted_copy_is_flexible(removed: tuple[str, ...], tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3_flexible", "icechunk_flexible"])
 def test_a_compaction_to_no_samples_leaves_no_chunks(kind: str, tmp_path: Path) -> None:
-    """A flexible grid without samples still has one column: its chunks are deleted, and a batch can be appended."""
+    """A flexible grid without samples keeps one column: its chunks are deleted, and a batch can be appended."""
     way = Way(kind, "cubed")
     store, model = _start(way, tmp_path)
     gone = model["sample_id"].tolist()
@@ -684,7 +684,7 @@ def test_a_compaction_to_no_samples_leaves_no_chunks(kind: str, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_stopped_append_is_repaired(tmp_path: Path) -> None:
-    """Taken back, its chunks are garbage; a narrower batch comes in its place."""
+    """After the repair, chunks of the append are garbage; a narrower batch can be appended instead."""
     way = Way("format3_flexible", "cubed")
     store, model = _start(way, tmp_path)
     (first, _), (second, arrays) = _batch(tmp_path, 6, 5, samples_chunk=2), _batch(tmp_path, 20, 1)

@@ -1,4 +1,4 @@
-"""Samples: what is listed, and what errors about unknown IDs suggest."""
+"""Samples: lists of IDs, and the suggestions in errors about unknown IDs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SUGGESTED = {"na00001": "NA00001", "HG0003": "HG-0003", "NA0000": "NA00001", "AN
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_errors_suggest_samples(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """To who asked for a sample; a job tells it to no log above the level for debugging."""
+    """Errors of commands have suggestions; jobs log them only at the debug level."""
     store = make(kind, tmp_path)
     before = cohort.digest(store)
     caplog.set_level(logging.INFO)

@@ -1,4 +1,4 @@
-"""Stores with shards: regrid makes, changes and takes them, and chunks come into them as they are."""
+"""Stores with shards: regrid adds, changes and removes them, and chunks are copied into them verbatim."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _metadata(way: Way, store: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -> None:
-    """xarray reads each; without shards, the metadata and chunks are those from before."""
+    """xarray reads each layout; without shards, metadata and chunks are the original ones again."""
     fields = ("sample_sex", "call_AD", "call_GL", "call_FT")
     way, arrays = Way(kind, "cubed"), cohort.make_arrays(10, cohort.ids(0, 11), fields=fields)
     store = way.make(tmp_path, arrays, samples_chunk=3)
@@ -72,7 +72,7 @@ def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -
 
 
 def test_shards_with_other_chunks_and_another_compressor(tmp_path: Path) -> None:
-    """These are re-encoded; from shards to a flexible grid the chunks are copied."""
+    """With other chunks or compressors, all is re-encoded; from shards to a flexible grid, chunks are copied."""
     way, arrays = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, arrays, samples_chunk=3)
     options = {"samples_chunk": 4, "samples_shard": 8, "variants_shard": 8, "compressor": "lz4"}
@@ -98,7 +98,7 @@ def test_other_implementations(impl: str, tmp_path: Path) -> None:
 
 
 def test_vcztools_reads_what_has_no_shards(tmp_path: Path) -> None:
-    """With shards it fails, and `export` to VCF refuses; without them it shows what bcftools does."""
+    """vcztools fails with shards, and `export` to VCF is refused; without shards it agrees with bcftools."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = tmp_path / "store.vcz"
     vcf.to_vcz(whole, store, 3, 16, 8)
@@ -147,12 +147,12 @@ def test_refusals(tmp_path: Path) -> None:
     assert vczstore.plan("regrid", old, samples_shard=0).is_empty
 
 
-# ---- chunks that come into shards -----------------------------------------------------------
+# ---- appending into shards ------------------------------------------------------------------
 
 
 @pytest.fixture
 def coded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of what Blosc decodes or encodes from now on."""
+    """A list of the shapes of chunks that Blosc decodes or encodes from now on."""
     seen: list[tuple[int, ...]] = []
     for name in ("_decode_sync", "_encode_sync"):
         original = getattr(BloscCodec, name)
@@ -177,7 +177,7 @@ INTO_SHARDS: dict[str, tuple[dict[str, Any], ...]] = {
 def test_an_append_from_a_chunk_within_a_shard_decodes_no_shard(
     kind: str, layouts: tuple[dict[str, Any], ...], coded: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
-    """Chunks are 4 variants x 3 samples, with 9 in shards of 6. From within a chunk it decodes that one alone."""
+    """9 samples in shards of 6 and chunks of 3: if the append begins within a chunk, only that chunk is decoded."""
     way, model = Way(kind, "cubed"), some_arrays(10, cohort.ids(0, 9))
     store = way.make(tmp_path, model, shards=(2, 2), compressors=BLOSC)
     sizes = [*[6] * (len(layouts) - 1), 7, 2]
@@ -203,7 +203,7 @@ def test_an_append_from_a_chunk_within_a_shard_decodes_no_shard(
 
 
 def test_chunks_leave_shards_as_they_are(tmp_path: Path) -> None:
-    """To a store without shards; where a shard of the batch is cut off, readers see the old samples."""
+    """Chunks are copied out of shards; if a shard of the batch is truncated, readers see the old samples."""
     way, model = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 9))
     store, place = way.make(tmp_path, model), tmp_path / "batch.vcz"
     batch = some_arrays(10, cohort.ids(9, 8), seed=1)
@@ -221,7 +221,7 @@ def test_chunks_leave_shards_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shards", [{"shards": (4, 4)}, {}], ids=["into shards", "out of shards"])
 def test_without_variants(shards: dict[str, Any], tmp_path: Path) -> None:
-    """There is no chunk to put together, and the samples come in."""
+    """Samples are appended although there are no chunks to assemble."""
     layouts = [shards, {"shards": (4, 4)} if not shards else {}]
     for name, ids, layout in zip(("store", "batch"), (cohort.ids(0, 3), cohort.ids(3, 2)), layouts, strict=True):
         cohort.write_vcz(tmp_path / name, cohort.some_arrays(0, ids), variants_chunk=2, samples_chunk=2, **layout)

@@ -1,4 +1,4 @@
-"""Update, and sources of which only some samples come in: the NumPy model, bytes touched, what is refused."""
+"""Update, and selected samples of sources: compared with a NumPy model; bytes touched; refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ type Arrays = dict[str, np.ndarray]
 
 
 def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
-    """What a second calling says about samples."""
+    """Arrays of samples from a second round of calling."""
     return cohort.some_arrays(10, samples, seed=seed)
 
 
@@ -40,7 +40,7 @@ def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
-    """Of several sources, from whole, ragged, shared and neighbouring chunk columns of 3; one is replaced whole."""
+    """Samples of several sources, in whole, ragged, shared and adjacent columns of 3; one is replaced entirely."""
     old = cohort.some_arrays(10, cohort.ids(0, 11))
     new = [recalled(["S0010", "S0003", "S0000", "S0005"]), recalled(["S0004", "S0001"], seed=6)]
     store = way.make(tmp_path, old)
@@ -55,7 +55,7 @@ def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
 @pytest.mark.slow
 def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
-    """What the source lacks is missing for its samples, what the store lacks is left out; both only when named."""
+    """Fields that the source lacks become missing, and fields that the store lacks are left out, but only if named."""
     old, new = cohort.some_arrays(10, cohort.ids(0, 11)), recalled(["S0010", "S0003", "S0004"])
     del old["call_DP"], new["call_FT"]
     store = way.make(tmp_path, old)
@@ -73,7 +73,7 @@ def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
 @pytest.mark.slow
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
-    """A batch that comes again, columns in another order, the ragged last one among them."""
+    """A batch is updated with its columns in another order, including the ragged last one."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
     new = recalled(["S0003", "S0004", "S0005", "S0000", "S0001", "S0002", "S0006", "S0007"])
     store = way.make(tmp_path, old)
@@ -86,7 +86,7 @@ def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
 @pytest.mark.slow
 def test_after_remove(way: Way, tmp_path: Path) -> None:
-    """A removed sample's place stays empty, also between samples that are updated."""
+    """Positions of removed samples stay empty, also between updated samples."""
     old = cohort.some_arrays(10, cohort.ids(0, 5))
     store = way.make(tmp_path, old)
     new = recalled(["S0002", "S0000"])
@@ -110,7 +110,7 @@ def test_sharded(tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("samples", [cohort.ids(3, 3), cohort.ids(4, 3)], ids=["copied", "decoded"])
 def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
-    """An absent chunk of a source clears the store's, and one of the store's is filled."""
+    """An absent chunk of a source deletes the store's chunk, and an absent chunk of the store is filled."""
     old, new = cohort.some_arrays(8, cohort.ids(0, 9)), cohort.some_arrays(8, samples, seed=1)
     old["call_AD"][...] = 0
     new["call_DP"][...] = 0
@@ -126,7 +126,7 @@ def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_missing_floats_that_look_like_the_fill_value(tmp_path: Path, impl: str) -> None:
-    """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
+    """A chunk of missing floats is not dropped if the fill value of the array is another NaN."""
     old, new = cohort.some_arrays(8, cohort.ids(0, 9)), cohort.some_arrays(8, cohort.ids(4, 3), seed=1)
     old["call_GL"][...] = new["call_GL"][...] = cohort.MISSING
     cohort.write_vcz(tmp_path / "store.vcz", old, fill_values={"call_GL": np.nan})
@@ -155,7 +155,7 @@ def test_again_changes_nothing(tmp_path: Path) -> None:
         vczstore.update(tmp_path / "store.vcz", tmp_path / "new.vcz")
 
 
-# ---- what is touched ------------------------------------------------------------------------
+# ---- reads and writes -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -171,14 +171,14 @@ def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) 
     before = times()
     result = vczstore.update(store, tmp_path / "new.vcz", impl=impl)
     after = times()
-    assert after.keys() <= before.keys()  # a chunk of nothing but the fill value is deleted
+    assert after.keys() <= before.keys()  # a chunk with only the fill value is deleted
     expected = set()
     for path in before:
         name, c, *cell = path.parts if len(path.parts) > 1 else (path.name, "")
         axes = cohort.DIMENSIONS.get(name, ())
         if c == "c" and "samples" in axes and name != "sample_id" and cell[axes.index("samples")] in "03":
             expected.add(path)
-    # and the root's document says that AC is stale
+    # and the document of the root group, where AC becomes stale
     assert {path for path in before if before[path] != after.get(path)} == {*expected, Path("zarr.json")}
     assert len(expected) == result.plan.decoded_chunks
 
@@ -186,7 +186,7 @@ def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) 
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
 @pytest.mark.parametrize("samples", [cohort.ids(3, 3), cohort.ids(3, 3)[::-1]], ids=["copied", "decoded"])
 def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, samples: list[str]) -> None:
-    """So what is damaged there is mended."""
+    """A damaged chunk in such a column is repaired by the update."""
     old, new = cohort.some_arrays(10, cohort.ids(0, 8)), recalled(samples)
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -197,7 +197,7 @@ def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, 
 
 
 def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
-    """Of call_DP, 10 variants: column 0 is copied, column 1 keeps one of 3 samples, the ragged column is all new."""
+    """For call_DP of 10 variants, column 0 is copied, column 1 keeps one of 3 samples, the last one is replaced."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
     cohort.write_vcz(tmp_path / "store.vcz", old)
     samples = ["S0000", "S0001", "S0002", "S0004", "S0003", "S0007", "S0006"]
@@ -213,7 +213,7 @@ def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
 
 
 def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> None:
-    """What one of its chunks is spread over makes one block."""
+    """All columns over which a chunk of the source is spread are one block."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 12)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0010", "S0001", "S0003"]))
     plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
@@ -223,7 +223,7 @@ def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> N
 
 
 def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
-    """Every task gets the positions of its samples: a large batch in its own order has none to send."""
+    """Positions are sent to tasks, but not for a batch whose samples are consecutive."""
     array = zarr.create_array(tmp_path / "a", shape=(10**6,), dtype="i1")
     part = Part.make(array, np.arange(10**6), np.arange(5, 10**6 + 5))
     assert (part.of, part.to) == (slice(0, 10**6), slice(5, 10**6 + 5))
@@ -237,7 +237,7 @@ def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """7 samples, S0000 to S0006, of which S0002 was removed."""
+    """A store of 7 samples, S0000 to S0006, of which S0002 was removed."""
     store = Way(request.param, "zarr").make(tmp_path, some(cohort.ids(0, 7), seed=0))
     vczstore.remove(store, "S0002", impl="zarr")
     return store
@@ -263,7 +263,7 @@ def test_unknown_samples_are_all_named(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_removed_sample_is_said_to_be_one(store: Path, tmp_path: Path) -> None:
-    """S0002 was removed, so it is not there either; but a job must not bring it back with `insert`."""
+    """S0002 was removed, so it is unknown, too; but a job must not add it again with `insert`."""
     source = make(tmp_path, ["S0001", "S0077", "S0002"])
     words = (
         "^update: ",
@@ -300,7 +300,7 @@ def test_sample_doubled_in_the_store(store: Path, tmp_path: Path) -> None:
         words = ("^update: ", re.escape(str(store)), "sample S0001 twice", "append")
         complain(SampleError, words, lambda: vczstore.update(store, source))
     other = make(tmp_path, ["S0000", "S0003"], "other.vcz")
-    assert vczstore.update(store, other).committed  # which are not duplicated
+    assert vczstore.update(store, other).committed  # whose IDs are unique
 
 
 NEW = some(["S0001", "S0004"])
@@ -360,7 +360,7 @@ def test_dry_run(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_too_little_memory(tmp_path: Path) -> None:
-    """The message says how much is enough, and it is."""
+    """The amount of memory in the message is sufficient."""
     old, new = cohort.some_arrays(1000, cohort.ids(0, 900)), cohort.some_arrays(1000, ["S0007", "S0003"], seed=1)
     fields = [n for n in FIELDS if "samples" not in cohort.DIMENSIONS[n]] + ["sample_id", "call_AD"]
     for name, arrays in (("store.vcz", old), ("new.vcz", new)):
@@ -377,7 +377,7 @@ def test_too_little_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_broken_source(store: Path, tmp_path: Path, impl: str) -> None:
-    """The line names the array; on Icechunk nothing is committed, and the same call with the source mended works."""
+    """The error names the array; on Icechunk nothing is committed; with the source repaired, the same call succeeds."""
     source = make(tmp_path, ["S0001", "S0004"])
     edit(source, truncate("call_DP", 1, 0))
     snapshot, way = head(store), Way("icechunk" if head(store) else "format3", impl)
@@ -396,7 +396,7 @@ def test_broken_source(store: Path, tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_stopped(tmp_path: Path, impl: str) -> None:
-    """The same update completes what was stopped, from anywhere."""
+    """The same update completes one that was interrupted anywhere."""
     old, new = some(cohort.ids(0, 7), seed=0), some(["S0005", "S0001", "S0002"])
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -459,7 +459,7 @@ def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int
 
 @pytest.mark.slow
 def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
-    """A sample that does not come in may be removed, or have values that do not fit; a column of such is not read."""
+    """Samples that are not selected may be removed, or have values that do not fit; their columns are not read."""
     old, incoming = cohort.some_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "", *cohort.ids(6, 5)])
     incoming["call_DP"] = incoming["call_DP"].astype("i8")
     incoming["call_DP"][4, 2] = 70_000

@@ -1,4 +1,4 @@
-"""Verify: what is whole is found whole, every damage is found where it was done, and nothing is written."""
+"""Verify: valid stores have no errors, each kind of damage is located, and nothing is written."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FIELDS = (
     *("sample_id", "sample_sex", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
     *("call_genotype", "call_genotype_mask", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
 )
-"""Each kind of dtype and rank once: more would only take time."""
+"""Fields with each kind of dtype and rank once, to save time."""
 
 type Where = tuple[str | None, str | None]
 
 
 def some_arrays(n: int = 7, *, first: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
-    """10 variants, five on each of two contigs, which ``region_index`` lists for chunks of 4."""
+    """Arrays with 10 variants, five on each of two contigs, as in ``region_index`` for chunks of 4."""
     made = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
     arrays = {name: made[name] for name in FIELDS}
     arrays["variant_contig"] = np.repeat(np.array([0, 1], dtype="i1"), 5)
@@ -42,7 +42,7 @@ def some_arrays(n: int = 7, *, first: int = 0, seed: int = 0) -> dict[str, np.nd
 
 
 INDEX = np.array([[0, 0, 10, 40, 40, 4], [1, 0, 50, 50, 50, 1], [1, 1, 60, 80, 80, 3], [2, 1, 90, 100, 100, 2]])
-"""Of `some_arrays`, with variants of one base: chunk, contig, start, end, max end, records."""
+"""The region index of `some_arrays`, with variants of one base: chunk, contig, start, end, max end, records."""
 
 
 def add_index(store: Path, index: np.ndarray) -> None:
@@ -58,7 +58,7 @@ def add_index(store: Path, index: np.ndarray) -> None:
 
 
 def look(store: Path, **options: object) -> Verified:
-    """What Cubed sees, and zarr-python alone; neither writes anything."""
+    """The result of verify, after checking that Cubed and zarr-python alone agree, and that nothing is written."""
     before = cohort.digest(store)
     result = vczstore.verify(store, **options)
     assert vczstore.verify(store, impl="zarr", **options) == result
@@ -66,7 +66,7 @@ def look(store: Path, **options: object) -> Verified:
     assert result.ok is not bool(result.errors)
     for damage in result.errors:
         assert "\n" not in str(damage)
-        assert "S00" not in str(damage)  # as sample IDs begin
+        assert "S00" not in str(damage)  # the prefix of sample IDs
     return result
 
 
@@ -75,7 +75,7 @@ def places(result: Verified) -> list[Where]:
 
 
 def found(store: Path, **options: object) -> list[Where]:
-    """Where something is wrong."""
+    """The locations of the errors in a store."""
     return places(look(store, **options))
 
 
@@ -84,14 +84,14 @@ def files(store: Path) -> int:
     return sum(path.is_file() and path.name not in documents for path in store.rglob("*"))
 
 
-# ---- what is whole --------------------------------------------------------------------------
+# ---- valid stores ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 @pytest.mark.slow
 def test_whole(tmp_path: Path, kind: str) -> None:
-    """After every operation too. Chunks that are not stored are counted."""
+    """Stores are valid after every operation, too. Chunks that are not stored are counted."""
     arrays, batch = some_arrays(), some_arrays(4, first=7, seed=1)
     arrays["call_DP"][:4, 3:6] = 0
     store = Way(kind, "cubed").make(tmp_path, arrays, skip_empty=True, consolidated=kind != "icechunk")
@@ -113,7 +113,7 @@ def test_whole(tmp_path: Path, kind: str) -> None:
 
 
 def test_quick(tmp_path: Path) -> None:
-    """Of chunks, those of sample IDs alone are read."""
+    """Only the chunks of sample IDs are read."""
     cohort.write_vcz(tmp_path / "store.vcz", some_arrays())
     for path in tmp_path.glob("store.vcz/[cv]*/c/**/*"):
         if path.is_file():
@@ -127,19 +127,19 @@ def test_quick(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
 def test_what_bio2zarr_makes(tmp_path: Path, zarr_format: int) -> None:
-    """Its region index too, of several chunks and contigs."""
+    """Stores of bio2zarr are valid, with a region index of several chunks and contigs."""
     path = vcf.write_vcf(tmp_path / "calls.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = vcf.to_vcz(path, tmp_path / "store.vcz", zarr_format, 16, 7)
     assert zarr.open_array(store / "region_index", mode="r").shape[0] > 4
     assert found(store) == []
 
 
-# ---- what a stopped append leaves -----------------------------------------------------------
+# ---- interrupted appends --------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_stopped_append(tmp_path: Path) -> None:
-    """Chunks outside the grid are told of, and are no damage; arrays that disagree are. The same append mends both."""
+    """Chunks outside the grid are reported, but only arrays that disagree are errors. The same append repairs both."""
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     cohort.write_vcz(store, some_arrays())
     cohort.write_vcz(batch, some_arrays(5, first=7, seed=1))
@@ -148,7 +148,7 @@ def test_stopped_append(tmp_path: Path) -> None:
         write.by_zarr(place)
     result = look(store)
     assert result.ok
-    # 12 samples take a column of chunks more than 7, and so each of 7 calls 3 chunks more; sample IDs come with them
+    # 12 samples have one chunk column more than 7: 3 chunks more of each of 7 call arrays, and one of sample IDs
     calls = {name: 3 for name in FIELDS if name.startswith("call_")}
     assert result.outside == {**calls, "sample_id": 1, "sample_sex": 1}
     for edit in plan.edits[:2]:
@@ -167,13 +167,13 @@ def test_stopped_append(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Broken:
-    """What is done to a store, where it should be found, and words of what is said."""
+    """A change to a store, the expected location of the error, and words of its message."""
 
     do: Callable[[Path], object]
     where: Sequence[Where]
     words: str
     quick: bool = False
-    """Whether metadata and sample IDs tell."""
+    """Whether the error is in metadata or sample IDs, so found by --quick."""
 
 
 def cut(name: str, chunk: str, keep: slice = slice(-4)) -> Callable[[Path], object]:
@@ -213,7 +213,7 @@ def wrong_dtype(store: Path) -> None:
 
 
 def blank_id_only(store: Path) -> None:
-    """As a tool might that takes a sample for removed when its ID is."""
+    """Blank an ID without its values, like a tool that looks only at IDs."""
     put("sample_id", 4, "")(store)
     for name in FIELDS:
         if name.startswith(("call_", "sample_sex")) and name != "call_DP":
@@ -331,7 +331,7 @@ def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "crc32c"])
 def test_flipped_bits(tmp_path: Path, codec: str) -> None:
-    """Of chunks with a checksum any bit is found, and just those chunks."""
+    """In chunks with a checksum, any flipped bit is found, and no other chunk is reported."""
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, some_arrays(), compressors={"gzip": GzipCodec(), "crc32c": [Crc32cCodec()]}[codec])
     rng = np.random.default_rng(0)
@@ -339,7 +339,7 @@ def test_flipped_bits(tmp_path: Path, codec: str) -> None:
     flipped = []
     for path in rng.choice(np.array(chunks, dtype=object), 20, replace=False):
         value = bytearray(path.read_bytes())
-        value[rng.integers(10 if codec == "gzip" else 0, len(value))] ^= 1 << rng.integers(8)  # gzip's header is free
+        value[rng.integers(10 if codec == "gzip" else 0, len(value))] ^= 1 << rng.integers(8)  # no checksum of headers
         path.write_bytes(value)
         name, _, chunk = path.relative_to(store).as_posix().partition("/")
         flipped.append((name, chunk))
@@ -383,7 +383,7 @@ def _names(zarr_format: int) -> dict[str, object]:
 
 
 def test_icechunk(tmp_path: Path) -> None:
-    """What a session has cut off; and objects of the repository that got lost, or shorter."""
+    """Truncated chunks, and lost or truncated objects of a repository."""
     arrays = cohort.make_arrays(200, cohort.ids(0, 7))
     arrays = {name: arrays[name] for name in ("sample_id", "variant_position", "call_GL")}
     store = Way("icechunk", "cubed").make(tmp_path, arrays, variants_chunk=100)
@@ -408,7 +408,7 @@ def test_icechunk(tmp_path: Path) -> None:
     assert sum("cannot be read" in damage.what for damage in result.errors) >= 1
 
 
-# ---- the command line, and what is no answer ------------------------------------------------
+# ---- command line and errors ----------------------------------------------------------------
 
 
 @pytest.mark.slow

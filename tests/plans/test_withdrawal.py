@@ -1,4 +1,4 @@
-"""Withdrawal that can be proved: purge deletes what snapshots, tags and branches keep; verify-removal reads it all."""
+"""Provable withdrawal: purge deletes what snapshots, tags and branches keep; verify-removal reads every object."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FIELDS = (
     *("sample_sex", "call_genotype_mask", "call_DP", "call_GL", "call_FT"),
 )
 N_VARIANTS = 300
-"""So many that chunks are objects of their own, and not inlined in manifests."""
+"""The number of variants: large enough that chunks are objects, not inlined in manifests."""
 
 
 def some_arrays(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def write(place: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
 
 @dataclass
 class Place:
-    """A repository, and how to look into it without vczstore."""
+    """A repository, with methods to read it without vczstore."""
 
     url: str
     options: dict[str, Any]
@@ -80,7 +80,7 @@ class Place:
 
     @property
     def repository(self) -> icechunk.Repository:
-        """Opened again each time: nothing of it is cached."""
+        """Open the repository again, so that nothing is cached."""
         return icechunk.Repository.open(self.storage())
 
     def read(self, **at: str) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ def bucket(s3_server: s3.S3Server, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
-    """By name. Either has the same tests of what Icechunk does, and each test one of them."""
+    """A place by name; each test of Icechunk's behaviour uses one of the two."""
     return request.getfixturevalue(request.param)
 
 
@@ -177,7 +177,7 @@ def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) 
     assert "deleted dev, which" in result.stdout
     assert (local.repository.list_tags(), local.repository.list_branches()) == ({"release-2"}, {"main"})
     assert local.verify().erased
-    # a tag of the present is no reason to refuse, in later purges neither
+    # a tag of the present state is no reason to refuse, nor is it in later purges
     again = json.loads(run("purge", path, "--json").stdout)
     assert again["deleted"] == []
     cohort.assert_same(local.read(tag="release-2"), LEFT)
@@ -221,7 +221,7 @@ def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
-    """Its chunks are gone by then: a commit of them would be a store that cannot be read."""
+    """Its chunks are deleted by then: if they were committed, the store could not be read."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     plan = vczstore.plan("append", place.url, batch, **place.options)
     transaction = plan.store.transaction(plan.base)
@@ -239,7 +239,7 @@ def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: 
 
 @pytest.mark.slow
 def test_what_was_begun_before_other_tools_collected_garbage_is_not_committed(local: Place, tmp_path: Path) -> None:
-    """Nothing moves the branch then; the log of the repository tells."""
+    """The branch is not moved then, so the operations log of the repository is checked."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     plan = vczstore.plan("append", local.url, batch)
     transaction = plan.store.transaction(plan.base)
@@ -295,7 +295,7 @@ def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
 
     def and_commit(repository: icechunk.Repository, *args: Any) -> Any:
         session = begin(repository, *args)
-        if sum(1 for _ in repository.ancestry(branch="main")) == 3:  # the samples are removed by now
+        if sum(1 for _ in repository.ancestry(branch="main")) == 3:  # the samples are removed already
             begin(repository, "main").commit("of another tool", allow_empty=True)
         return session
 
@@ -324,7 +324,7 @@ def test_no_purge_while_a_job_runs(place: Place) -> None:
 
 @pytest.mark.slow
 def test_a_commit_during_a_purge_is_told_of(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tools heed neither lock nor mark."""
+    """Other tools ignore the lock and the mark."""
     collect = icechunk.Repository.garbage_collect
 
     def and_commit(repository: icechunk.Repository, *args: Any, **kwargs: Any) -> Any:
@@ -347,13 +347,13 @@ def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.n
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
-    """Each names the state that it named, less the samples that are gone; the others' names stay."""
+    """Each tag names its state without the removed samples; other tags are kept."""
     more = some_arrays(["S0100", "S0101"], seed=1)
     vczstore.tag(place.url, "release-1", **place.options)
     vczstore.append(place.url, write(tmp_path / "more.vcz", more), impl="zarr", **place.options)
     vczstore.tag(place.url, "release-2", **place.options)
     vczstore.remove(place.url, "S0100", impl="zarr", **place.options)
-    # a state that has no sample which is not in the store, though the history before it has
+    # a state without removed samples, although its history has some
     vczstore.remove(place.url, [*GONE, "S0101"], impl="zarr", **place.options)
     vczstore.tag(place.url, "clean", **place.options)
     again = some_arrays(["S0200"], seed=2)
@@ -434,7 +434,7 @@ vczstore.purge(url, tags="recreate")
     ],
 )
 def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, told: dict[str, str]) -> None:
-    """Readers of the present notice nothing; no branch is left, and no second copy of a tag."""
+    """Readers of the current state are not affected; no branch and no duplicate of a tag is left."""
     vczstore.tag(local.url, "release-1")
     vczstore.tag(local.url, "release-2")
     vczstore.remove(local.url, GONE, impl="zarr")
@@ -454,7 +454,7 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, tol
 def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the tag would have a sample that the store has no longer, and the purge would call itself done."""
+    """Else the purge would succeed with a tag that has a removed sample."""
     vczstore.tag(place.url, "release-1", **place.options)
     vczstore.remove(place.url, GONE[0], impl="zarr", **place.options)
     ours = IcechunkHistory.rename_tag
@@ -497,7 +497,7 @@ def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
     with pytest.raises(VczstoreError, match=r"the tag v1.1 could not be rewritten: .* run it again: vczstore purge"):
         vczstore.purge(local.url, tags="recreate", allowed_mem="300001kB")
     assert (local.repository.list_tags(), local.repository.list_branches()) == ({"v1.1"}, {"main"})
-    # a number that the user gave is part of the name: v1.2 is going to be another release
+    # a version number of the user is part of the name: v1.2 may be used for another release
     assert vczstore.purge(local.url, tags="recreate").recreated == {"v1.1": "v1.1.1"}
 
 
@@ -547,19 +547,19 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
     assert (counted["committed"], counted["counts"]["chunks deleted"]) == (False, len(chunks))
     assert files(local.url) == {**before, **orphans}
     told = run("gc", local.url).stdout
-    # also snapshots: each session that is sent to tasks has one of its own
+    # also snapshots: each session that is sent to tasks has one
     assert f" {len(chunks):,} chunks deleted" in told
     after = files(local.url)
     assert not orphans.keys() & after.keys()
     assert {name for name in before if name.startswith("chunks/")} <= after.keys()
-    # all that could be read can be read
+    # everything that was readable still is
     cohort.assert_same(local.read(), LEFT)
     cohort.assert_same(local.read(tag="release-1"), OLD)
     cohort.assert_same(local.read(snapshot_id=snapshot), LEFT)
     assert vczstore.verify(local.url).ok
     assert json.loads(run("gc", local.url, "--json").stdout)["counts"]["chunks deleted"] == 0
     vczstore.append(local.url, batch, impl="zarr")
-    # the present was tagged before it was swept: that keeps nothing older
+    # the current state was tagged before the garbage collection, which keeps nothing older
     vczstore.remove(local.url, "S0100", impl="zarr")
     vczstore.tag(local.url, "release-2")
     vczstore.gc(local.url)
@@ -570,7 +570,7 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path) -> None:
-    """Its chunks are gone: nothing of them is committed."""
+    """Its chunks are deleted, so none of them is committed."""
     new = some_arrays(["S0100"], seed=1)
     batch = write(tmp_path / "batch.vcz", new)
     swept: list[Any] = []
@@ -606,7 +606,7 @@ def test_no_gc_while_a_job_runs(place: Place) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
 def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path, zarr_format: int) -> None:
-    """Whole chunks are; what it has written beside samples that were there is overwritten by the next append."""
+    """Whole chunks are deleted; values in chunks of old samples are overwritten by the next append."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
     store = write(tmp_path / "store.vcz", old, zarr_format=zarr_format)
     batch = write(tmp_path / "batch.vcz", new, zarr_format=zarr_format)
@@ -632,7 +632,7 @@ def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path,
 
 @pytest.mark.slow
 def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
-    """The ledger of the store says what was pending; the job writes it again."""
+    """The ledger has the pending batches; the job writes them again."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
     store = write(tmp_path / "store.vcz", old)
     write(tmp_path / "inbox" / "batch.vcz", new)
@@ -654,7 +654,7 @@ def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
-    """Two would put their samples into one place; and gc would take what an append has written for left over."""
+    """Two appends would write to the same positions, and gc would take chunks of an append for garbage."""
     store, batch = write(tmp_path / "store.vcz", OLD), write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     others: list[Callable[[], object]] = [
         lambda: vczstore.append(store, batch),
@@ -674,7 +674,7 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
             ) as error:
                 others.pop()()
             refused.append(str(error.value))
-            vczstore.append(store, tmp_path / "more.vcz", dry_run=True)  # looking is free
+            vczstore.append(store, tmp_path / "more.vcz", dry_run=True)  # reading needs no lock
 
     write(tmp_path / "more.vcz", some_arrays(["S0101"], seed=3))
     vczstore.append(store, batch, progress=progress)
@@ -703,7 +703,7 @@ def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> No
     page = (tmp_path / "r" / "report.html").read_text()
     assert "✓ erased" in page
     assert report["sha256"] in page
-    # still there: the store of the first test of all, before anything was removed
+    # the sample is still there, since nothing was removed
     run("verify-removal", tmp_path / "plain.vcz", "-S", "-", "--report", tmp_path / "r", status=1, stdin="S0001\n")
     page, text = (tmp_path / "r" / "report.html").read_text(), (tmp_path / "r" / "report.json").read_text()
     assert "✕ not erased" in page
@@ -713,7 +713,7 @@ def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_what_was_never_committed_is_found(local: Place) -> None:
-    """Nothing leads to it, so that no reader of snapshots would notice."""
+    """Nothing refers to it, so that readers of snapshots would not notice."""
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     assert local.verify().erased
     session = local.repository.writable_session("main")
@@ -726,7 +726,7 @@ def test_what_was_never_committed_is_found(local: Place) -> None:
 
 @pytest.mark.slow
 def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
-    """The old sample IDs are inlined in a manifest: a frame in a frame."""
+    """The old sample IDs are inlined in a manifest: a frame within a frame."""
     (manifest,) = [
         p
         for p in (Path(local.url) / "manifests").iterdir()
@@ -802,10 +802,10 @@ def test_short_ids_and_parts_of_others_raise_no_false_alarm(tmp_path: Path) -> N
     found = vczstore.verify_removal(path, ["1", "NA12"])
     assert found.erased
     assert "1 ID of fewer than 4 bytes: looked for as whole sample IDs" in found.not_checked[0]
-    # "NA123" and "xNA12" stay, and explain what of them looks like "NA12"; nothing explains this
+    # "NA123" and "xNA12" stay, and explain their parts that look like "NA12"; nothing explains this one
     (path / "note").write_text("NA12, NA123")
     assert vczstore.verify_removal(path, ["1", "NA12"]).reasons == ("1 object holds an ID: note",)
-    # what a name is, is not known: it is said where it was found
+    # whether it is a sample ID is unknown, so its location is reported
     vczstore.remove(path, "chr1", impl="zarr")
     (where,) = vczstore.verify_removal(path, "chr1").reasons[:1]
     assert where == "1 object holds an ID: contig_id/c/0"
@@ -828,7 +828,7 @@ def test_needles_are_found_where_no_other_id_explains_them(ids: frozenset[str], 
             for start in range(len(data))
         )
 
-    # of several that begin at one place, the longest counts
+    # of several matches at one position, the longest counts
     longest = {at: max((len(i) for i in ids if data.startswith(i, at)), default=0) for at in range(len(data))}
     expected = sum(n > 0 and not is_explained(at, at + n) for at, n in longest.items())
     assert _Needles(ids, others).count(data.encode()) == expected
@@ -859,7 +859,7 @@ def test_old_versions_of_objects_are_detected(bucket: Place, s3_server: s3.S3Ser
     vczstore.purge(bucket.url, **bucket.options)
     (reason,) = bucket.verify().reasons
     assert reason.startswith("the bucket keeps old versions of objects")
-    # so it does: what was deleted can be had
+    # old versions can indeed be read
     assert client.list_object_versions(Bucket=name)["DeleteMarkers"]
     client.close()
 

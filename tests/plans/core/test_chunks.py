@@ -1,4 +1,4 @@
-"""What rests on private interfaces of cubed, zarr and icechunk: these fail loudly when one of them changes."""
+"""Tests of the private interfaces of cubed, zarr and icechunk that are used: they fail when one of these changes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", executors.LOCAL)
 @pytest.mark.slow
 def test_plans_that_are_executed_together(tmp_path: Path, name: str) -> None:
-    """Each is told of its own tasks, and an error says whose it is."""
+    """Each plan receives the reports of its own tasks, and an error belongs to its plan."""
     copied = []
     for i in range(3):
         folder = tmp_path / str(i)
@@ -127,7 +127,7 @@ def test_plans_that_are_executed_together(tmp_path: Path, name: str) -> None:
 
 
 def test_planning_computes_nothing(tmp_path: Path) -> None:
-    """Neither compiling nor showing a plan runs a task or writes a byte."""
+    """Neither compiling nor displaying a plan runs a task or writes anything."""
     source = _array(tmp_path)
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
     before = cohort.digest(tmp_path)
@@ -227,7 +227,7 @@ def _configs() -> list[dict]:
 @pytest.mark.parametrize("config", _configs(), ids=lambda c: str(c["compressors"]))
 @pytest.mark.parametrize("dtype", ["i1", "<i4", "f4", "?", "U3", "string"])
 def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
-    """The metadata made for format 3 decode the very bytes that format 2 wrote."""
+    """The metadata converted to format 3 decode the chunks that format 2 wrote."""
     values = np.array([[0, 1, 2], [3, 0, 1], [1, 1, 5]])
     values = values.astype("U1").astype("O") if dtype == "string" else values.astype(dtype)
     old = zarr.create_array(
@@ -255,7 +255,7 @@ def test_what_format_3_cannot_express_is_said(options: dict) -> None:
     if "filters" in options:
         options = {"filters": [Delta(dtype="i4")]}
     if "compressors" in options:
-        # who decodes with Blosc does not look at its parameters
+        # decoding with Blosc does not depend on its parameters
         options = {"compressors": LZMA() if options["compressors"] == "lzma" else Blosc(cname="?")}
     old = zarr.create_array(zarr.storage.MemoryStore(), shape=(3, 3), zarr_format=2, **{"dtype": "i4", **options})
     with pytest.raises(metadata.UnsupportedCodecError):
@@ -278,7 +278,7 @@ def test_what_format_3_cannot_express_is_copied_decoded(tmp_path: Path) -> None:
 
 
 def test_a_fork_is_small_and_what_it_sends_back_is_its_own(tmp_path: Path) -> None:
-    """Two copies of one fork write different chunks; both are in the commit."""
+    """Two copies of a fork write different chunks, and the commit has both."""
     import icechunk
 
     repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
@@ -306,7 +306,7 @@ CODECS = {
 @pytest.mark.parametrize("shape", [(1,), (7,), (300,), (70_000,), (300_000,)])
 @pytest.mark.parametrize("content", ["random", "alike", "counting"])
 def test_a_chunk_that_is_cut_off_anywhere_is_found(codec: str, shape: tuple[int], content: str) -> None:
-    """Frames of one block and of several; repeated, stored and compressed; sizes of every length."""
+    """Frames of one block and of several; repeated, stored and compressed; sizes encoded in every length."""
     values = {
         "random": np.random.default_rng(0).integers(0, 256, shape),
         "alike": np.zeros(shape),

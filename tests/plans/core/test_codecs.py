@@ -1,4 +1,4 @@
-"""Codecs and attributes that change values: what would be re-encoded with loss, or mean something else, is refused."""
+"""Codecs and attributes that change values: lossy re-encoding, and attributes of another meaning, are refused."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ LOSSLESS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def make_arrays(samples: list[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """Genotypes alone: the field that the tests are about is put beside them."""
+    """Arrays with genotypes only; the tests add the field under test."""
     return cohort.make_arrays(10, samples, seed=seed, fields=["call_genotype"])
 
 
 def values_of(dtype: str, n_samples: int, seed: int) -> np.ndarray:
-    """Such as an 8-bit code of hundredths cannot hold."""
+    """Values that cannot be encoded as 8-bit hundredths."""
     values = np.random.default_rng(seed).uniform(0, 600, (10, n_samples))
     return (values > 300 if dtype == "b1" else values).astype(dtype)
 
 
 def put(store: Path, values: np.ndarray, codec: tuple[str, dict[str, Any]] | None = None, **attributes: Any) -> None:
-    """Add a field of the calls, filtered."""
+    """Add a call field with a filter."""
     group = zarr.open_group(store, use_consolidated=False)
     options: dict[str, Any] = {}
     if group.metadata.zarr_format == 2:
@@ -63,7 +63,7 @@ def put(store: Path, values: np.ndarray, codec: tuple[str, dict[str, Any]] | Non
     if codec is not None:
         name, config = codec
         module = numcodecs if group.metadata.zarr_format == 2 else zarr.codecs.numcodecs
-        # format 3 calls what takes bytes a compressor
+        # in format 3, a codec of bytes is a compressor
         is_filter = group.metadata.zarr_format == 2 or name != "Shuffle"
         options["filters" if is_filter else "compressors"] = [getattr(module, name)(**config)]
     array = group.create_array(
@@ -73,7 +73,7 @@ def put(store: Path, values: np.ndarray, codec: tuple[str, dict[str, Any]] | Non
 
 
 def make(folder: Path, kind: str, codec: tuple[str, dict[str, Any]] | None, dtype: str) -> tuple[Path, Path]:
-    """A store of 7 samples with the field, and a batch of 5 that has it without a filter."""
+    """A store of 7 samples with the filtered field, and a batch of 5 samples with the unfiltered one."""
     store, batch = folder / "store.vcz", folder / "batch.vcz"
     plain = folder / "plain.vcz" if kind == "icechunk" else store
     cohort.write_vcz(plain, make_arrays(cohort.ids(0, 7)), zarr_format=2 if kind == "format2" else 3)
@@ -143,7 +143,7 @@ def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str, name: 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
 def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
-    """Chunks of one encoding stay what they are; an implementation that would re-encode them refuses."""
+    """Chunks of the same encoding are copied; an implementation that would re-encode them raises an error."""
     dtype, codec, config = LOSSY["fixedscaleoffset"]
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     plain = tmp_path / "plain.vcz" if kind == "icechunk" else store
@@ -163,7 +163,7 @@ def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
 
 
 def base64_of(number: float) -> str:
-    """As xarray writes the fill value of a float in format 3."""
+    """The fill value of a float as xarray writes it in format 3."""
     return base64.b64encode(struct.pack("<d", number)).decode()
 
 

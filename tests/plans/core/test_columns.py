@@ -1,4 +1,4 @@
-"""Planning is pure: properties over many shapes, in microseconds each."""
+"""Properties of the planning of chunks and tasks, which is pure, over many shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vczstore.vcz.cuts import Cuts, Width
 
 @st.composite
 def widths(draw: st.DrawFn, length: int) -> Width:
-    """Chunks of one width, or each of its own; the last one may be wider than what is left."""
+    """Chunks of equal or individual widths; the last one may extend beyond the axis."""
     if draw(st.booleans()):
         return draw(st.integers(1, 5))
     found = []
@@ -27,7 +27,7 @@ def widths(draw: st.DrawFn, length: int) -> Width:
 
 
 def _spans(length: int, width: Width) -> list[tuple[int, int]]:
-    """Where chunks begin and end, by adding up."""
+    """The start and end of each chunk, by summation."""
     found, start, i = [], 0, 0
     while start < length:
         stop = start + (width if isinstance(width, int) else width[i])
@@ -38,7 +38,7 @@ def _spans(length: int, width: Width) -> list[tuple[int, int]]:
 
 @given(st.data(), st.integers(1, 20))
 def test_cuts(data: st.DataObject, length: int) -> None:
-    """By adding up, position by position."""
+    """`Cuts` agrees with summation, position by position."""
     width = data.draw(widths(length))
     cuts, spans = Cuts(length, width), _spans(length, width)
     assert cuts.n == len(spans)
@@ -81,7 +81,7 @@ def columns(draw: st.DrawFn) -> Columns:
 @given(columns())
 @pytest.mark.slow
 def test_blocks_cover_the_columns_once(c: Columns) -> None:
-    """Every element of the chosen columns is in one region of one block; others are in none."""
+    """Every element of the chosen columns is in exactly one region of one block; no other element is."""
     seen = np.zeros(c.array_shape, int)
     here_seen = np.zeros(c.shape, int)
     lengths = [[c.block_lengths([n] * len(c.shape))[i] for n in range(len(b))] for i, b in enumerate(c.blocks)]
@@ -108,7 +108,7 @@ def test_blocks_cover_the_columns_once(c: Columns) -> None:
 @pytest.mark.slow
 @given(columns())
 def test_blocks_are_what_cubed_expects(c: Columns) -> None:
-    """Regular blocks that add up, in elements and in chunks, and as many tasks as blocks."""
+    """Blocks are regular, cover all elements and chunks, and there are as many tasks as blocks."""
     for i, width in enumerate(c.chunks):
         assert sum(c.blocks[i]) >= c.shape[i]
         assert sum(c.blocks[i]) == c.shape[i] or not isinstance(width, int)
@@ -122,7 +122,7 @@ def test_blocks_are_what_cubed_expects(c: Columns) -> None:
 @pytest.mark.slow
 @given(columns())
 def test_a_region_knows_its_cells(c: Columns) -> None:
-    """The slices that Cubed writes a block to lead back to the block's chunks."""
+    """The chunks of a block follow from the slices that Cubed writes it to."""
     for index in np.ndindex(*(len(b) for b in c.blocks)):
         region = tuple(slice(sum(b[:i]), sum(b[: i + 1])) for i, b in zip(index, c.blocks, strict=True))
         assert c.cells_of(region) == c.cells(index)
@@ -131,7 +131,7 @@ def test_a_region_knows_its_cells(c: Columns) -> None:
 @given(columns())
 @pytest.mark.slow
 def test_positions(c: Columns) -> None:
-    """The positions of the columns' samples are those of their regions."""
+    """The positions of the samples of columns are those of their regions."""
     if c.axis is not None:
         runs = [there[c.axis] for _, there in c.runs([range(n) for n in c.grid])]
         assert c.positions().tolist() == [i for run in runs for i in range(run.start, run.stop)]
@@ -145,7 +145,7 @@ def test_positions(c: Columns) -> None:
     st.integers(0, 10**10),
 )
 def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list[int] | None, least: int) -> None:
-    """A block lies in the grid, and in memory unless one chunk alone is too large."""
+    """A block is within the grid, and fits into memory unless a single chunk does not."""
     prefer = None if prefer is None else prefer[: len(shape)]
     block = block_of(shape, chunk_bytes, room, prefer=prefer, least=least)
     assert all(1 <= b <= n for b, n in zip(block, shape, strict=True))
@@ -163,7 +163,7 @@ def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list
 def test_a_task_is_worth_beginning(
     shape: list[int], chunk_bytes: int, free: int, task_bytes: int, decoding: float
 ) -> None:
-    """Within memory, and a third at least of what is asked for, allowed, and there."""
+    """A task fits into memory, and has at least a third of the bytes wanted, as far as they are allowed and exist."""
     memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
 
     def extra(block: tuple[int, ...]) -> int:
@@ -201,7 +201,7 @@ def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: 
 @pytest.mark.slow
 @given(st.integers(1, 10**6), st.integers(1, 50), st.floats(0, 4))
 def test_what_fits_is_not_refused_by_cubed(chunk_bytes: int, n: int, decoding: float) -> None:
-    """Cubed counts a few bytes more than the blocks: a block that fits to the byte has to leave room for them."""
+    """Cubed projects some bytes more than the blocks, for which a block that just fits must leave room."""
     free = WORKING_COPIES * chunk_bytes * n + int(decoding * chunk_bytes * n) + SLACK
     memory = Memory(allowed=300_000_000 + free, reserved=300_000_000)
     block = memory.fit("test", (1000,), chunk_bytes, lambda b: int(decoding * chunk_bytes * b[0]))
@@ -217,7 +217,7 @@ def test_a_chunk_that_does_not_fit_is_refused() -> None:
 
 @st.composite
 def moves(draw: st.DrawFn) -> tuple[list[int], list[int], Cuts, Cuts]:
-    """Samples of a source, and where they go in a store: in order, in whole columns that are shuffled, or anyhow."""
+    """Samples of a source and their destinations in a store: in order, in shuffled whole columns, or arbitrary."""
     n_source = draw(st.integers(1, 25))
     width = draw(st.integers(1, 6))
     theirs = Cuts(n_source, draw(st.one_of(st.just(width), widths(n_source))))
@@ -239,7 +239,7 @@ def moves(draw: st.DrawFn) -> tuple[list[int], list[int], Cuts, Cuts]:
 @pytest.mark.slow
 @given(moves())
 def test_whole_columns(case: tuple[list[int], list[int], Cuts, Cuts]) -> None:
-    """What is copied is a column of the source, whole and in its order; and all that could be copied is."""
+    """Copied columns are whole columns of the source in order, and every column that can be copied is."""
     of, to, source, target = case
     found = dict(zip(*reversed(whole_columns(np.array(of), np.array(to), source, target)), strict=True))
     owner: list[int | None] = [None] * target.length

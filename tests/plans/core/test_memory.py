@@ -1,4 +1,4 @@
-"""Memory is bounded: what a task takes is projected, and what is projected is allowed."""
+"""Memory is bounded: a task needs no more than is projected, and no more is projected than is allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int, int] = CHUNKS) -> Path:
-    """One field of 16,000 variants, so that the chunks of a block are far larger than anything else in memory."""
+    """A VCZ with one field of 16,000 variants, whose chunks are far larger than anything else in memory."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
 
     def add(name: str, values: np.ndarray, dims: tuple[str, ...], width: tuple[int, ...]) -> None:
@@ -36,13 +36,13 @@ def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int
         "call_DP", shape=(VARIANTS, n), dtype=dtype, chunks=chunks, dimension_names=("variants", "samples")
     )
     for start in range(0, VARIANTS, 1000):
-        # not compressible to nothing: the encoded bytes count too
+        # hardly compressible, since encoded bytes count, too
         calls[start : start + 1000] = np.random.default_rng(start).integers(0, 100, (1000, n))
     return path
 
 
 def _store(folder: Path, tmp_path: Path, first: int, n: int) -> Path:
-    """A store to be edited; what is in it is made once."""
+    """A store to edit; its contents are created once."""
     original = folder / f"{first}-{n}.vcz"
     if not original.exists():
         _vcz(original, first, n)
@@ -66,7 +66,7 @@ def _one_process() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def python_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, int]:
-    """The peak of a worker that has hardly any data to work on, by whether it has imported Icechunk."""
+    """The peak memory of a worker with hardly any data, by whether it has imported Icechunk."""
     folder = tmp_path_factory.mktemp("python")
     cohort.write_vcz(folder / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 2)))
     cohort.write_vcz(folder / "b.vcz", cohort.some_arrays(4, cohort.ids(2, 2)))
@@ -84,7 +84,7 @@ def _check(result: Result, python_alone: dict[bool, int]) -> None:
     alone = python_alone[plan.store.atomic]
     assert result.peak_mem is not None
     assert result.peak_mem <= plan.projected_mem <= plan.memory.allowed
-    # what the data take is projected, not only covered by what is reserved
+    # the memory of the data is projected, not only covered by the reserved memory
     assert result.peak_mem - alone <= plan.projected_mem - plan.memory.reserved
     if plan.decoded_chunks:
         assert result.peak_mem > alone
@@ -108,7 +108,7 @@ def test_append(folder: Path, tmp_path: Path, python_alone: dict[bool, int], n: 
 
 @pytest.mark.parametrize("source", ["wide", "other-chunks", "shuffled"])
 def test_update(folder: Path, tmp_path: Path, python_alone: dict[bool, int], source: str) -> None:
-    """Samples 500 to 1499 of the store: part of one chunk column, and all of the other."""
+    """Update samples 500 to 1499 of the store: a part of one chunk column, and all of another."""
     store = _store(folder, tmp_path, SAMPLES - 500, SAMPLES)
     result = vczstore.update(store, folder / f"{source}.vcz", **_one_process())
     assert result.plan.encoded_chunks == 0
@@ -116,7 +116,7 @@ def test_update(folder: Path, tmp_path: Path, python_alone: dict[bool, int], sou
 
 
 def test_update_with_less_memory(folder: Path, tmp_path: Path) -> None:
-    """Smaller blocks, for which the chunks of a shuffled source are read more than once; the result is the same."""
+    """With smaller blocks, chunks of a shuffled source are read repeatedly; the result is the same."""
     store, source = _store(folder, tmp_path, SAMPLES - 500, SAMPLES), folder / "shuffled.vcz"
     plan = vczstore.plan("update", store, source, allowed_mem="350MB")
     roomy = vczstore.plan("update", store, source)
@@ -140,7 +140,7 @@ def test_copy(folder: Path, tmp_path: Path, python_alone: dict[bool, int]) -> No
 
 
 def _sites(path: Path, first: int) -> Path:
-    """30,000 variants of six alleles, every third position of which the next source does not have."""
+    """A VCZ with 30,000 variants of six alleles; the next source lacks every third position."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
     n, rng = 30_000, np.random.default_rng(first)
     alleles = rng.choice(np.array(["A", "C", "ACGTACGTACGT", "<DEL>", "GT" * 20]), (n, 6)).astype("T")

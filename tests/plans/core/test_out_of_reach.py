@@ -1,4 +1,4 @@
-"""Arrays that hold samples and lack the samples dimension, or lie in a group: nothing is left behind without a word."""
+"""Arrays of samples without a samples dimension, or in a nested group, are refused, not skipped silently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
     "one axis": ("sample_sex", ("individuals",)),
     "an INFO field's name": ("variant_calls", ("variants", "Samples")),
 }
-"""The name of an array that holds samples, and what its dimensions are called."""
+"""The name of an array of samples, and the names of its dimensions."""
 
 
 @in_turn(case=list(NAMES), zarr_format=(2, 3, 3))
@@ -90,7 +90,7 @@ def test_a_source_that_would_leave_samples_behind_is_refused(tmp_path: Path, zar
 
 @pytest.mark.slow
 def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) -> None:
-    """As many variants, alleles, contigs and filters as samples; and components, which samples have, too."""
+    """The numbers of variants, alleles, contigs, filters and components equal that of samples."""
     n = 2
     arrays = cohort.make_arrays(n, cohort.ids(0, n))
     cohort.write_vcz(tmp_path / "store.vcz", arrays)
@@ -133,7 +133,7 @@ def test_one_sample_does_not_make_every_axis_of_one_a_samples_axis(tmp_path: Pat
 
 
 def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -> None:
-    """Of no samples, no length says anything; a name does."""
+    """In a store without samples, arrays of samples are recognised by name, not by length."""
     store = tmp_path / "store.vcz"
     vczstore.create(store, make(tmp_path / "batch.vcz"))
     put(store, "notes", np.zeros(0), None, 3)
@@ -144,7 +144,7 @@ def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_what_reads_no_samples_works_as_before(tmp_path: Path) -> None:
-    """A copy has the array as it is; a new store has none of its source's fields; INFO fields need genotypes alone."""
+    """A copy has the array verbatim; a new store has no fields of its source; INFO fields need only genotypes."""
     store = make(tmp_path / "store.vcz")
     put(store, "call_DP", DP, ("variants", "not_samples"), 3)
     vczstore.copy_store_to_icechunk(store, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Stores that tasks in other processes do not reach, as store and as source: refused before anything is written."""
+"""Stores and sources that tasks in other processes cannot read are refused before anything is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD, NEW = cohort.some_arrays(10, cohort.ids(0, 3)), cohort.some_arrays(10, coho
 
 
 class Users(MemoryStore):
-    """A store of the user's own; what is pickled of it is a copy."""
+    """A user-defined store, of which pickling makes a copy."""
 
 
 def in_fsspec(_: Path) -> Any:
@@ -83,7 +83,7 @@ def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.slow
 def test_what_workers_do_reach(tmp_path: Path) -> None:
-    """A folder in wrappers, and a source whose copy is as good; no nonce is left, be it of a run that was killed."""
+    """A wrapped folder, and a source of which a copy suffices; no nonce is left behind, not even by a killed run."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     stamp = open_store(tmp_path / "store.vcz").open().stamp
     (tmp_path / "store.vcz/sample_id" / f"{zarr_objects.NONCE}0011").write_bytes(b"of a run that was killed")

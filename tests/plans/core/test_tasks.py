@@ -1,4 +1,4 @@
-"""How a plan is cut into tasks: few and long where they take long to begin, and those of all arrays side by side."""
+"""The tasks of a plan: few and long where starting one is expensive, and those of all arrays concurrent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VARIANTS = 200_000
 
 
 def _vcz(path: Path, first: int, n: int) -> Path:
-    """Large, and without chunks of calls: plans are compiled from metadata and sample IDs."""
+    """A large VCZ without chunks of calls, since plans are compiled from metadata and sample IDs."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
     fields: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
         "sample_id": ("string", ("samples",), (n,)),
@@ -49,7 +49,7 @@ def _vcz(path: Path, first: int, n: int) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A store of 4,500 samples and a batch of 2,000, 1.6 GB decoded, in chunks of 2 MB that do not fall together."""
+    """A store of 4,500 samples and a batch of 2,000, 1.6 GB decoded, in chunks of 2 MB that are not aligned."""
     folder = tmp_path_factory.mktemp("large")
     return _vcz(folder / "store.vcz", 0, 4500), _vcz(folder / "batch.vcz", 4500, 2000)
 
@@ -61,7 +61,7 @@ def _both(large: tuple[Path, Path], **options: Any) -> list[Plan]:
 
 @pytest.fixture
 def function(tmp_path: Path) -> str:
-    """An executor file for functions of a cloud, which are not called."""
+    """An executor file for cloud functions, which are not called."""
     file = tmp_path / "lambda.yaml"
     file.write_text(
         "name: lithops\noptions: {backend: aws_lambda, storage: aws_s3, config: {aws: {region: nowhere}}}\n"
@@ -100,7 +100,7 @@ def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> No
 
 @pytest.mark.slow
 def test_where_tasks_take_long_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lithops' own configuration says where tasks run, wherever it is."""
+    """The configuration of Lithops determines where tasks run, wherever it is."""
     (tmp_path / "lithops.yaml").write_text("lithops: {backend: gcp_cloudrun}\n")
     cloud: list[dict[str, Any]] = [
         {"backend": "aws_lambda"},
@@ -129,12 +129,12 @@ def test_what_cannot_be_configured_is_told_before_planning(
         vczstore.plan("append", store, batch, executor="lithops")
 
 
-# ---- side by side ---------------------------------------------------------------------------
+# ---- concurrency ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_arrays_of_a_plan_are_one_generation(small: Any, tmp_path: Path) -> None:
-    """Columns that are copied and columns that are re-encoded, of all arrays: none waits for another."""
+    """Copied and re-encoded columns of all arrays do not wait for each other."""
     store, batch, *_ = small
     cohort.write_vcz(tmp_path / "odd.vcz", cohort.make_arrays(10, cohort.ids(11, 4), seed=2), variants_chunk=3)
     plans = [
@@ -160,10 +160,10 @@ def _changed(folder: Path) -> Path:
 @pytest.mark.parametrize("name", [name for name in executors.NAMES if name != "single-threaded"])
 @pytest.mark.slow
 def test_operations_of_a_generation_run_side_by_side(name: str, tmp_path: Path, request: Any) -> None:
-    """Each of two tasks ends only once the other has begun."""
+    """Two tasks each wait for the other to start."""
     if name == "modal":
         request.getfixturevalue("start")()
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # containers do not have the tests
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the tests are not in the containers
     dag = nx.MultiDiGraph()
     for one, other in (("a", "b"), ("b", "a")):
         dag.add_node(one, pipeline=CubedPipeline(_meet(tmp_path / one, tmp_path / other), one, [[0]], None))
