@@ -304,7 +304,7 @@ def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_somebody_else_commits(removed: Callable) -> None:
+def test_a_concurrent_commit(removed: Callable) -> None:
     store, before = removed(Way("icechunk", "cubed"))
     done: list[str | None] = []
 

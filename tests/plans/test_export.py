@@ -153,7 +153,7 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
         names = samples[::-2] if i == 0 else samples
         judged = pysam.bcftools.view("--no-version", "-I", "-s", ",".join(names), "-r", regions, str(original))
         out = tmp_path / f"{i}.out"
-        said = run("export", store, out, "-s", ",".join(names), "-r", regions).stdout
+        stdout = run("export", store, out, "-s", ",".join(names), "-r", regions).stdout
         assert vczstore.verify(out).ok
         before, after = Way(kind, "cubed").read(store), exported(out)
         kept = [line.split("\t")[:2] for line in vcf.records(judged)[1:]]
@@ -166,7 +166,7 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
             if [contigs[contig], str(position)] in kept
         ]
         assert len(rows) == len(kept) == vczstore.info(out).variants
-        assert ("0 variants" in said) == (not kept)
+        assert ("0 variants" in stdout) == (not kept)
         columns = [before["sample_id"].tolist().index(sample) for sample in names]
         for field, values in before.items():
             if field.startswith(("variant_", "call_")):
@@ -192,14 +192,14 @@ def test_a_file_of_regions(tmp_path: Path) -> None:
         assert vcf.bcftools_records(tmp_path / f"{name}.vcf") == expected
         assert vcf.records(vcf.vcztools_view(tmp_path / f"{name}.vcz")) == expected
     before = cohort.digest(tmp_path)
-    for text, said in {
+    for text, pattern in {
         "chr1\t20\t10\n": "line 1 of .*bad.tsv ends before it begins",
         "chr1 1 2\n": "line 1 of .*bad.tsv is no region",
         "#nothing\n": "has no region",
         "chr9\t1\t2\n": "no contig chr9, which .*bad.tsv names; it has chr1",
     }.items():
         (tmp_path / "bad.tsv").write_text(text)
-        assert re.search(said, fails("export", store, tmp_path / "out", "-R", tmp_path / "bad.tsv", status=2))
+        assert re.search(pattern, fails("export", store, tmp_path / "out", "-R", tmp_path / "bad.tsv", status=2))
     assert "not by both" in fails("export", store, tmp_path / "out", "-R", "x", "-r", "chr1", status=2)
     (tmp_path / "bad.tsv").unlink()
     assert cohort.digest(tmp_path) == before
@@ -280,9 +280,9 @@ def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
         made = group.create_array(name, shape=(10,), dtype="i4", chunks=(4,), dimension_names=["variants"])
         made[:] = values
     before = cohort.digest(tmp_path)
-    said = fails("export", store, out, "-r", str(OLD["contig_id"][0]))
-    assert "extra/depth of " in said
-    assert "lies in a group of its own" in said
+    error = fails("export", store, out, "-r", str(OLD["contig_id"][0]))
+    assert "extra/depth of " in error
+    assert "lies in a group of its own" in error
     assert cohort.digest(tmp_path) == before
     vczstore.export(store, out)
     assert zarr.open_consolidated(out)["extra/depth"][:].tolist() == [*range(10)]
@@ -315,14 +315,14 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
     for name, how in (("a", ["--at", "v1"]), ("b", ["--branch", "old"])):
         assert "removed since, and left out: 2 samples" in run("export", store, tmp_path / name, *how).stdout
         cohort.assert_same(exported(tmp_path / name), left)
-    said = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
-    assert "1 of the samples that are named was removed" in said
+    error = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
+    assert "1 of the samples that are named was removed" in error
     (tmp_path / "ids").write_text("S0003\n^S0000\nX1\nS0000\n")
     text = run("export", store, tmp_path / "d", "--at", "v1", "-S", f"^{tmp_path / 'ids'}").stdout
     assert "named with ^, and not there: 2 IDs" in text
     assert exported(tmp_path / "d")["sample_id"].tolist() == ["S0002", "S0004", "S0005", "S0006"]
-    said = fails("export", store, tmp_path / "e", "-S", tmp_path / "ids")
-    assert "has no sample S0003, ^S0000, X1;" in said
+    error = fails("export", store, tmp_path / "e", "-S", tmp_path / "ids")
+    assert "has no sample S0003, ^S0000, X1;" in error
     assert not (tmp_path / "c").exists()
 
 
@@ -351,11 +351,11 @@ def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("S0001\tT1\nS0003\tT3\n")
     vczstore.rename_samples(store, tmp_path / "ids")
     vczstore.remove(store, ["T3", "S0005"])
-    said = "samples were renamed since: 2 of their IDs are those from before"
+    note = "samples were renamed since: 2 of their IDs are those from before"
     done = run("export", store, tmp_path / "a", "--at", "old").stdout
-    assert said in done
+    assert note in done
     assert "removed since, and left out: 1 sample" in done
-    assert said in run("export", store, tmp_path / "b", "--branch", "old").stdout
+    assert note in run("export", store, tmp_path / "b", "--branch", "old").stdout
     assert "renamed since" not in run("export", store, tmp_path / "c").stdout
     (tmp_path / "ids").write_text("S0001\nS0003\n")
     assert (
@@ -370,8 +370,8 @@ def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     vczstore.recompute(store, ["AC", "AN", "AF"])
     vczstore.remove(store, vcf.CALLS.samples[1])
     command = [sys.executable, "-m", "vczstore", "export", str(store), str(tmp_path / "out.bcf")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "left out, since they count samples that are gone: INFO/AF; vczstore recompute" in said
+    stdout = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "left out, since they count samples that are gone: INFO/AF; vczstore recompute" in stdout
     assert "INFO/AF" not in pysam.bcftools.view("-h", str(tmp_path / "out.bcf"))
     vczstore.recompute(store, ["AC", "AN"])
     run("export", store, tmp_path / "fresh.vcf")

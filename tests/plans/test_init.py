@@ -103,14 +103,14 @@ def test_what_is_refused(first: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
-    told = run("create", tmp_path / "a.icechunk", first / "format3.vcz", "--json")
+    result = run("create", tmp_path / "a.icechunk", first / "format3.vcz", "--json")
     assert vczstore.info(tmp_path / "a.icechunk").backend == "icechunk"
-    note = json.loads(told.stdout)["notes"]["after"]
+    note = json.loads(result.stdout)["notes"]["after"]
     assert "left out: QUAL, FILTER, INFO/AC, INFO/MQ" in note
-    told = run("create", tmp_path / "b.icechunk", first / "first.vcf.gz", "--backend-storage", "zarr")
+    result = run("create", tmp_path / "b.icechunk", first / "first.vcf.gz", "--backend-storage", "zarr")
     assert vczstore.info(tmp_path / "b.icechunk").backend == "zarr"
-    assert "INFO of VCFs" in told.stdout
-    assert "plain Zarr, as requested, though its name ends in .icechunk" in told.stdout
+    assert "INFO of VCFs" in result.stdout
+    assert "plain Zarr, as requested, though its name ends in .icechunk" in result.stdout
     vczstore.normalise(tmp_path / "a.icechunk", first / "format3.vcz", tmp_path / "n.icechunk")
     assert vczstore.info(tmp_path / "n.icechunk").backend == "icechunk"
 
@@ -119,8 +119,8 @@ def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
 def test_a_store_without_variants(tmp_path: Path) -> None:
     empty = vcf.write_vcf(tmp_path / "empty.vcf.gz", "".join(VCF.splitlines(keepends=True)[:-2]))
     for name in ("create", "init"):
-        told = run(name, tmp_path / f"{name}.vcz", empty)
-        assert "the store has no variants" in told.stdout
+        result = run(name, tmp_path / f"{name}.vcz", empty)
+        assert "the store has no variants" in result.stdout
 
 
 @pytest.mark.slow
@@ -140,9 +140,9 @@ def test_info_comes_from_the_first_source_that_has_a_value(tmp_path: Path) -> No
     b = batch("b", "S2", "10 A MQ=10;DB", "20 C MQ=20;CS=other", "30 A MQ=30;CS=b", "40 T .")
     vcf.to_vcz(a, tmp_path / "a.vcz", 2, None, None)
     store = tmp_path / "store.icechunk"
-    told = run("create", store, tmp_path / "a.vcz", b, "--info", "MQ", "--info", "CS", "--info", "DB").stdout
-    assert "INFO/AC" in told
-    assert "INFO/MQ" not in told
+    stdout = run("create", store, tmp_path / "a.vcz", b, "--info", "MQ", "--info", "CS", "--info", "DB").stdout
+    assert "INFO/AC" in stdout
+    assert "INFO/MQ" not in stdout
     shown = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store, icechunk=True))[1:]]
     found = [(row[1], set(row[7].split(";"))) for row in shown]
     assert found == [

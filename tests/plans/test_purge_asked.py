@@ -63,33 +63,33 @@ def test_a_dry_run_says_what_would_be_deleted(store: Path, tmp_path: Path) -> No
 
 
 def test_what_was_done_is_known_after_purges(store: Path) -> None:
-    def told() -> list[tuple[str, str, int]]:
+    def log_entries() -> list[tuple[str, str, int]]:
         entries = [(entry["time"], step) for entry in vczstore.log(store) for step in entry["steps"]]
         return [(time, step["operation"], step.get("samples removed", 0)) for time, step in entries]
 
-    before = [one for one in told() if one[1] == "remove"]
+    before = [one for one in log_entries() if one[1] == "remove"]
     assert [n for _, _, n in before] == [2, 1]
     vczstore.purge(store, tags="delete")
-    assert [one for one in told() if one[1] == "remove"] == before
+    assert [one for one in log_entries() if one[1] == "remove"] == before
     vczstore.remove(store, ["S0004"], impl="zarr")
     vczstore.purge(store)
-    after = told()
+    after = log_entries()
     assert [one for one in after if one[1] == "remove"][1:] == before
     assert len({one[0] for one in after if one[1] == "purge"}) in (1, 2)  # the times may differ by a second
     assert [one[1] for one in after].count("purge") == 2
     repository = repository_of(store)
-    said = [f"{s.message} {json.dumps(s.metadata)}" for s in repository.ancestry(branch="main")]
-    assert not [text for text in said if "S000" in text]
+    messages = [f"{s.message} {json.dumps(s.metadata)}" for s in repository.ancestry(branch="main")]
+    assert not [text for text in messages if "S000" in text]
 
 
 @pytest.mark.slow
 def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
     with unchanged(store):
-        status, said = on_a_terminal("n", "purge", store, "--tags", "delete")
-        assert (status, "would delete r1" in said, "nothing was done" in said) == (1, True, True), said
-        status, said = on_a_terminal("n", "remove", store, "S0004", "--purge", "--tags", "delete")
-        assert (status, "nothing was done" in said) == (1, True), said
-    status, said = on_a_terminal("y", "purge", store, "--tags", "delete")
-    assert (status, "deleted r1" in said) == (0, True), said
+        status, output = on_a_terminal("n", "purge", store, "--tags", "delete")
+        assert (status, "would delete r1" in output, "nothing was done" in said) == (1, True, True), said
+        status, output = on_a_terminal("n", "remove", store, "S0004", "--purge", "--tags", "delete")
+        assert (status, "nothing was done" in output) == (1, True), said
+    status, output = on_a_terminal("y", "purge", store, "--tags", "delete")
+    assert (status, "deleted r1" in output) == (0, True), said
     assert "Delete it" not in run("remove", store, "S0004", "--purge", "--yes").output
     assert "Delete it" not in run("purge", store).output  # no terminal

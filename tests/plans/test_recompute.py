@@ -600,7 +600,7 @@ def test_an_allele_that_is_not_there(store: Path, impl: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["AC", {"AC": "yes"}, [1]])
-def test_an_attribute_of_somebody_else(store: Path, value: Any) -> None:
+def test_a_foreign_attribute(store: Path, value: Any) -> None:
     vczstore.recompute(store, ["AC"])
     zarr.open_group(store).attrs[ATTRIBUTE] = value
     calls: list[Callable[[], object]] = [

@@ -132,12 +132,12 @@ def test_a_standing_file(tmp_path: Path, text: str) -> None:
     job = write_job(tmp_path, store, "rename-samples: {file: ids, missing-ok: true}")
     done = run_job(job)
     assert done.status == ("done" if text else "nothing to do")
-    told = "1 of 2 sample IDs are not in the store"
-    assert (told in "\n".join(done.lines())) == bool(text)
+    note = "1 of 2 sample IDs are not in the store"
+    assert (note in "\n".join(done.lines())) == bool(text)
     assert "S9999" not in "\n".join(done.lines())
     again = vczstore.rename_samples(store, tmp_path / "ids", missing_ok=True)
     assert again.counts["samples renamed"] == 0
-    assert (told in "\n".join(again.lines())) == bool(text)
+    assert (note in "\n".join(again.lines())) == bool(text)
     if text:
         (tmp_path / "ids").write_text('"S0002"\tT2\n')
         complain(SampleError, ("another spelling",), lambda: run_job(job))

@@ -234,7 +234,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2", "format3"], indirect=True)
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_damages_are_named(store: Path, name: str) -> None:
+def test_other_errors_are_named(store: Path, name: str) -> None:
     damage, where = OTHERS[name]
     damage(store)
     before = cohort.digest(store)

@@ -73,8 +73,8 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
         words = ["update: 1 of the samples .* was removed", "append --allow-returning"]
         complain(SampleError, words, lambda: vczstore.update(store, source, impl="zarr"))
         words = ["no sample S0001", "1 of the samples was removed before"]
-        said = complain(SampleError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
-        assert "perhaps" not in said  # the suggestions are S0000 and S0002
+        error = complain(SampleError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
+        assert "perhaps" not in error  # the suggestions are S0000 and S0002
 
     dropping = vczstore.append(store, source, impl="zarr", drop_returning=True)
     assert dropping.summary == "1 source, 1 sample added, 1 sample left out as removed before"
@@ -186,8 +186,8 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
         return done[-1].status
 
     with unchanged(store):  # steps of a job see earlier ones
-        said = complain(SampleError, ["was removed"], lambda: run("remove: S0001", "append: inbox/*.vcz"))
-    assert "S0001" not in said  # jobs log no IDs
+        error = complain(SampleError, ["was removed"], lambda: run("remove: S0001", "append: inbox/*.vcz"))
+    assert "S0001" not in error  # jobs log no IDs
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert [one.counts.get("samples left out as removed before") for one in done[-1].results] == [None, 1]
     left = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))

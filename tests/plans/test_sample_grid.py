@@ -411,9 +411,7 @@ FIELDS = ("sample_sex", "call_genotype", "call_FT")
 
 @settings(max_examples=7, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(CUBED), steps)
-@example(
-    Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)]
-)  # columns get indices that did not exist
+@example(Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)])  # columns get indices that did not exist
 @pytest.mark.slow
 def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple[Any, ...]]) -> None:
     """Values agree bit for bit with the model of a regular store; verify finds no errors."""

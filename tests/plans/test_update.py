@@ -196,7 +196,7 @@ def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, 
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_update(old, new))
 
 
-def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
+def test_bytes_and_chunks_are_reported(tmp_path: Path) -> None:
     """For call_DP of 10 variants, column 0 is copied, column 1 keeps one of 3 samples, the last one is replaced."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
     cohort.write_vcz(tmp_path / "store.vcz", old)
@@ -293,7 +293,7 @@ def test_samples(store: Path, tmp_path: Path, samples: list[list[str]], words: t
 
 
 @pytest.mark.slow
-def test_sample_doubled_in_the_store(store: Path, tmp_path: Path) -> None:
+def test_a_duplicate_sample_in_the_store(store: Path, tmp_path: Path) -> None:
     edit(store, lambda group: group["sample_id"].set_basic_selection(5, "S0001"))
     source = make(tmp_path, ["S0000", "S0001"])
     with unchanged(store, source):

@@ -437,10 +437,10 @@ def test_command(template: Path, tmp_path: Path) -> None:
         ["error", "call_DP", "c/0/0"],
         ["error", "call_GL", "c/1/1/0"],
     ]
-    told = json.loads(run(store, "--json", "--executor", "single-threaded", status=1))
-    assert told["ok"] is False
-    assert told["outside"] == {"call_DP": 1}
-    assert [(d["array"], d["chunk"]) for d in told["errors"]] == [("call_DP", "c/0/0"), ("call_GL", "c/1/1/0")]
+    document = json.loads(run(store, "--json", "--executor", "single-threaded", status=1))
+    assert document["ok"] is False
+    assert document["outside"] == {"call_DP": 1}
+    assert [(d["array"], d["chunk"]) for d in document["errors"]] == [("call_DP", "c/0/0"), ("call_GL", "c/1/1/0")]
     assert run(store, "--quick", status=0)
 
 

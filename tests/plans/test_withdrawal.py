@@ -260,7 +260,7 @@ def _later() -> Any:
 
 
 @pytest.mark.slow
-def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
+def test_an_interrupted_purge_blocks_writers_until_it_is_complete(
     local: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vczstore.remove(local.url, GONE, impl="zarr")
@@ -323,7 +323,7 @@ def test_no_purge_while_a_job_runs(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_commit_during_a_purge_is_told_of(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_during_a_purge_is_reported(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tools ignore the lock and the mark."""
     collect = icechunk.Repository.garbage_collect
 
@@ -371,13 +371,13 @@ def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Pat
     cohort.assert_same(place.read(tag="clean"), without(both, [*GONE, "S0100", "S0101"]))
     cohort.assert_same(place.read(), now)
     assert place.verify([*GONE, "S0100", "S0101"]).erased
-    said = "".join(
+    history = "".join(
         f"{info.message}{info.metadata}"
         for tag in place.repository.list_tags()
         for info in place.repository.ancestry(tag=tag)
     )
-    assert "release-1" not in said
-    assert not [sample for sample in (*GONE, "S0100", "S0101") if sample in said]
+    assert "release-1" not in history
+    assert not [sample for sample in (*GONE, "S0100", "S0101") if sample in history]
 
 
 @pytest.mark.slow
@@ -425,7 +425,7 @@ vczstore.purge(url, tags="recreate")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "recreated"),
     [
         ("commit", {"release-1": "release-1.1", "release-2": "release-2.1"}),
         ("create_tag", {"release-1": "release-1.1", "release-2": "release-2.1"}),
@@ -433,7 +433,7 @@ vczstore.purge(url, tags="recreate")
         ("expire_snapshots", {}),
     ],
 )
-def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, told: dict[str, str]) -> None:
+def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, recreated: dict[str, str]) -> None:
     """Readers of the current state are not affected; no branch and no duplicate of a tag is left."""
     vczstore.tag(local.url, "release-1")
     vczstore.tag(local.url, "release-2")
@@ -441,7 +441,7 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, tol
     done = subprocess.run([forks.program("python"), "-c", STOPPED, local.url, where], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     cohort.assert_same(local.read(), LEFT)
-    assert vczstore.purge(local.url, tags="recreate").recreated == told
+    assert vczstore.purge(local.url, tags="recreate").recreated == recreated
     assert local.repository.list_branches() == {"main"}
     assert local.repository.list_tags() == {"release-1.1", "release-2.1"}
     for name in local.repository.list_tags():
@@ -477,7 +477,7 @@ def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
 
 
 @pytest.mark.slow
-def test_a_tag_that_cannot_be_looked_at_is_told_of_before_any_is_rewritten(local: Place) -> None:
+def test_an_unreadable_tag_is_reported_before_any_is_rewritten(local: Place) -> None:
     vczstore.tag(local.url, "a")
     first = [info.id for info in local.repository.ancestry(branch="main")][-1]
     local.repository.create_tag("z", snapshot_id=first)  # of the empty repository
@@ -546,9 +546,9 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
     counted = json.loads(run("gc", local.url, "--dry-run", "--json").stdout)
     assert (counted["committed"], counted["counts"]["chunks deleted"]) == (False, len(chunks))
     assert files(local.url) == {**before, **orphans}
-    told = run("gc", local.url).stdout
+    stdout = run("gc", local.url).stdout
     # also snapshots: each session that is sent to tasks has one
-    assert f" {len(chunks):,} chunks deleted" in told
+    assert f" {len(chunks):,} chunks deleted" in stdout
     after = files(local.url)
     assert not orphans.keys() & after.keys()
     assert {name for name in before if name.startswith("chunks/")} <= after.keys()
@@ -927,7 +927,7 @@ def test_uploads_that_were_never_completed_are_not_checked(kind: str) -> None:
     look = _Look(frozenset(GONE), _Needles(frozenset(GONE), []))
     look.at_versions(kind, 0)
     assert "uploads in parts that were begun and never completed" in [
-        said.partition(":")[0] for said in look.not_checked
+        reason.partition(":")[0] for reason in look.not_checked
     ]
 
 

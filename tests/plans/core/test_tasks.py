@@ -116,7 +116,7 @@ def test_where_tasks_take_long_to_begin(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any(executors.start_seconds(name) for name in (*executors.LOCAL, *executors.OTHERS))
 
 
-def test_what_cannot_be_configured_is_told_before_planning(
+def test_configuration_errors_are_raised_before_planning(
     large: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, batch = large
