@@ -86,10 +86,10 @@ def test_what_was_done_is_known_after_purges(store: Path) -> None:
 def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
     with unchanged(store):
         status, output = on_a_terminal("n", "purge", store, "--tags", "delete")
-        assert (status, "would delete r1" in output, "nothing was done" in said) == (1, True, True), said
+        assert (status, "would delete r1" in output, "nothing was done" in output) == (1, True, True), output
         status, output = on_a_terminal("n", "remove", store, "S0004", "--purge", "--tags", "delete")
-        assert (status, "nothing was done" in output) == (1, True), said
+        assert (status, "nothing was done" in output) == (1, True), output
     status, output = on_a_terminal("y", "purge", store, "--tags", "delete")
-    assert (status, "deleted r1" in output) == (0, True), said
+    assert (status, "deleted r1" in output) == (0, True), output
     assert "Delete it" not in run("remove", store, "S0004", "--purge", "--yes").output
     assert "Delete it" not in run("purge", store).output  # no terminal
