@@ -196,9 +196,9 @@ class Export(Operation):
 
             check_vcf(vcz, url)
         elif regions:
-            from plans.compilers.export import within_regions
+            from plans.compilers.export import without_kept_blocks
 
-            within_regions(vcz)
+            without_kept_blocks(vcz)
 
     def _resolve(self, options: "Options") -> "_Request":
         """Open the store, and look up the state, samples and regions to export."""
@@ -224,13 +224,13 @@ class Export(Operation):
             from plans.maintenance.export_vcf import export_vcf
 
             return export_vcf(vcz, chosen, regions, url, dry_run=dry_run)
-        from plans.compilers.export import compile_export, kept_variants, within_regions
+        from plans.compilers.export import compile_export, kept_variants, without_kept_blocks
         from vczstore.execution.engine import check_reachable, run_plan
         from vczstore.stores.resolve import new_store
 
         check_reachable("export", store, options)
         if regions:
-            vcz, notes = within_regions(vcz)
+            vcz, notes = without_kept_blocks(vcz)
             chosen = chosen._replace(notes=(*chosen.notes, *notes))
         output = new_store(
             url, "export", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]

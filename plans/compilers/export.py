@@ -167,7 +167,7 @@ def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Op
     return Kept(rows, IndexRows.joined(index_rows))
 
 
-def within_regions(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
+def without_kept_blocks(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
     """
     Drop arrays that would reveal calls outside the chosen regions; return the VCZ and notes for the user.
 

@@ -83,7 +83,7 @@ class Memory:
                 raise MemoryLimitError(memory_message(operation, self.reserved + needed + SLACK, self.allowed))
             room = math.prod(block) * chunk_bytes * self.free // needed  # smaller than this block
 
-    def worth(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
+    def n_per_task(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
         """
         Find how many equal items a task needs to reach `task_bytes`, as far as memory allows; at least 1.
 

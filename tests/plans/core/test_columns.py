@@ -191,7 +191,7 @@ def test_local_workers_all_have_something_to_do(shape: list[int], chunk_bytes: i
 )
 def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: int, each: float) -> None:
     memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
-    count = memory.worth(n, n_bytes, lambda count: int(each * n_bytes * count))
+    count = memory.n_per_task(n, n_bytes, lambda count: int(each * n_bytes * count))
     assert 1 <= count <= n
     assert count == 1 or int(each * n_bytes * count) <= free
     possible = min(task_bytes, n * n_bytes, free / each if each else math.inf)
