@@ -169,7 +169,7 @@ def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Op
 
 def without_kept_blocks(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
     """
-    Drop arrays that would reveal calls outside the chosen regions; return the VCZ and notes for the user.
+    Drop kept reference blocks, which would reveal calls outside the regions; return the VCZ and notes for the user.
 
     Raises
     ------
