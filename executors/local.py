@@ -23,6 +23,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import batched, chain, count, islice, repeat
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -294,12 +295,17 @@ class ProcessesExecutor(LocalExecutor):
             ) from error
         # start it first, since that unblocks the signal in the calling thread
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(self.max_workers):  # the pool starts one process per submission
-                pool.submit(int)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with _deferred_signals():
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    for _ in range(self.max_workers):  # the pool starts one process per submission
+                        pool.submit(int)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:
+            self.stop(pool)
+            raise
         return pool
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
@@ -333,6 +339,31 @@ class ProcessesExecutor(LocalExecutor):
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """
+    Handle signals to this process after the block, if their handlers are Python functions.
+
+    A handler that raises while a process is being spawned would leave it with incomplete start-up data, and it would
+    print a traceback. A blocked signal does not prevent that: Python's handlers run in the main thread, whichever
+    thread receives the signal.
+    """
+    received: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in received:
+        signal.raise_signal(number)
 
 
 _STARTING = threading.Lock()

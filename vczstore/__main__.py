@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
     Python would finalise all modules next, while a thread of Icechunk may still release Python objects. That made about
     one run in a thousand end with a segmentation fault, after all work was done.
+
+    An interrupt before the command begins ends the process silently, as it ends most programs.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command handles it, see vczstore.cli.render
     from vczstore.cli.main import main
     from vczstore.cli.render import OWN_PROCESS
 

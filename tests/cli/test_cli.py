@@ -1068,6 +1068,21 @@ def wait_for_workers(driver: int) -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_before_the_command_begins_ends_it_silently(number: signal.Signals) -> None:
+    stopping = f"""
+import os, sys
+class Stopping:
+    def find_spec(self, name, *_):
+        if name == "vczstore.cli.main":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Stopping())
+"""
+    command = [sys.executable, "-c", stopping + LIKE_A_SHELL, "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-number, "", "")
+
+
 @pytest.mark.parametrize("command", [["remove", "a.vcz"], ["verify-removal", "a.vcz"]], ids=lambda c: c[0])
 def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[str]) -> None:
     found = CliRunner().invoke(main.main, [*command, "-S", "no\nsuch file"])
