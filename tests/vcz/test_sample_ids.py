@@ -11,6 +11,8 @@ import pysam
 import pysam.bcftools
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vczstore
 from tests.support import cohort
@@ -18,6 +20,7 @@ from tests.support.command_line import fails, run
 from tests.support.ways import WRITTEN, Way
 from vczstore.configuration.lists import read_lines
 from vczstore.errors import OptionError, SampleError
+from vczstore.vcz.sample_ids import looking_alike, normal
 
 NFD = unicodedata.normalize("NFD", "Zoé_Müller")
 NFC = unicodedata.normalize("NFC", NFD)
@@ -190,6 +193,18 @@ def test_letters_of_another_case_may_be_another_sample(store: Path) -> None:
 def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
     with pytest.raises(SampleError, match="a line of the list has a tab"):
         vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"])
+
+
+names = st.lists(st.sampled_from(["A", "A ", " A", "A\x1c", "a", "", NFC, NFD, f"{NFD} "]), unique=True)
+
+
+@given(samples=names, others=names)
+def test_ids_that_look_alike_are_those_of_one_normal_form(samples: list[str], others: list[str]) -> None:
+    everyone = [*others, *samples]
+    pairs = {(a, b) for a in samples for b in everyone if a != b and normal(a) == normal(b)}
+    alike = looking_alike(samples, everyone)
+    assert set(alike.items()) <= pairs
+    assert bool(alike) == bool(pairs)
 
 
 @pytest.mark.slow

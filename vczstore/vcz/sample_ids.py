@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import batched
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/+-]+")
@@ -13,6 +14,8 @@ _MAX_UNKNOWN = 3
 """The maximum number of unknown IDs to compare with all samples by edit distance."""
 _LONGEST = 64
 """Longer unknown IDs are not compared by edit distance."""
+_BATCH = 10_000
+"""The number of IDs that `looking_alike` tests together."""
 
 
 def spellings(line: str) -> set[str]:
@@ -121,5 +124,12 @@ def looking_alike(samples: Iterable[str], others: Iterable[str]) -> dict[str, st
     {'NA1 ': 'NA1'}
     """
     forms = {normal(sample): sample for sample in samples}
-    alike = ((forms.get(normal(other), other), other) for other in others)
-    return {sample: other for sample, other in alike if sample != other}
+    alike = {}
+    for batch in batched(others, _BATCH):
+        text = "".join(batch)
+        # most IDs are ASCII without spaces: comparing these needs no Python code per ID
+        is_normal = text.isascii() and text.split(maxsplit=1) in ([], [text])
+        if not (is_normal and forms.keys().isdisjoint(batch)):
+            pairs = ((forms.get(normal(other), other), other) for other in batch)
+            alike |= {sample: other for sample, other in pairs if sample != other}
+    return alike
