@@ -1,5 +1,5 @@
 # Runtime of Lithops for AWS Lambda. Not tested on AWS.
-# Python has to be the driver's, up to the minor version.
+# The Python version must be the driver's, up to the minor version.
 FROM python:3.12-slim
 
 RUN apt-get update \
@@ -10,7 +10,7 @@ COPY examples/executors/requirements.txt /tmp/requirements.txt
 COPY dist/*.whl /tmp/wheels/
 RUN pip install --no-cache-dir awslambdaric 'lithops[aws]' -r /tmp/requirements.txt /tmp/wheels/*.whl
 
-# what Lithops puts beside the Dockerfile while it builds: the function's entry point
+# the function's entry point, which Lithops puts next to the Dockerfile during the build
 WORKDIR /function
 COPY lithops_lambda.zip .
 RUN unzip lithops_lambda.zip && rm lithops_lambda.zip

@@ -1,5 +1,5 @@
 # Runtime of Lithops for Google Cloud Run. Not tested on Google Cloud.
-# Python has to be the driver's, up to the minor version.
+# The Python version must be the driver's, up to the minor version.
 FROM python:3.12-slim
 
 RUN apt-get update \
@@ -12,7 +12,7 @@ RUN pip install --no-cache-dir flask gevent gunicorn 'lithops[gcp]' -r /tmp/requ
 
 ENV PORT=8080 PYTHONUNBUFFERED=TRUE CONCURRENCY=1 TIMEOUT=660
 
-# what Lithops puts into the working directory while it builds: the server that runs functions
+# the server that runs functions, which Lithops puts into the working directory during the build
 WORKDIR /lithops
 COPY lithops_cloudrun.zip .
 RUN unzip lithops_cloudrun.zip && rm lithops_cloudrun.zip

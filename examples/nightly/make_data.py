@@ -1,4 +1,4 @@
-"""The data of the example: a cohort on Icechunk, an inbox with two batches, a list of withdrawn samples."""
+"""Create the data of the example: a cohort on Icechunk, an inbox with two batches, a list of withdrawn samples."""
 
 import shutil
 import sys
@@ -9,7 +9,7 @@ from vczstore.cli.demo import make_vcz
 
 
 def main(folder: Path) -> None:
-    """Re-create everything in a folder."""
+    """Create all data in a folder, which is deleted first."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "inbox").mkdir(parents=True)
     make_vcz(folder / "cohort.vcz", ["ana", "ben", "cho"])

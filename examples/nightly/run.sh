@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole example: make the data, look at the plan, run the job, run it again, let a batch arrive, run it once more.
+# The whole example: create the data, show the plan, run the job twice, add a batch, and run the job again.
 #   uv run sh examples/nightly/run.sh
 set -eu
 cd "$(dirname "$0")"
@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 python make_data.py data
 vczstore plan nightly.yaml
 vczstore run nightly.yaml --report data/report
-vczstore run nightly.yaml # nothing to do: it is applied already
+vczstore run nightly.yaml # nothing to do: all steps are applied already
 
 python - <<'EOF'
 from pathlib import Path
@@ -15,6 +15,6 @@ from vczstore.cli.demo import make_vcz
 
 make_vcz(Path("data/inbox/batch-3.vcz"), ["gus"])
 EOF
-RELEASE=2 vczstore run nightly.yaml --report data/report # the new batch alone
+RELEASE=2 vczstore run nightly.yaml --report data/report # appends only the new batch
 vczstore log data/cohort.icechunk
 echo "the report of the last run: $PWD/data/report/report.html"

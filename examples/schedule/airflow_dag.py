@@ -1,4 +1,4 @@
-"""The nightly job as an Airflow DAG. Status 3, busy, counts as skipped; 4, a conflict, is tried again."""
+"""The nightly job as an Airflow DAG. Status 3 (busy) counts as skipped; all other failures are retried."""
 
 from datetime import datetime, timedelta
 

@@ -1,5 +1,5 @@
-// The nightly job as a Nextflow process. It works where the store is, so that its paths are those of the job file.
-// Status 3, busy, and 4, a conflict with another writer, are tried again; all else ends the workflow.
+// The nightly job as a Nextflow process. Paths are absolute, so the process can run in any work folder.
+// Statuses 3 (busy) and 4 (conflict with another writer) are retried; all others end the workflow.
 
 params.job = '/srv/cohort/nightly.yaml'
 params.reports = '/srv/cohort/reports'

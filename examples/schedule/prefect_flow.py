@@ -1,4 +1,4 @@
-"""The nightly job as a Prefect flow. Status 3, busy, is no failure; all others but 0 are tried again."""
+"""The nightly job as a Prefect flow. Status 3 (busy) is not a failure; all others except 0 are retried."""
 
 import subprocess
 
