@@ -1,4 +1,4 @@
-"""What the tests share: the ways a store is kept and an operation is run."""
+"""Options, hooks and fixtures shared by all tests: store backends, implementations, temporary folders."""
 
 from __future__ import annotations
 
@@ -27,64 +27,64 @@ from tests.support.ways import Way
 __all__ = ["azure_cloud", "azure_server", "azurite", "moto", "s3_cloud", "s3_server"]  # fixtures
 
 
-MEMORY = Path("/dev/shm")
-"""A folder that is no disk, where there is one."""
-ROOM = 4 * 2**30
-"""Far more than the tests put there."""
+RAM_DISK = Path("/dev/shm")
+"""A memory-backed folder; missing on some systems."""
+MIN_FREE = 4 * 2**30
+"""Free bytes required to use `RAM_DISK`, far more than the tests write."""
 
-# hundreds of processes are started, and to compile zarr, icechunk and cubed takes each of them a second
+# the tests start hundreds of processes; without cached bytecode each takes a second to compile zarr, icechunk and cubed
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much is tried in tests/system/test_survival.py."""
+    """Add the options of tests/system/test_survival.py."""
     parser.addoption("--kills", type=int, default=11, metavar="N", help="how many runs are killed")
     parser.addoption(
-        "--seed", type=int, default=0, metavar="S", help="what the points are drawn from at which they are"
+        "--seed", type=int, default=0, metavar="S", help="seed of the random points at which they are killed"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """
-    Choose the place of temporary files: memory if there is room, since the tests write some hundred thousand files.
+    Choose the temporary folder: `RAM_DISK` if it has space, since the tests write some hundred thousand files.
 
-    Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it. And a core, which
-    its processes share: zarr hands every read and write to another thread, which on another core takes a fifth more.
+    Each worker has its own subfolder, because Lithops overwrites its own copy there while other workers run it, and is
+    pinned to one core: zarr does every read and write in another thread, which takes a fifth longer on another core.
     """
     config.pluginmanager.register(doctests)
-    # a shell that starts the tests in the background has them ignore it, and what they start too
+    # a shell that starts the tests in the background makes them and their subprocesses ignore SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
-        Path(tempfile.tempdir).chmod(0o755)  # for tests that go without root's rights
-        _keep_to_one_core(int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")))
-    elif config.getoption("numprocesses", 0) and "TMPDIR" not in os.environ and _has_room(MEMORY):
-        tempfile.tempdir = str(MEMORY)
+        Path(tempfile.tempdir).chmod(0o755)  # for tests that drop root privileges
+        _pin_to_one_core(int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")))
+    elif config.getoption("numprocesses", 0) and "TMPDIR" not in os.environ and _has_space(RAM_DISK):
+        tempfile.tempdir = str(RAM_DISK)
     if tempfile.tempdir:
         os.environ["TMPDIR"] = tempfile.tempdir
     if "PYTEST_XDIST_WORKER" not in os.environ and sys.dont_write_bytecode:
-        config.add_cleanup(_keep_bytecode())
+        config.add_cleanup(_cache_bytecode())
 
 
-def _keep_to_one_core(worker: int) -> None:
-    """Of those that there are for the tests."""
+def _pin_to_one_core(worker: int) -> None:
+    """Pin this worker to one of the available cores, round-robin over the workers."""
     if hasattr(os, "sched_setaffinity"):  # not on macOS
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
 
-def _has_room(folder: Path) -> bool:
-    """Whether large files fit there, and in memory; and programs run from there."""
+def _has_space(folder: Path) -> bool:
+    """Whether the folder exists, is not mounted noexec, and both it and memory have more than `MIN_FREE` bytes free."""
     if not folder.is_dir() or os.statvfs(folder).f_flag & os.ST_NOEXEC:
         return False
-    return min(shutil.disk_usage(folder).free, psutil.virtual_memory().available) > ROOM
+    return min(shutil.disk_usage(folder).free, psutil.virtual_memory().available) > MIN_FREE
 
 
-def _keep_bytecode() -> Callable[[], None]:
+def _cache_bytecode() -> Callable[[], None]:
     """
-    Where Python is told to leave no bytecode behind, keep it in a temporary folder; returns what removes that.
+    Cache bytecode in a temporary folder if Python was set not to write any; return a function that removes the folder.
 
-    Tests start hundreds of processes, each of which would compile all that it imports: some 1,000 files, for a second.
+    The tests start hundreds of processes, and each would spend a second compiling the 1,000 or so files it imports.
     """
     folder = tempfile.mkdtemp(prefix="vczstore-bytecode-")
     Path(folder).chmod(0o755)
@@ -94,27 +94,31 @@ def _keep_bytecode() -> Callable[[], None]:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: to look at all of it for garbage again and again takes a tenth of the time."""
+    """Freeze the objects that imports have created: garbage collection over them takes a tenth of the test time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:
-    """Remove that folder."""
+    """Remove this worker's temporary folder."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
 
 
 @pytest.fixture
 def way(kind: str, impl: str) -> Way:
-    """On threads; what a test of each kind with each implementation is for, tests/system/test_matrix.py has too."""
+    """A `Way` on threads, from the test's parameters. tests/system/test_matrix.py covers every combination."""
     return Way(kind, impl)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A format 3 store of 7 samples and a batch of 4, 10 variants, chunks of 4 x 3: ragged on both axes."""
+    """
+    Paths and arrays of a format 3 store of 7 samples and a batch of 4.
+
+    Both have 10 variants in chunks of 4 x 3, so that the last chunk on either axis is partial.
+    """
     arrays, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", arrays)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
@@ -123,7 +127,7 @@ def small(tmp_path: Path) -> tuple[Path, Path, dict[str, np.ndarray], dict[str, 
 
 @pytest.fixture(scope="session")
 def legacy_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has zarr-python 2.18, made once for all workers."""
+    """The interpreter of an environment with zarr-python 2.18, created once for all workers."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
     folder = shared / "zarr-python-2.18"

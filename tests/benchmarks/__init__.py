@@ -1,6 +1,6 @@
 """
-Benchmarks: this package beside vczstore 0.1.0, its peer, on the same data, in the same run, in turn.
+Benchmarks of this package against vczstore 0.1.0, its peer: same data, same run, alternating.
 
-``uv run python -m tests.benchmarks`` prints a table of ratios of medians. Nothing is asserted about time: a target
-stands beside each figure.
+``uv run python -m tests.benchmarks`` prints a table of ratios of medians, with a target for most of them. Nothing is
+asserted about time.
 """

@@ -1,4 +1,4 @@
-"""The command: measure, print a table."""
+"""The command ``python -m tests.benchmarks``: run the measurements and print their table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-os.environ.setdefault("ICECHUNK_LOG", "off")  # read when icechunk is imported
+os.environ.setdefault("ICECHUNK_LOG", "off")  # icechunk reads it on import
 
 from tests.benchmarks import report, rows, sides
 
@@ -22,26 +22,30 @@ FOLDER = Path(__file__).parents[2] / "build" / "benchmarks"
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, run the selected measurements, save and print the results."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure vczstore beside its peer. It takes some 35 GB of disk, until it is over.",
+        description="Measure vczstore against its peer. Uses about 35 GB of disk while it runs.",
     )
     parser.add_argument("--quick", action="store_true", help="small data, few repetitions")
     parser.add_argument(
-        "--only", nargs="+", choices=rows.MEASUREMENTS, metavar="NAME", help=", ".join(rows.MEASUREMENTS)
+        "--only",
+        nargs="+",
+        choices=rows.MEASUREMENTS,
+        metavar="NAME",
+        help=f"run these measurements only: {', '.join(rows.MEASUREMENTS)}",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures, after each measurement")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="for the data and the peer  [build/benchmarks]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures, updated after each measurement")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="cache of data and peer  [build/benchmarks]")
     options = parser.parse_args()
 
-    say = Console(stderr=True)
+    stderr = Console(stderr=True)
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = rows.QUICK if options.quick else rows.Sizes()
     ours, peer = sides.ours(), sides.peer(options.folder)
-    where = report.machine(ours, peer)
-    found: list[report.Row] = []
+    machine = report.machine(ours, peer)
+    results: list[report.Row] = []
     failed: list[str] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(dir=options.folder, prefix="work-") as work:
@@ -49,19 +53,19 @@ def main() -> None:
         for name in options.only or rows.MEASUREMENTS:
             started = time.perf_counter()
             try:
-                with say.status(f"measuring {name}"):
-                    found += rows.MEASUREMENTS[name](bench)
-            except Exception as error:  # what was measured before is worth an hour
+                with stderr.status(f"measuring {name}"):
+                    results += rows.MEASUREMENTS[name](bench)
+            except Exception as error:  # keep the earlier results, which may have taken an hour
                 failed.append(f"{name}: {type(error).__name__}: {error}")
             except KeyboardInterrupt:
                 failed.append(f"{name}: interrupted")
                 break
             if options.json:
-                figures = {"machine": where, "sizes": asdict(sizes), "rows": [row.as_dict() for row in found]}
+                figures = {"machine": machine, "sizes": asdict(sizes), "rows": [row.as_dict() for row in results]}
                 options.json.write_text(json.dumps(figures, indent=2) + "\n")
-            say.print(f"measured {name} in {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
+            stderr.print(f"measured {name} in {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    report.print_report(console, found, where, str(sizes), markdown=options.markdown)
+    report.print_report(console, results, machine, str(sizes), markdown=options.markdown)
     if failed:
         sys.exit("\n".join(failed))
 

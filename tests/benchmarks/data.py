@@ -1,4 +1,4 @@
-"""Cohorts to measure on: VCZs of Zarr format 3. The same parameters give the same bytes."""
+"""Cohorts for the benchmarks: VCZs of Zarr format 3. The same parameters give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from zarr.types import AnyArray
 
 SEED = 20_260_101
 REVISION = 1
-"""Part of the name of every cached store: raise it when other bytes are written."""
+"""Part of the name of every cached store. Increment it when the data written for the same parameters change."""
 
 CHUNK = 1_000
-"""Variants in a chunk, and samples in a chunk."""
+"""Chunk length along both the variants and the samples axis."""
 
 CLEVEL = 7
 CALLS = {
@@ -36,26 +36,26 @@ CALLS = {
 @dataclass(frozen=True)
 class Cohort:
     """
-    A VCZ to be made.
+    Parameters of a synthetic VCZ.
 
     Attributes
     ----------
     variants, samples
-        How many. Cohorts of as many variants have the same variants.
+        Number of variants and of samples. Cohorts with the same number of variants have the same positions.
     first
-        The number of the first sample: cohorts that are to be joined need different ones.
+        Number of the first sample, from which sample IDs are made. Cohorts to be combined must not overlap.
     calls
-        ``real``: every call drawn on its own. ``tiled``: the first chunk over and over, which is quick to make.
-        ``alike``: the same, and samples alike, which is small. ``none``: no chunk is there. ``metadata``: nor is any
-        of the variants.
+        ``real``: every call is drawn independently. ``tiled``: the first chunk is repeated, which is fast to write.
+        ``alike``: as ``tiled``, with identical samples, which compresses well. ``none``: calls have no chunks.
+        ``metadata``: neither calls nor variants have chunks.
     ids_chunk
-        Sample IDs in a chunk.
+        Chunk length of ``sample_id``.
     multiallelic
         Every n-th variant has two ALTs; 0 for none.
     swapped
-        Whether these are the other way round.
+        Whether the ALTs of these variants are in reverse order.
     new
-        Every n-th variant has another ALT, so that cohorts without have it not; 0 for none.
+        Every n-th variant has a different ALT, and so is absent from cohorts with ``new=0``; 0 for none.
     """
 
     variants: int
@@ -68,7 +68,7 @@ class Cohort:
     new: int = 0
 
     def make(self, folder: Path) -> Path:
-        """Write the VCZ below a folder, unless it is there already."""
+        """Return the path of the VCZ below a folder; write it unless it exists."""
         shape = f"{self.variants}x{self.samples}"
         alleles = f"-every-{self.multiallelic}-{'swapped' if self.swapped else 'in-order'}" if self.multiallelic else ""
         alleles += f"-new-{self.new}" if self.new else ""
@@ -114,8 +114,8 @@ class Cohort:
         shifts = ((0, 1, 2) if self.swapped else (0, 2, 1)) if self.multiallelic else (0, 2)
         alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in shifts], axis=1)
         if self.multiallelic:
-            others = np.arange(self.variants) % self.multiallelic != 0
-            alleles[others, 1], alleles[others, 2] = np.array(list("ACGT"))[(bases[others] + 2) % 4], ""
+            biallelic = np.arange(self.variants) % self.multiallelic != 0
+            alleles[biallelic, 1], alleles[biallelic, 2] = np.array(list("ACGT"))[(bases[biallelic] + 2) % 4], ""
         if self.new:
             alleles[:: self.new, 1] = np.array(list("ACGT"))[(bases[:: self.new] + 3) % 4]
         _put(root, "variant_allele", alleles.astype("T"), ("variants", "alleles"), (CHUNK, len(shifts)))
@@ -143,17 +143,17 @@ class Cohort:
 
 
 def _calls(first: int, start: int, n_variants: int, n_samples: int) -> dict[str, np.ndarray]:
-    """Calls of some variants: most alleles rare, few calls missing, depths around 30, most qualities capped."""
+    """Calls of `n_variants` variants: mostly rare ALTs, few missing calls, depths around 30, most qualities capped."""
     sites, rng = np.random.default_rng([SEED, start]), np.random.default_rng([SEED, first, start])
     shape = (n_variants, n_samples)
     frequency = sites.beta(0.15, 1.5, n_variants).astype("f4")
-    doubtful = sites.beta(0.3, 3, n_variants).astype("f4")
+    uncertain = sites.beta(0.3, 3, n_variants).astype("f4")
     genotype = (rng.random((*shape, 2), dtype="f4") < frequency[:, None, None]).astype("i1")
     genotype[rng.random(shape, dtype="f4") < 0.002] = -1
     phased = (genotype[..., 0] != genotype[..., 1]) & (rng.random(shape, dtype="f4") < 0.3)
     depth = np.minimum(rng.poisson(30, shape), 127).astype("i1")
     tail = 3 * rng.integers(5, 33, shape, dtype="i1")
-    quality = np.where(rng.random(shape, dtype="f4") < doubtful[:, None], tail, np.int8(99))
+    quality = np.where(rng.random(shape, dtype="f4") < uncertain[:, None], tail, np.int8(99))
     return {"call_genotype": genotype, "call_genotype_phased": phased, "call_DP": depth, "call_GQ": quality}
 
 
@@ -175,21 +175,21 @@ def _put(root: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str,
     _create(root, name, values.shape, values.dtype, dimensions, chunks)[...] = values
 
 
-# ---- copies, and what is written to them ----------------------------------------------------
+# ---- copies, and the files written to them --------------------------------------------------
 
 
 def fresh_folder(folder: Path) -> Path:
     """
-    An empty folder, for one measurement.
+    Create an empty folder for one measurement.
 
-    Nothing of it is deleted before all is measured: for minutes afterwards ext4 passes over every inode that was freed,
-    and to create files in a folder of many takes up to twice as long.
+    It is not deleted until all measurements are done: for minutes after a deletion ext4 skips every freed inode, and
+    creating files in a large folder takes up to twice as long.
     """
     return Path(mkdtemp(dir=folder))
 
 
 def fresh_copy(store: Path, folder: Path) -> Path:
-    """A copy of a store that lies on the disk, for one measurement."""
+    """Copy a local store for one measurement, and flush it to disk."""
     copy = fresh_folder(folder) / "store.vcz"
     shutil.copytree(store, copy)
     os.sync()
@@ -197,11 +197,11 @@ def fresh_copy(store: Path, folder: Path) -> Path:
 
 
 def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
-    """What tells, for each file below a folder, whether it was written since; its size comes last."""
-    found = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
-    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found}
+    """Inode, modification time and size of each file below a folder, to detect later writes."""
+    files = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in files}
 
 
 def written_since(before: dict[Path, tuple[int, int, int]], folder: Path) -> dict[Path, int]:
-    """The size of each file that is new or was written to, by its path in the folder."""
+    """Size of each file that is new or changed since `before`, by its path relative to the folder."""
     return {path.relative_to(folder): now[-1] for path, now in stamps(folder).items() if now != before.get(path)}

@@ -1,4 +1,4 @@
-"""gVCFs of one sample each: two of five records are variants, at places that all share, the others reference blocks."""
+"""Single-sample gVCFs: two of five records are variants, at sites shared by all files; the rest are blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 SEED = 20_260_102
 STEP = 30
-"""Bases from one place of a variant to the next."""
+"""Distance between neighbouring sites, in bases."""
 
 HEADER = """##fileformat=VCFv4.2
 ##ALT=<ID=NON_REF,Description="Any other allele">
@@ -26,57 +26,59 @@ HEADER = """##fileformat=VCFv4.2
 
 def make(folder: Path, n_files: int, n_records: int) -> tuple[Path, list[Path]]:
     """
-    Write gVCFs, compressed and indexed, and the reference that they were called against.
+    Write gVCFs, compressed and indexed, and their reference sequence.
 
     Parameters
     ----------
     folder
-        Where they are made.
-    n_files, n_records
-        How many gVCFs, of about so many records each.
+        The destination.
+    n_files
+        Number of gVCFs.
+    n_records
+        Approximate number of records in each.
 
     Returns
     -------
     reference : Path
-        A FASTA, indexed.
+        An indexed FASTA.
     gvcfs : list of Path
-        The files, by sample.
+        One file per sample.
     """
     import pysam
 
     random = np.random.default_rng(SEED)
-    n_places = n_records * 3 // 5
-    bases = random.choice(list("ACGT"), n_places * STEP + 1).tolist()
+    n_sites = n_records * 3 // 5
+    bases = random.choice(list("ACGT"), n_sites * STEP + 1).tolist()
     reference = folder / "reference.fa"
     reference.write_text(">1\n" + "".join(bases) + "\n")
     pysam.faidx(str(reference))
-    made = []
+    paths = []
     for i in range(n_files):
         path = folder / f"s{i:03d}.g.vcf"
         with path.open("w") as file:
             file.write(HEADER.format(length=len(bases), sample=f"s{i:03d}"))
-            file.writelines(_records(np.random.default_rng([SEED, i]), bases, n_places))
-        made.append(Path(pysam.tabix_index(str(path), preset="vcf", force=True)))
-    return reference, made
+            file.writelines(_records(np.random.default_rng([SEED, i]), bases, n_sites))
+        paths.append(Path(pysam.tabix_index(str(path), preset="vcf", force=True)))
+    return reference, paths
 
 
-def _records(random: np.random.Generator, bases: Sequence[str], n_places: int) -> Iterator[str]:
-    """Two of three places have a variant; a block follows, up to the next place."""
-    depths = random.integers(8, 60, n_places)
-    kinds = random.integers(0, 3, n_places)
-    for place, (depth, kind) in enumerate(zip(depths.tolist(), kinds.tolist(), strict=True)):
-        at = place * STEP + 1
-        start = at
+def _records(random: np.random.Generator, bases: Sequence[str], n_sites: int) -> Iterator[str]:
+    """Records of one sample: two of three sites have a variant, and a block extends to the next site."""
+    depths = random.integers(8, 60, n_sites)
+    kinds = random.integers(0, 3, n_sites)
+    for site, (depth, kind) in enumerate(zip(depths.tolist(), kinds.tolist(), strict=True)):
+        position = site * STEP + 1
+        start = position
         if kind:
-            ref = bases[at - 1]
+            ref = bases[position - 1]
             alt = "ACGT"["ACGT".index(ref) - 1]
             likelihoods = ",".join(str(n * depth) for n in (9, 0, 9, 12, 12, 20))
             yield (
-                f"1\t{at}\t.\t{ref}\t{alt},<NON_REF>\t50\t.\t.\tGT:DP:GQ:AD:PL\t"
+                f"1\t{position}\t.\t{ref}\t{alt},<NON_REF>\t50\t.\t.\tGT:DP:GQ:AD:PL\t"
                 f"0/1:{depth}:99:{depth - depth // 2},{depth // 2},0:{likelihoods}\n"
             )
             start += 1
         yield (
-            f"1\t{start}\t.\t{bases[start - 1]}\t<NON_REF>\t.\t.\tEND={at + STEP - 1}\tGT:DP:GQ:PL\t"
+            f"1\t{start}\t.\t{bases[start - 1]}\t<NON_REF>\t.\t.\tEND={position + STEP - 1}\tGT:DP:GQ:PL\t"
             f"0/0:{depth}:{min(99, 3 * depth)}:0,{min(99, 3 * depth)},{depth * 45}\n"
         )

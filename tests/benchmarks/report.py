@@ -1,4 +1,4 @@
-"""What was measured, on which machine, as a table for a terminal or for the guide."""
+"""The benchmark results as a table, for a terminal or in Markdown for the guide."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ type Samples = list[float]
 """One figure for each repetition."""
 
 FLOORS = (
-    "floor, and how many times as long ours takes: cp -r of the batch where chunks are copied as they are, "
-    "else decode and encode of the chunks touched, in threads on all cores"
+    "floor, and ours as a multiple of it: cp -r of the batch if chunks are copied verbatim, "
+    "else decoding and encoding of the chunks touched, in threads on all cores"
 )
 COLUMNS = ("operation", "measured", "ours", "compared with", "ratio", "target", "", "floor")
 
@@ -34,19 +34,19 @@ class Row:
     Attributes
     ----------
     operation, measured
-        What was done, and what of it was measured.
+        The operation, and the quantity measured: time of the whole process or in-process, memory, bytes written.
     ours, against, other
-        Our figures, the name of what they are compared with, and its figures.
+        Our figures, the name of the comparison, and its figures.
     target
-        What the ratio should be at most; None to show it only.
+        Upper bound of the ratio; None if there is none.
     target_seconds
-        What our median itself should be at most.
+        Upper bound of our median, in seconds, which replaces `target`.
     times
-        How often `other` has to be done to do as much.
+        Number of runs of `other` that do the work of one of ours.
     unit
         ``s`` or ``B``.
     floor
-        What nothing that does the same could take less than; see `FLOORS`.
+        Figures for a lower bound on the time of the operation; see `FLOORS`.
     """
 
     operation: str
@@ -62,12 +62,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Of the medians."""
+        """Ratio of our median to `times` the other median."""
         return median(self.ours) / (self.times * median(self.other))
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met, None without one."""
+        """Whether the target is met; None if there is none."""
         if self.target_seconds is not None:
             return median(self.ours) <= self.target_seconds
         return None if self.target is None else self.ratio <= self.target
@@ -97,12 +97,12 @@ class Row:
         return f"{value:.2f} s" if value >= 0.995 else f"{1000 * value:.0f} ms"
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All attributes, the ratio and whether the target is met, for JSON."""
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
 def machine(ours: Side, peer: Side) -> dict[str, Any]:
-    """Where the figures were measured: they mean nothing elsewhere."""
+    """Describe the machine and the package versions of both sides, without which the figures mean nothing."""
     packages = ("vczstore", "zarr", "numcodecs", "numpy")
     return {
         "cores": len(os.sched_getaffinity(0)),
@@ -114,9 +114,9 @@ def machine(ours: Side, peer: Side) -> dict[str, Any]:
     }
 
 
-def print_report(console: Console, rows: Sequence[Row], where: dict[str, Any], sizes: str, *, markdown: bool) -> None:
-    """Print the table, and below it the machine and the data."""
-    notes = [*_machine_lines(where), sizes, FLOORS]
+def print_report(console: Console, rows: Sequence[Row], machine: dict[str, Any], sizes: str, *, markdown: bool) -> None:
+    """Print the table, followed by notes on the machine and the data."""
+    notes = [*_machine_lines(machine), sizes, FLOORS]
     if markdown:
         lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
         print("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
@@ -136,8 +136,8 @@ def print_report(console: Console, rows: Sequence[Row], where: dict[str, Any], s
         console.print(note, style="dim", highlight=False)
 
 
-def _machine_lines(where: dict[str, Any]) -> Iterable[str]:
-    memory = f"{math.ceil(where['memory'] / 2**30)} GiB"
-    yield f"{where['cores']} cores, {memory} of memory, {where['system']}, Python {where['python']}"
+def _machine_lines(machine: dict[str, Any]) -> Iterable[str]:
+    memory = f"{math.ceil(machine['memory'] / 2**30)} GiB"
+    yield f"{machine['cores']} cores, {memory} of memory, {machine['system']}, Python {machine['python']}"
     for side in ("ours", "peer"):
-        yield f"{side}: {', '.join(f'{name} {version}' for name, version in where[side].items())}"
+        yield f"{side}: {', '.join(f'{name} {version}' for name, version in machine[side].items())}"

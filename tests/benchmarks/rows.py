@@ -1,4 +1,4 @@
-"""What is measured: each function yields rows of the table. What is compared runs in turn, on fresh copies."""
+"""The measurements: each function yields rows of the table. Compared runs alternate, each on a fresh copy."""
 
 from __future__ import annotations
 
@@ -26,36 +26,38 @@ from vczstore.sizes import parse_size
 from vczstore.vcz import rectilinear
 
 FAR = 10_000_000
-"""The number of the first sample of every batch."""
+"""Number of the first sample of every batch, beyond the samples of all stores."""
 
 MANY_COLUMNS = 11
-"""So many chunk columns are merged."""
+"""More chunk columns than this are merged by `_nights`."""
 
 MANY = 100
-"""How many samples are removed at once."""
+"""Number of samples removed together."""
 
 
 @dataclass(frozen=True)
 class Sizes:
     """
-    How much is measured.
+    Sizes of the data, and numbers of repetitions.
 
     Attributes
     ----------
     variants, samples, batch
-        Of the store, and of what is appended to it.
+        Numbers of variants and samples of the store, and of samples of the batch.
     repeats, quick_repeats
-        Repetitions of what takes seconds, and of what takes less.
+        Repetitions of operations that take seconds, and of faster ones.
     scaling, scaling_variants
-        Samples of the stores that an append should cost the same on, and their variants.
+        Numbers of samples of the stores used by `scaling`, and their number of variants.
     memory_variants
-        Variants where memory is measured.
+        Number of variants used by `memory`.
     flat, flat_samples
-        Variants of the stores on which harmonising should take the same memory, and their samples.
+        Numbers of variants of the stores used by `flat_memory`, and their number of samples.
     sources
-        How many sources one append has.
+        Number of sources of one append.
     nights
-        How many batches of one sample come in, one after the other.
+        Number of successive batches of one sample each.
+    gvcfs, gvcf_records
+        Number of gVCFs, and approximate number of records in each.
     """
 
     variants: int = 50_000
@@ -99,7 +101,7 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class Bench:
-    """Both sides, the sizes, a folder for data that are kept, and one for data that are not."""
+    """Both sides, the sizes, a folder for data kept between runs, and a temporary folder."""
 
     ours: Side
     peer: Side
@@ -108,35 +110,35 @@ class Bench:
     work: Path
 
     def cohort(self, samples: int) -> Path:
-        """A store of so many samples."""
+        """Path of a store with this number of samples."""
         return Cohort(self.sizes.variants, samples).make(self.cache)
 
     def batch(self) -> Path:
-        """What is appended."""
+        """Path of the batch to append."""
         return Cohort(self.sizes.variants, self.sizes.batch, first=FAR).make(self.cache)
 
     def icechunk(self, store: Path) -> Path:
-        """The store in an Icechunk repository, which is not kept between runs: its layout is ours to change."""
+        """Copy a store to Icechunk. Not kept between runs, because this package defines the repository's layout."""
         repository = self.work / f"{store.name}.icechunk"
         if not repository.exists():
             vczstore.copy_store_to_icechunk(store, repository)
         return repository
 
     def kept_copy(self, store: Path, name: str) -> Path:
-        """A copy that stays until all is measured."""
+        """Copy a store; the copy is kept until all measurements are done."""
         return Path(shutil.copytree(store, self.work / f"{name}-{store.name}", dirs_exist_ok=True))
 
     def whole(self, side: Side, operation: str, store: Path, *args: object) -> float:
-        """The seconds of the whole process of a command on a fresh copy of a store."""
+        """Wall time in seconds of a command's process on a fresh copy of a store."""
         return side.command(operation, fresh_copy(store, self.work), *args)
 
     def inside(self, worker: Worker, operation: str, store: Path, *args: object) -> float:
-        """The seconds of a call on a fresh copy of a store."""
+        """Duration in seconds of a call in a running process, on a fresh copy of a store."""
         return worker.call(operation, fresh_copy(store, self.work), *args).seconds
 
 
 def in_turn[Name](repeats: int, runs: Mapping[Name, Callable[[], float]]) -> dict[Name, Samples]:
-    """Repeat rounds of all runs. One more goes ahead, which imports, fills caches, and does not count."""
+    """Repeat rounds of all runs. An uncounted warm-up round comes first, for imports and caches."""
     rounds = [{name: run() for name, run in runs.items()} for _ in range(repeats + 1)]
     return {name: [figures[name] for figures in rounds[1:]] for name in runs}
 
@@ -145,7 +147,7 @@ def in_turn[Name](repeats: int, runs: Mapping[Name, Callable[[], float]]) -> dic
 
 
 def append(bench: Bench) -> Iterator[Row]:
-    """Append to a store whose last chunk is full: chunks are copied as they are."""
+    """Append to a store whose last chunk column is full, so that chunks are copied verbatim."""
     store, batch = bench.cohort(bench.sizes.samples), bench.batch()
     repository = bench.icechunk(store)
     with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
@@ -158,16 +160,16 @@ def append(bench: Bench) -> Iterator[Row]:
             "icechunk, in-process": partial(bench.inside, ours, "append", repository, batch),
             "floor": partial(_copy_seconds, batch, bench.work),
         }
-        found = in_turn(bench.sizes.repeats, runs)
+        results = in_turn(bench.sizes.repeats, runs)
     name = f"append {bench.sizes.batch:,}, aligned"
-    for how, target, icechunk_target in (("whole", 0.8, None), ("in-process", 0.7, 1.2)):
-        plain, icechunk = found[f"ours, {how}"], found[f"icechunk, {how}"]
-        yield Row(name, how, plain, "peer", found[f"peer, {how}"], target, floor=found["floor"])
-        yield Row(f"{name}, on Icechunk", how, icechunk, "ours on plain Zarr", plain, icechunk_target)
+    for mode, target, icechunk_target in (("whole", 0.8, None), ("in-process", 0.7, 1.2)):
+        plain, icechunk = results[f"ours, {mode}"], results[f"icechunk, {mode}"]
+        yield Row(name, mode, plain, "peer", results[f"peer, {mode}"], target, floor=results["floor"])
+        yield Row(f"{name}, on Icechunk", mode, icechunk, "ours on plain Zarr", plain, icechunk_target)
 
 
 def append_unaligned(bench: Bench) -> Iterator[Row]:
-    """Append to a store whose last chunk is half full: two columns are decoded and encoded."""
+    """Append to a store whose last chunk column is half full, so that two columns are decoded and encoded."""
     store, batch = bench.cohort(bench.sizes.samples - CHUNK // 2), bench.batch()
     touched = [*_column(store, bench.sizes.samples // CHUNK - 1), *_column(batch, 0)]
     with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
@@ -178,17 +180,19 @@ def append_unaligned(bench: Bench) -> Iterator[Row]:
             "peer, in-process": partial(bench.inside, peer, "append", store, batch),
             "floor": partial(_recode_seconds, touched, bench.work),
         }
-        found = in_turn(bench.sizes.repeats, runs)
+        results = in_turn(bench.sizes.repeats, runs)
     name = f"append {bench.sizes.batch:,}, in mid-chunk"
-    for how, target in (("whole", 0.8), ("in-process", 0.9)):
-        yield Row(name, how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=found["floor"])
+    for mode, target in (("whole", 0.8), ("in-process", 0.9)):
+        yield Row(
+            name, mode, results[f"ours, {mode}"], "peer", results[f"peer, {mode}"], target, floor=results["floor"]
+        )
 
 
 # ---- flexible sample grid -------------------------------------------------------------------
 
 
 def flexible(bench: Bench) -> Iterator[Row]:
-    """Chunk columns of any width: a batch in mid-chunk, a sample a night, a column that goes, very many columns."""
+    """Stores with chunk columns of any width: append in mid-chunk, nightly samples, a dropped column, many columns."""
     yield from _flexible_append(bench)
     yield from _nights(bench)
     yield from _dropped_column(bench)
@@ -205,21 +209,21 @@ def _flexible(bench: Bench, store: Path) -> Path:
 def _flexible_append(bench: Bench) -> Iterator[Row]:
     aligned, batch = bench.cohort(bench.sizes.samples), bench.batch()
     store = bench.cohort(bench.sizes.samples - CHUNK // 2)
-    loose = _flexible(bench, store)
+    flexible = _flexible(bench, store)
     with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
         runs = {
-            "flexible": partial(bench.inside, ours, "append", loose, batch),
+            "flexible": partial(bench.inside, ours, "append", flexible, batch),
             "aligned": partial(bench.inside, ours, "append", aligned, batch),
             "peer": partial(bench.inside, peer, "append", store, batch),
         }
-        found = in_turn(bench.sizes.repeats, runs)
+        results = in_turn(bench.sizes.repeats, runs)
     name = f"append {bench.sizes.batch:,}, in mid-chunk, flexible"
-    yield Row(name, "in-process", found["flexible"], "ours, aligned", found["aligned"], 1.1)
-    yield Row(name, "in-process", found["flexible"], "peer", found["peer"], 0.1)
+    yield Row(name, "in-process", results["flexible"], "ours, aligned", results["aligned"], 1.1)
+    yield Row(name, "in-process", results["flexible"], "peer", results["peer"], 0.1)
 
 
 def _nights(bench: Bench) -> Iterator[Row]:
-    """Narrow columns are merged when there are more than some. Chunks of a batch are as wide as it is, as usual."""
+    """Append one sample a night, and merge narrow columns when there are more than `MANY_COLUMNS`."""
     store, n = bench.cohort(bench.sizes.samples), bench.sizes.nights
     nights = [Cohort(bench.sizes.variants, 1, first=FAR + i).make(bench.work) for i in range(n)]
     for night in nights:
@@ -240,13 +244,13 @@ def _nights(bench: Bench) -> Iterator[Row]:
         for wide in (True, False)
     }
     read = in_turn(min(3, bench.sizes.repeats), runs)
-    for wide, how in ((True, f"dask in chunks of {CHUNK:,} samples"), (False, "dask in chunks of the store")):
-        name = f"read all calls after {n} nights, xarray and {how}"
+    for wide, chunking in ((True, f"dask in chunks of {CHUNK:,} samples"), (False, "dask in chunks of the store")):
+        name = f"read all calls after {n} nights, xarray and {chunking}"
         yield Row(name, "in-process", read["flexible", wide], "regular", read["regular", wide], 1.2)
 
 
 def _read_seconds(store: Path, chunks: Mapping[str, int]) -> float:
-    """All calls of a store, in dask's threads, in such chunks, or else in those that the store has."""
+    """Seconds to read all calls of a store with dask threads, in these chunks, or by default in the store's."""
     import xarray as xr
 
     started = perf_counter()
@@ -256,7 +260,7 @@ def _read_seconds(store: Path, chunks: Mapping[str, int]) -> float:
 
 
 def _many_columns(bench: Bench) -> Iterator[Row]:
-    """What is planned is an append to 10,000 columns of two widths."""
+    """Plan an append to a store with 10,000 chunk columns of two widths."""
     widths = (1, 2) * 5_000
     store = Cohort(CHUNK, sum(widths), calls="none").make(bench.work)
     batch = Cohort(CHUNK, bench.sizes.batch, first=FAR, calls="tiled").make(bench.work)
@@ -273,14 +277,14 @@ def _many_columns(bench: Bench) -> Iterator[Row]:
         def plan() -> float:
             return worker.call("append", store, batch, dry_run=True).seconds
 
-        found = in_turn(bench.sizes.repeats, {"plan": plan})
+        results = in_turn(bench.sizes.repeats, {"plan": plan})
     name = f"plan an append to {len(widths):,} columns"
-    yield Row(name, "in-process", found["plan"], "target", [1.0], 1.0)
+    yield Row(name, "in-process", results["plan"], "target", [1.0], 1.0)
     yield Row(name, "metadata", [float(n_bytes)], "target", [1e6], 1.0, unit="B")
 
 
 def _dropped_column(bench: Bench) -> Iterator[Row]:
-    """All samples of one chunk column of 40 go; beside half of a column, so that all columns are re-encoded."""
+    """Remove all samples of one chunk column of 40; the regular store, which loses half a column, is re-encoded."""
     cohort = Cohort(bench.sizes.scaling_variants, 40 * CHUNK, calls="tiled")
     store, ids = cohort.make(bench.work), cohort.ids()
     copies = {"regular": bench.kept_copy(store, "regular"), "flexible": _flexible(bench, store)}
@@ -288,13 +292,13 @@ def _dropped_column(bench: Bench) -> Iterator[Row]:
     vczstore.remove(copies["flexible"], ids[CHUNK : 2 * CHUNK])
     with Worker(bench.ours) as worker:
         runs = {name: partial(bench.inside, worker, "compact", copy) for name, copy in copies.items()}
-        found = in_turn(min(3, bench.sizes.repeats), runs)
+        results = in_turn(min(3, bench.sizes.repeats), runs)
     yield Row(
         "compact, 1 column of 40 gone, flexible",
         "in-process",
-        found["flexible"],
+        results["flexible"],
         "regular, half of one",
-        found["regular"],
+        results["regular"],
         0.05,
     )
 
@@ -303,9 +307,9 @@ def _dropped_column(bench: Bench) -> Iterator[Row]:
 
 
 def harmonise(bench: Bench) -> Iterator[Row]:
-    """Normalise a batch of which some variants have their ALTs the other way round, and append one that may have."""
+    """Normalise batches in which some or all variants have re-ordered ALTs; append with and without harmonising."""
     variants, samples = bench.sizes.variants, bench.sizes.batch
-    for every, what, target, repeats in (
+    for every, description, target, repeats in (
         (20, "every 20th variant re-ordered", 0.25, bench.sizes.repeats),
         (1, "every variant re-ordered", 0.05, 1),
     ):
@@ -316,18 +320,18 @@ def harmonise(bench: Bench) -> Iterator[Row]:
             "peer": partial(_normalise, bench, bench.peer, store, batch),
             "floor": partial(_recode_seconds, sorted(batch.glob("call_genotype/c/*/*/*")), bench.work),
         }
-        found = in_turn(repeats, runs)
-        name = f"normalise {samples:,}, {what}"
-        yield Row(name, "whole", found["ours"], "peer", found["peer"], target, floor=found["floor"])
+        results = in_turn(repeats, runs)
+        name = f"normalise {samples:,}, {description}"
+        yield Row(name, "whole", results["ours"], "peer", results["peer"], target, floor=results["floor"])
     store, batch = bench.cohort(bench.sizes.samples - CHUNK // 2), bench.batch()
     with Worker(bench.ours) as worker:
 
         def append(**options: bool) -> float:
             return worker.call("append", fresh_copy(store, bench.work), batch, **options).seconds
 
-        found = in_turn(bench.sizes.repeats, {"plain": append, "harmonised": partial(append, harmonise=True)})
+        results = in_turn(bench.sizes.repeats, {"plain": append, "harmonised": partial(append, harmonise=True)})
     name = f"append {samples:,}, in mid-chunk, harmonised"
-    yield Row(name, "in-process", found["harmonised"], "not harmonised", found["plain"], 1.2)
+    yield Row(name, "in-process", results["harmonised"], "not harmonised", results["plain"], 1.2)
 
 
 def _normalise(bench: Bench, side: Side, store: Path, batch: Path) -> float:
@@ -338,31 +342,31 @@ def _normalise(bench: Bench, side: Side, store: Path, batch: Path) -> float:
 
 
 def insert(bench: Bench) -> Iterator[Row]:
-    """Append a batch of which every 50th variant is new, beside re-encoding all chunks, and beside bcftools merge."""
-    sizes, how = bench.sizes, {"harmonise": True, "new_variants": "insert"}
+    """Append a batch in which every 50th variant is new, against re-encoding all chunks, and against bcftools merge."""
+    sizes, options = bench.sizes, {"harmonise": True, "new_variants": "insert"}
     store = bench.cohort(sizes.samples)
     batch = Cohort(sizes.variants, sizes.batch, first=FAR, new=50).make(bench.cache)
     repository = bench.icechunk(store)
     chunks = [path for folder in (store, batch) for path in sorted(folder.glob("call_*/c/**/*")) if path.is_file()]
     with Worker(bench.ours) as worker:
 
-        def inside(place: Path) -> float:
-            return worker.call("append", fresh_copy(place, bench.work), batch, **how).seconds
+        def inside(original: Path) -> float:
+            return worker.call("append", fresh_copy(original, bench.work), batch, **options).seconds
 
         runs = {
             "plain": partial(inside, store),
             "icechunk": partial(inside, repository),
             "floor": partial(_recode_seconds, chunks, bench.work),
         }
-        found = in_turn(min(3, sizes.repeats), runs)
+        results = in_turn(min(3, sizes.repeats), runs)
     name = f"append {sizes.batch:,}, 2 % of the variants new"
-    yield Row(name, "in-process", found["plain"], "floor", found["floor"], 1.3)
-    yield Row(f"{name}, on Icechunk", "in-process", found["icechunk"], "floor", found["floor"], 1.3)
-    yield from _insert_beside_bcftools(bench)
+    yield Row(name, "in-process", results["plain"], "floor", results["floor"], 1.3)
+    yield Row(f"{name}, on Icechunk", "in-process", results["icechunk"], "floor", results["floor"], 1.3)
+    yield from _insert_against_bcftools(bench)
 
 
-def _insert_beside_bcftools(bench: Bench) -> Iterator[Row]:
-    """On a tenth of the variants, since bcftools takes so long; its VCFs are there before the clock starts."""
+def _insert_against_bcftools(bench: Bench) -> Iterator[Row]:
+    """Use a tenth of the variants, because bcftools is slow; its VCFs are written before the measurement."""
     sizes, n = bench.sizes, max(CHUNK, bench.sizes.variants // 10)
     store = Cohort(n, sizes.samples).make(bench.cache)
     batch = Cohort(n, sizes.batch, first=FAR, new=50).make(bench.cache)
@@ -375,13 +379,13 @@ def _insert_beside_bcftools(bench: Bench) -> Iterator[Row]:
     def merge() -> float:
         return _bcftools_merge(bench, "-m", "none", "-Ob", "-o", fresh_folder(bench.work) / "merged.bcf", *vcfs)
 
-    found = in_turn(min(3, sizes.repeats), {"ours": ours, "merge": merge})
+    results = in_turn(min(3, sizes.repeats), {"ours": ours, "merge": merge})
     name = f"append {sizes.batch:,}, 2 % of {n:,} variants new"
-    yield Row(name, "whole", found["ours"], "bcftools merge", found["merge"], 0.2)
+    yield Row(name, "whole", results["ours"], "bcftools merge", results["merge"], 0.2)
 
 
 def _bcftools_merge(bench: Bench, *arguments: object) -> float:
-    """The seconds of the whole process."""
+    """Wall time of the process in seconds."""
     code = f"import pysam.bcftools; pysam.bcftools.merge(*{[*map(str, arguments)]!r}, catch_stdout=False)"
     started = perf_counter()
     subprocess.run([bench.ours.python, "-c", code], check=True)
@@ -389,7 +393,7 @@ def _bcftools_merge(bench: Bench, *arguments: object) -> float:
 
 
 def _as_vcf(vcz: Path, work: Path) -> Path:
-    """A store as an indexed VCF."""
+    """Write a store as an indexed VCF; return its path."""
     import pysam
     import vcztools
 
@@ -403,14 +407,14 @@ def _as_vcf(vcz: Path, work: Path) -> Path:
 
 
 def gvcf(bench: Bench) -> Iterator[Row]:
-    """A store is created and filled from gVCFs, and from the VCZs that bio2zarr makes of them."""
+    """Create a store and append to it from gVCFs, and from their VCZs made by bio2zarr, against bcftools merge."""
     from bio2zarr import vcf
 
     folder = fresh_folder(bench.work)
     reference, files = gvcfs.make(folder, bench.sizes.gvcfs, bench.sizes.gvcf_records)
     converted = [folder / f"{file.name}.vcz" for file in files]
-    for file, place in zip(files, converted, strict=True):
-        vcf.convert([file], place, variants_chunk_size=CHUNK, samples_chunk_size=1)
+    for file, vcz in zip(files, converted, strict=True):
+        vcf.convert([file], vcz, variants_chunk_size=CHUNK, samples_chunk_size=1)
 
     def ours(sources: Sequence[Path]) -> float:
         store = fresh_folder(bench.work) / "cohort.vcz"
@@ -423,18 +427,18 @@ def gvcf(bench: Bench) -> Iterator[Row]:
         target = fresh_folder(bench.work) / "merged.bcf"
         return _bcftools_merge(bench, "--gvcf", reference, "-Ob", "-o", target, *files)
 
-    found = in_turn(min(3, bench.sizes.repeats), {"vcf": partial(ours, files), "merge": merge})
-    found |= in_turn(min(3, bench.sizes.repeats), {"vcz": partial(ours, converted)})
+    results = in_turn(min(3, bench.sizes.repeats), {"vcf": partial(ours, files), "merge": merge})
+    results |= in_turn(min(3, bench.sizes.repeats), {"vcz": partial(ours, converted)})
     name = f"create from and append {len(files)} gVCFs of {bench.sizes.gvcf_records:,} records"
-    yield Row(name, "whole", found["vcf"], "bcftools merge --gvcf", found["merge"], 0.5)
-    yield Row(f"{name}, converted before", "whole", found["vcz"], "bcftools merge --gvcf", found["merge"], 0.5)
+    yield Row(name, "whole", results["vcf"], "bcftools merge --gvcf", results["merge"], 0.5)
+    yield Row(f"{name}, converted before", "whole", results["vcz"], "bcftools merge --gvcf", results["merge"], 0.5)
 
 
 # ---- remove ---------------------------------------------------------------------------------
 
 
 def remove(bench: Bench) -> Iterator[Row]:
-    """Remove one sample, and many of one chunk column, which the peer removes one by one."""
+    """Remove one sample, and many samples of one chunk column, which the peer can only remove one by one."""
     store, column = bench.cohort(bench.sizes.samples), bench.sizes.samples // CHUNK // 2
     samples = Cohort(bench.sizes.variants, bench.sizes.samples).ids()[column * CHUNK :][:MANY]
     touched = _column(store, column)
@@ -448,14 +452,14 @@ def remove(bench: Bench) -> Iterator[Row]:
             "many, in-process": partial(bench.inside, ours, "remove", store, samples),
             "floor": partial(_recode_seconds, touched, bench.work),
         }
-        found = in_turn(bench.sizes.repeats, runs)
-    floor = found["floor"]
-    for how, target in (("whole", 0.8), ("in-process", 1.0)):
-        yield Row("remove 1", how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=floor)
-    for how in ("whole", "in-process"):
-        many, one = found[f"many, {how}"], found[f"ours, {how}"]
-        yield Row(f"remove {MANY} of one chunk column", how, many, "ours, 1 sample", one, 1.2, floor=floor)
-    many, one = found["many, whole"], found["peer, whole"]
+        results = in_turn(bench.sizes.repeats, runs)
+    floor = results["floor"]
+    for mode, target in (("whole", 0.8), ("in-process", 1.0)):
+        yield Row("remove 1", mode, results[f"ours, {mode}"], "peer", results[f"peer, {mode}"], target, floor=floor)
+    for mode in ("whole", "in-process"):
+        many, one = results[f"many, {mode}"], results[f"ours, {mode}"]
+        yield Row(f"remove {MANY} of one chunk column", mode, many, "ours, 1 sample", one, 1.2, floor=floor)
+    many, one = results["many, whole"], results["peer, whole"]
     yield Row(f"remove {MANY} of one chunk column", "whole", many, "peer, one by one", one, 0.03, times=MANY)
 
 
@@ -463,17 +467,17 @@ def remove(bench: Bench) -> Iterator[Row]:
 
 
 def command_line(bench: Bench) -> Iterator[Row]:
-    """How soon the command line answers."""
+    """Start-up time of the command line."""
     runs = {"ours": partial(bench.ours.command, "--help"), "peer": partial(bench.peer.command, "--help")}
-    found = in_turn(bench.sizes.quick_repeats, runs)
-    yield Row("vczstore --help", "whole", found["ours"], "peer", found["peer"], target_seconds=0.25)
+    results = in_turn(bench.sizes.quick_repeats, runs)
+    yield Row("vczstore --help", "whole", results["ours"], "peer", results["peer"], target_seconds=0.25)
 
 
 # ---- scaling --------------------------------------------------------------------------------
 
 
 def scaling(bench: Bench) -> Iterator[Row]:
-    """Append the same batch to ever larger stores: it should cost the same."""
+    """Append the same batch to stores of increasing size; the cost should not grow."""
     variants, ids_chunk, sizes = bench.sizes.scaling_variants, 10_000, bench.sizes.scaling
     batch = Cohort(variants, bench.sizes.batch, first=FAR, ids_chunk=ids_chunk).make(bench.work)
     plain = {n: Cohort(variants, n, calls="none", ids_chunk=ids_chunk).make(bench.work) for n in sizes}
@@ -482,30 +486,30 @@ def scaling(bench: Bench) -> Iterator[Row]:
     written: dict[tuple[str, int], dict[Path, int]] = {}
     with Worker(bench.ours) as worker:
 
-        def inside(place: tuple[str, int]) -> float:
-            copy = fresh_copy(stores[place], bench.work)
+        def inside(key: tuple[str, int]) -> float:
+            copy = fresh_copy(stores[key], bench.work)
             before = stamps(copy)
             seconds = worker.call("append", copy, batch).seconds
-            written[place] = written_since(before, copy)
+            written[key] = written_since(before, copy)
             return seconds
 
-        runs = {(place, "time, in-process"): partial(inside, place) for place in stores}
+        runs = {(key, "time, in-process"): partial(inside, key) for key in stores}
         runs |= {
-            (place, "time, whole"): partial(bench.whole, bench.ours, "append", store, batch)
-            for place, store in stores.items()
+            (key, "time, whole"): partial(bench.whole, bench.ours, "append", store, batch)
+            for key, store in stores.items()
         }
-        found = in_turn(bench.sizes.quick_repeats, runs)
-    for place, files in written.items():
-        found[place, "bytes written"] = [float(sum(files.values()))]
-        found[place, "bytes of the commit"] = [_commit(files)]
-    for backend, figures in (
+        results = in_turn(bench.sizes.quick_repeats, runs)
+    for key, files in written.items():
+        results[key, "bytes written"] = [float(sum(files.values()))]
+        results[key, "bytes of the commit"] = [_commit_bytes(files)]
+    for backend, quantities in (
         ("plain Zarr", ("time, whole", "time, in-process", "bytes written")),
         ("Icechunk", ("time, whole", "time, in-process", "bytes written", "bytes of the commit")),
     ):
-        for measured in figures:
-            by_size = {n: found[(backend, n), measured] for n in sizes}
+        for measured in quantities:
+            by_size = {n: results[(backend, n), measured] for n in sizes}
             yield from _growth(f"append {bench.sizes.batch:,} on {backend}", measured, by_size)
-    full = {n: [_commit_to_full_store(bench, n, batch, ids_chunk)] for n in sizes}
+    full = {n: [_commit_bytes_of_full_store(bench, n, batch, ids_chunk)] for n in sizes}
     yield from _growth(f"append {bench.sizes.batch:,} on Icechunk, every chunk there", "bytes of the commit", full)
 
 
@@ -516,25 +520,25 @@ def _growth(operation: str, measured: str, by_size: Mapping[int, Samples]) -> It
         yield Row(f"{operation}, to {n:,}", measured, by_size[n], f"to {base:,}", by_size[base], 1.1, unit=unit)
 
 
-def _commit(files: Mapping[Path, int]) -> float:
-    """What an Icechunk commit writes beside the chunks."""
+def _commit_bytes(files: Mapping[Path, int]) -> float:
+    """Bytes that an Icechunk commit writes in addition to the chunks."""
     return float(sum(size for path, size in files.items() if path.parts[0] != "chunks"))
 
 
-def _commit_to_full_store(bench: Bench, samples: int, batch: Path, ids_chunk: int) -> float:
-    """The commit of an append to a repository whose manifests refer to a chunk for every cell of the grid."""
+def _commit_bytes_of_full_store(bench: Bench, samples: int, batch: Path, ids_chunk: int) -> float:
+    """`_commit_bytes` of an append to a repository whose manifests have a reference for every cell of the grid."""
     full = Cohort(bench.sizes.scaling_variants, samples, calls="alike", ids_chunk=ids_chunk)
     repository = bench.icechunk(full.make(bench.work))
     before = stamps(repository)
     vczstore.append(repository, batch)
-    return _commit(written_since(before, repository))
+    return _commit_bytes(written_since(before, repository))
 
 
 # ---- memory ---------------------------------------------------------------------------------
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """The most memory of an append in mid-chunk, and of a removal, on arrays that do not fit in it."""
+    """Peak memory of an append in mid-chunk, and of a removal, on arrays larger than the memory limit."""
     limits, workers = {"allowed_mem": "420MB", "reserved_mem": "300MB"}, 2
     variants = bench.sizes.memory_variants
     store = Cohort(variants, 3 * CHUNK // 2, calls="tiled").make(bench.work)
@@ -544,18 +548,18 @@ def memory(bench: Bench) -> Iterator[Row]:
         (f"append {bench.sizes.batch:,}, in mid-chunk", "append", partial(vczstore.plan, "append"), batch),
         ("remove 1", "remove", partial(vczstore.plan, "remove"), sample),
     ]
-    for name, operation, compiled, what in cases:
-        plan = compiled(store, what, **limits)
+    for name, operation, compiled, argument in cases:
+        plan = compiled(store, argument, **limits)
         reserved = parse_size(limits["reserved_mem"])
         bound = float(reserved + workers * (plan.projected_mem - reserved))
         with Worker(bench.ours) as worker:
-            peak = [float(worker.call(operation, store, what, **limits, max_workers=workers).peak_rss)]
+            peak = [float(worker.call(operation, store, argument, **limits, max_workers=workers).peak_rss)]
         yield Row(name, "peak memory", peak, f"projected, {workers} workers", [bound], 1.0, unit="B")
         yield Row(name, "peak memory", peak, "arrays touched", [float(plan.bytes_read)], unit="B")
 
 
 def flat_memory(bench: Bench) -> Iterator[Row]:
-    """The most memory of harmonising ever more variants, every 20th re-ordered: it should take the same."""
+    """Peak memory of harmonising with increasing numbers of variants, every 20th re-ordered; it should not grow."""
     normalised: dict[int, Samples] = {}
     appended: dict[int, Samples] = {}
     for variants in bench.sizes.flat:
@@ -579,7 +583,7 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
 
 
 def jobs(bench: Bench) -> Iterator[Row]:
-    """Ten batches in one job against ten appends; the same job again; a job of a million chunks, compiled."""
+    """Run ten appends as one job and as ten commands; rerun the job; compile a job of a million chunks."""
     sizes, n = bench.sizes, 10
     store = bench.icechunk(Cohort(sizes.scaling_variants, sizes.samples, calls="tiled").make(bench.work))
     each = sizes.batch // n
@@ -603,14 +607,14 @@ def jobs(bench: Bench) -> Iterator[Row]:
         bench.ours.command("run", file)
         return bench.ours.command("run", file)
 
-    found = in_turn(sizes.repeats, {"one by one": one_by_one, "together": together, "again": again})
-    yield Row(f"{n} appends in one job", "whole", found["together"], f"{n} commands", found["one by one"], 0.5)
+    results = in_turn(sizes.repeats, {"one by one": one_by_one, "together": together, "again": again})
+    yield Row(f"{n} appends in one job", "whole", results["together"], f"{n} commands", results["one by one"], 0.5)
     yield Row(
         f"the same job again, {n} sources",
         "whole",
-        found["again"],
+        results["again"],
         "the first run",
-        found["together"],
+        results["together"],
         target_seconds=1.0,
     )
     columns = 10
@@ -632,7 +636,7 @@ def jobs(bench: Bench) -> Iterator[Row]:
 
 
 def many_sources(bench: Bench) -> Iterator[Row]:
-    """Plan the append of sources of one sample each: ten times as many should cost ten times as much."""
+    """Plan an append of single-sample sources; the cost should be linear in their number."""
     few, many = bench.sizes.sources // 10, bench.sizes.sources
     store = Cohort(20, 1).make(bench.work)
     sources = [Cohort(20, 1, first=FAR + i).make(bench.work) for i in range(many)]
@@ -641,25 +645,25 @@ def many_sources(bench: Bench) -> Iterator[Row]:
         def plan(n: int) -> float:
             return worker.call("append", store, *sources[:n], dry_run=True).seconds
 
-        found = in_turn(min(3, bench.sizes.repeats), {n: partial(plan, n) for n in (few, many)})
+        results = in_turn(min(3, bench.sizes.repeats), {n: partial(plan, n) for n in (few, many)})
     name = f"plan an append of {many:,} sources of 1 sample"
-    yield Row(name, "in-process", found[many], f"of {few:,} sources", found[few], 1.2, times=10)
-    yield Row(name, "in-process", found[many], "target", [5.0], 1.0)
+    yield Row(name, "in-process", results[many], f"of {few:,} sources", results[few], 1.2, times=10)
+    yield Row(name, "in-process", results[many], "target", [5.0], 1.0)
 
 
 # ---- tasks ----------------------------------------------------------------------------------
 
 
 def tasks(bench: Bench) -> Iterator[Row]:
-    """What tasks cost beside their work."""
-    from tests.benchmarks import tasks as measured
+    """Overhead of tasks."""
+    from tests.benchmarks import tasks as overhead
 
-    work = measured.N_TASKS * measured.TASK_SECONDS / measured.WORKERS
+    work = overhead.N_TASKS * overhead.TASK_SECONDS / overhead.WORKERS
     for name in ("threads", "processes"):
-        operation = f"{measured.N_TASKS:,} tasks of 5 ms on {name}"
-        yield Row(operation, "in-process", [measured.scheduling(name)], "their work", [work], 2.0)
-    seconds, peak = measured.merging(bench.work / "merging")
-    operation = f"merge what {measured.N_FORKS * measured.TIMES:,} tasks have written"
+        operation = f"{overhead.N_TASKS:,} tasks of 5 ms on {name}"
+        yield Row(operation, "in-process", [overhead.scheduling(name)], "their work", [work], 2.0)
+    seconds, peak = overhead.merging(bench.work / "merging")
+    operation = f"merge what {overhead.N_FORKS * overhead.TIMES:,} tasks have written"
     yield Row(operation, "in-process", [seconds], "target", [10.0], 1.0)
     yield Row(operation, "peak memory", [peak], "target", [5e8], 1.0, unit="B")
 
@@ -668,26 +672,26 @@ def tasks(bench: Bench) -> Iterator[Row]:
 
 
 def _copy_seconds(folder: Path, work: Path) -> float:
-    to = fresh_folder(work)
+    target = fresh_folder(work)
     os.sync()
     started = perf_counter()
-    subprocess.run(["cp", "-r", folder, to], check=True)
+    subprocess.run(["cp", "-r", folder, target], check=True)
     return perf_counter() - started
 
 
 def _column(store: Path, column: int) -> list[Path]:
-    """The files of one chunk column of all calls."""
-    found = (path for row in store.glob("call_*/c/*") for path in (row / f"{column}", row / f"{column}" / "0"))
-    return sorted(path for path in found if path.is_file())
+    """The chunk files in one chunk column of all call arrays."""
+    paths = (path for row in store.glob("call_*/c/*") for path in (row / f"{column}", row / f"{column}" / "0"))
+    return sorted(path for path in paths if path.is_file())
 
 
 def _recode_seconds(files: Sequence[Path], work: Path) -> float:
-    """Decode and encode the chunks in files on all cores."""
-    codec, to = Blosc("zstd", CLEVEL, Blosc.BITSHUFFLE), fresh_folder(work)
+    """Seconds to decode and encode the chunks in files with threads on all cores."""
+    codec, target = Blosc("zstd", CLEVEL, Blosc.BITSHUFFLE), fresh_folder(work)
 
     def recode(i: int) -> None:
         values = codec.decode(files[i].read_bytes())
-        (to / str(i)).write_bytes(codec.encode(values))
+        (target / str(i)).write_bytes(codec.encode(values))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         os.sync()
@@ -712,4 +716,4 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "many-sources": many_sources,
     "tasks": tasks,
 }
-"""By the name that ``--only`` takes."""
+"""Measurements by the name accepted by ``--only``."""

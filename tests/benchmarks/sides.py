@@ -1,4 +1,4 @@
-"""The two packages that are compared: ours in this environment, the peer in one of its own."""
+"""The two packages compared: ours in this environment, the peer in a separate one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import NamedTuple
 
 PEER_VERSION = "0.1.0"
 PEER_OVERRIDE = "ruranges-py ; sys_platform == 'never'\n"
-"""vcztools names it, and it has no wheel; without it vcztools uses pyranges."""
+"""vcztools depends on ruranges-py, which has no wheel; without it vcztools falls back to pyranges."""
 
 WORKER = Path(__file__).with_name("worker.py")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One package: the interpreter of its environment, and the module of each operation."""
+    """One of the packages: the interpreter of its environment, and the module of each operation."""
 
     python: Path
     modules: Mapping[str, str]
 
     def command(self, *args: object) -> float:
-        """Run the side's ``vczstore`` command; returns the seconds of the whole process."""
+        """Run the side's ``vczstore`` command; return the wall time of the process in seconds."""
         command = [str(self.python.with_name("vczstore")), *map(str, args)]
         started = time.perf_counter()
         done = subprocess.run(
@@ -40,7 +40,7 @@ class Side:
         return seconds
 
     def versions(self, packages: Sequence[str]) -> dict[str, str]:
-        """The versions of installed packages, by name."""
+        """The installed versions of packages, by name."""
         script = "import json, sys, importlib.metadata as m; print(json.dumps([m.version(p) for p in sys.argv[1:]]))"
         done = subprocess.run(
             [self.python, "-P", "-c", script, *packages],
@@ -53,14 +53,14 @@ class Side:
 
 
 class Call(NamedTuple):
-    """What one call took, and the most memory that its process had had by its end, in bytes."""
+    """The duration of one call, and the peak memory of its process up to the end of the call, in bytes."""
 
     seconds: float
     peak_rss: int
 
 
 class Worker:
-    """A process of one side that repeats calls with everything imported."""
+    """A long-lived process of one side, which makes repeated calls without importing the package each time."""
 
     def __init__(self, side: Side) -> None:
         self.side = side
@@ -73,7 +73,7 @@ class Worker:
         )
 
     def call(self, operation: str, *args: object, **options: object) -> Call:
-        """Make one call."""
+        """Call an operation and measure it; raise `RuntimeError` if it fails."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         values = [a if isinstance(a, list) else str(a) for a in args]
@@ -92,21 +92,21 @@ class Worker:
 
 
 def ours() -> Side:
-    """The package of this environment."""
+    """The package in this environment."""
     modules = dict.fromkeys(("append", "remove", "normalise", "compact", "regrid"), "vczstore.api")
     return Side(Path(sys.executable), {**modules, "plan_job": "vczstore.jobs.run"})
 
 
 def peer(folder: Path) -> Side:
-    """The peer, installed below a folder unless it is there already, with the zarr and numcodecs that we use."""
+    """The peer, with our versions of zarr and numcodecs; installed below the folder on first use."""
     pins = [f"{package}=={version(package)}" for package in ("zarr", "numcodecs")]
     python = ".".join(map(str, sys.version_info[:2]))
-    place = folder / f"peer-{PEER_VERSION}-zarr-{version('zarr')}-python-{python}"
-    side = Side(place / "bin" / "python", {name: f"vczstore.{name}" for name in ("append", "remove", "normalise")})
-    if not (place / "ready").exists():
+    venv = folder / f"peer-{PEER_VERSION}-zarr-{version('zarr')}-python-{python}"
+    side = Side(venv / "bin" / "python", {name: f"vczstore.{name}" for name in ("append", "remove", "normalise")})
+    if not (venv / "ready").exists():
         uv: list[str | Path] = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, place], check=True)
-        override = place / "override.txt"
+        subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, venv], check=True)
+        override = venv / "override.txt"
         override.write_text(PEER_OVERRIDE)
         install = [
             *uv,
@@ -120,10 +120,10 @@ def peer(folder: Path) -> Side:
             override,
         ]
         subprocess.run([*install, f"vczstore=={PEER_VERSION}", "pyranges", *pins], check=True)
-        (place / "ready").touch()
+        (venv / "ready").touch()
     return side
 
 
 def _environment() -> dict[str, str]:
-    """No setting of Python's: one side must not import the other, and both cache bytecode."""
+    """The environment without Python's variables, so that no side imports the other and both cache bytecode."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

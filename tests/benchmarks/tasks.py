@@ -1,4 +1,4 @@
-"""What tasks cost beside their work: scheduling them, and merging what they have written to Icechunk."""
+"""Overhead of tasks: scheduling, and merging the Icechunk forks that they write to."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vczstore.vcz import zarr_objects
 WORKERS = 2
 N_TASKS, TASK_SECONDS = 2_000, 0.005
 N_FORKS, TIMES = 10_000, 10
-"""Forks that differ, and how often each comes back: tasks that are tried again send theirs once more."""
+"""Number of distinct forks, and how often each is collected: a retried task returns its fork again."""
 
 
 @dataclass(frozen=True)
 class Sleeper:
-    """A reader whose blocks take some milliseconds and no processor: what is left is the scheduling."""
+    """A reader whose blocks sleep for `TASK_SECONDS` without using CPU, so that only scheduling adds to the time."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -48,7 +48,7 @@ class Sleeper:
 
 
 def scheduling(name: str) -> float:
-    """The seconds that the tasks take on an executor whose workers have been started."""
+    """Seconds that `N_TASKS` tasks take on an executor with running workers: the second of two runs."""
     engine = executors.create(name, max_workers=WORKERS)
     for _ in range(2):
         view = scan_tasks.FoundSink(N_TASKS)
@@ -64,7 +64,7 @@ def scheduling(name: str) -> float:
 
 
 def merging(folder: Path) -> tuple[float, float]:
-    """The seconds that merging takes, and the most memory that a process of its own has had by its end, in bytes."""
+    """Seconds to merge all forks, and the peak memory in bytes; measured in a separate process."""
     command = [sys.executable, "-m", "tests.benchmarks.tasks", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, peak = json.loads(done.stdout)
@@ -72,27 +72,27 @@ def merging(folder: Path) -> tuple[float, float]:
 
 
 def _merge(folder: Path) -> tuple[float, float]:
-    place = IcechunkStore.create(str(folder), {}, 1)
-    session = place.repository.writable_session("main")
+    icechunk_store = IcechunkStore.create(str(folder), {}, 1)
+    session = icechunk_store.repository.writable_session("main")
     zarr.create_array(session.store, name="x", shape=(N_FORKS,), chunks=(1,), dtype="i8", compressors=None)
     value = default_buffer_prototype().buffer.from_bytes((1).to_bytes(8, "little"))
-    transaction = place.transaction(session.commit("an array"))
+    transaction = icechunk_store.transaction(session.commit("an array"))
     with transaction.step((), ()) as store:
         fork = pickle.dumps(store)
         seconds = 0.0
-        for recorded in _recorded(fork, value):
+        for returned in _forks(fork, value):
             started = perf_counter()
             for _ in range(TIMES):
-                transaction.collect(pickle.loads(recorded))
+                transaction.collect(pickle.loads(returned))
             seconds += perf_counter() - started
     transaction.commit("merged", {})
-    values = zarr.open_array(place.repository.readonly_session("main").store, path="x")[...]
+    values = zarr.open_array(icechunk_store.repository.readonly_session("main").store, path="x")[...]
     assert values.tolist() == [1] * N_FORKS
     return seconds, float(peak_rss())
 
 
-def _recorded(fork: bytes, value: object) -> Iterator[bytes]:
-    """What tasks send back, each having written one chunk."""
+def _forks(fork: bytes, value: object) -> Iterator[bytes]:
+    """Pickled forks as returned by tasks, each of which has written one chunk."""
     for i in range(N_FORKS):
         store = pickle.loads(fork)
         zarr_objects.set_many(store, [(f"x/c/{i}", value)])

@@ -1,7 +1,7 @@
 """
-Runs in the environment of either side: makes the calls that standard input names, and measures each of them.
+Worker process, run in the environment of either side: makes the calls read from standard input and measures each.
 
-The standard library is all it needs: the peer's environment has nothing of ours.
+It imports only the standard library, because our package is not installed in the peer's environment.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 
 def peak_rss() -> int:
     """
-    The most memory that this process has had, in bytes.
+    Peak resident memory of this process in bytes.
 
-    Not from getrusage, which counts in what the parent had when it started this process.
+    Not from getrusage, whose value includes the parent's memory at the time of the fork.
     """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def main() -> None:
-    """Answer each line with a line."""
+    """Answer each call, a line of JSON, with a line of measurements."""
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         module, function, args, options = json.loads(line)
