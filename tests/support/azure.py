@@ -1,4 +1,4 @@
-"""An Azure Blob Storage of our own: Azurite, Microsoft's emulator, from npm, in another process."""
+"""A local Azure Blob Storage: Azurite, Microsoft's emulator, installed from npm and run as a subprocess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CACHE = ROOT / "build" / "azurite"
 ACCOUNT = "devstoreaccount1"
 CREDENTIALS = {
     "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
-    # the emulator's own, the same everywhere
+    # Azurite's well-known key
     "AZURE_STORAGE_ACCOUNT_KEY": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsu"
     "Fq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
 }
@@ -35,22 +35,22 @@ CREDENTIALS = {
 
 @dataclass(frozen=True)
 class AzureServer:
-    """Where it listens."""
+    """The endpoint of a running Azurite."""
 
     endpoint: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """The storage options that reach it."""
+        """Storage options to connect to the server."""
         return {"endpoint": self.endpoint, "account": ACCOUNT}
 
     def url(self, container: str) -> str:
-        """The URL of a container, which is made."""
+        """Create a container; return its URL."""
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
-        said = "".join(f"{name}:{value}\n" for name, value in headers.items())
-        signed = "PUT" + "\n" * 12 + said + f"/{ACCOUNT}/{ACCOUNT}/{container}\nrestype:container"
+        canonical_headers = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        string_to_sign = "PUT" + "\n" * 12 + canonical_headers + f"/{ACCOUNT}/{ACCOUNT}/{container}\nrestype:container"
         key = base64.b64decode(CREDENTIALS["AZURE_STORAGE_ACCOUNT_KEY"])
-        signature = base64.b64encode(hmac.digest(key, signed.encode(), hashlib.sha256)).decode()
+        signature = base64.b64encode(hmac.digest(key, string_to_sign.encode(), hashlib.sha256)).decode()
         headers["Authorization"] = f"SharedKey {ACCOUNT}:{signature}"
         address = f"{self.endpoint}/{container}?restype=container"
         urllib.request.urlopen(urllib.request.Request(address, method="PUT", headers=headers)).close()
@@ -58,7 +58,7 @@ class AzureServer:
 
 
 def _install() -> Path:
-    """Get Azurite into the cache, once for all workers; returns its script."""
+    """Install Azurite into `CACHE`, once for all workers; return the path of its blob server script."""
     script = CACHE / AZURITE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "lock"):
@@ -80,25 +80,25 @@ def _install() -> Path:
 
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[AzureServer]:
-    """The server; tests ask for `azure_server`, which sets the environment too."""
+    """A server for the whole session. Tests use `azure_server`, which also sets credentials in the environment."""
     if shutil.which("npm") is None and "CI" not in os.environ:
         pytest.skip("needs node and npm")
     script = _install()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     flags = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
     command = ["node", str(script), "--blobHost", "127.0.0.1", "--blobPort", str(port), *flags]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            end = time.monotonic() + 60
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), 1).close()
                     break
                 except OSError:
                     assert process.poll() is None
-                    assert time.monotonic() < end, "Azurite does not start"
+                    assert time.monotonic() < deadline, "Azurite does not start"
                     time.sleep(0.05)
             yield AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}")
         finally:

@@ -1,4 +1,4 @@
-"""Buckets of the S3 and Azure servers that tests start, with stores and batches in them."""
+"""Buckets on the local S3 and Azure servers, with stores and batches in them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
 
 
 def make_arrays(first: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A cohort of few fields: every array is several requests."""
+    """The arrays of a cohort with few fields, because every array takes several requests."""
     arrays = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
-    other = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
-    return {name: arrays[name] for name in arrays if name in FIELDS + other}
+    required = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
+    return {name: arrays[name] for name in arrays if name in FIELDS + required}
 
 
 OLD, BATCH = make_arrays(0, 7), make_arrays(7, 5, seed=1)
@@ -33,18 +33,18 @@ OLD, BATCH = make_arrays(0, 7), make_arrays(7, 5, seed=1)
 
 @dataclass
 class Cloud:
-    """A bucket, and how to look into it without vczstore."""
+    """A bucket, with access to its objects independent of vczstore."""
 
     url: str
     options: dict[str, Any]
     objects: Callable[[str], Any]
-    """An obstore store of what lies under a prefix."""
+    """Return an obstore store for the objects under a prefix."""
     storage: Callable[[str], icechunk.Storage]
     secrets: tuple[str, ...]
     tmp: Path = field(default_factory=Path)
 
     def put(self, name: str, arrays: dict[str, np.ndarray], **layout: Any) -> str:
-        """Put a VCZ on plain Zarr into the bucket; returns its URL."""
+        """Write a VCZ on plain Zarr to the bucket; return its URL."""
         local = self.tmp / f"local-{uuid4().hex}"
         cohort.write_vcz(local, arrays, **layout)
         top = self.objects(name)
@@ -54,18 +54,18 @@ class Cloud:
         return f"{self.url}/{name}"
 
     def read(self, name: str, kind: str) -> dict[str, np.ndarray]:
-        """What a reader sees, not read by vczstore."""
+        """All arrays of a store, read without vczstore."""
         if kind != "icechunk":
             return cohort.read_vcz(ObjectStore(self.objects(name), read_only=True))
         repository = icechunk.Repository.open(self.storage(name))
         return cohort.read_vcz(repository.readonly_session("main").store)
 
     def listing(self) -> list[tuple[str, str]]:
-        """All objects in the bucket, and what tells their states apart."""
+        """Path and ETag of every object in the bucket."""
         return sorted((entry["path"], entry["e_tag"]) for page in obstore.list(self.objects("")) for entry in page)
 
     def make(self, kind: str, name: str = "cohort/store.vcz") -> str:
-        """Make a store of the old samples; returns its URL."""
+        """Create a store of `OLD`; return its URL."""
         zarr_format = 2 if kind == "format2" else 3
         plain = self.put(f"plain-{name}" if kind == "icechunk" else name, OLD, zarr_format=zarr_format)
         if kind != "icechunk":

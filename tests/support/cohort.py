@@ -1,4 +1,4 @@
-"""Cohorts for the tests: VCZs of every dtype, written and read with zarr-python alone, and a NumPy model of them."""
+"""Cohorts for the tests: VCZs with every dtype, written and read with zarr-python alone, and a NumPy model of edits."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import vczstore
 
 MISSING = np.array([0x7F800001], "u4").view("f4")[0]
 FILL = np.array([0x7F800002], "u4").view("f4")[0]
+"""The NaNs of VCF Zarr for a missing float and for padding."""
 
 DIMENSIONS = {
     "sample_id": ("samples",),
@@ -41,11 +42,11 @@ DIMENSIONS = {
     "dosage": ("variants", "samples"),
     "local_matrix": ("variants", "samples", "alleles", "ploidy"),
 }
-"""Every array of a cohort: 1-D to 4-D, with and without ``call_`` before its name."""
+"""Every array of a cohort: 1-D to 4-D, with and without the prefix ``call_``."""
 
 
 SOME = ("sample_sex", "call_genotype", "call_DP", "call_AD", "call_GL", "call_FT")
-"""Fields for what does not depend on them. tests/system/test_matrix.py has all, on every kind of store."""
+"""Fields for tests that do not depend on them. tests/system/test_matrix.py tests all fields on every kind of store."""
 
 
 def make_arrays(
@@ -54,7 +55,7 @@ def make_arrays(
     """
     The arrays of a cohort. Variants are the same for all seeds, calls are not.
 
-    All of them, or without the fields of samples other than `fields`: an array takes each operation 10 ms or more.
+    `fields` restricts the arrays with a samples axis: every array adds 10 ms or more to each operation.
     """
     arrays = _all_arrays(n_variants, samples, seed)
     return {
@@ -65,7 +66,7 @@ def make_arrays(
 
 
 def some_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """The arrays of a cohort with the fields of `SOME`."""
+    """The arrays of a cohort with the fields in `SOME`."""
     return make_arrays(n_variants, samples, seed=seed, fields=SOME)
 
 
@@ -117,9 +118,9 @@ def write_vcz(
     skip_empty: bool = False,
 ) -> None:
     """
-    Write arrays as a VCZ; `shards` counts chunks along variants and samples.
+    Write arrays as a VCZ; `shards` is the number of chunks per shard along variants and samples.
 
-    What goes into a folder is made once in each process, and copied whenever a test asks for the same again.
+    For a path, the files are cached in memory and written again when a test repeats the same call in this process.
     """
     layout = {
         "zarr_format": zarr_format,
@@ -138,16 +139,16 @@ def write_vcz(
 
 
 def write_icechunk(folder: Path | str, arrays: dict[str, np.ndarray], **layout: Any) -> None:
-    """Make a VCZ on Icechunk, by way of plain Zarr; `layout` is that of `write_vcz`. Made once in each process too."""
+    """Write a VCZ on Icechunk, via plain Zarr, with the options of `write_vcz`; cached in memory, too."""
     put(folder, _icechunk_files(pickle.dumps((arrays, layout))))
 
 
 @lru_cache(maxsize=200)
 def _vcz_files(pickled: bytes) -> dict[str, bytes]:
-    """The files of a VCZ, of pickled arrays and layout: what pickles alike is written alike."""
+    """The files of a VCZ, given its pickled arrays and layout, which are the cache key."""
     arrays, layout = pickle.loads(pickled)
     with warnings.catch_warnings():
-        # whoever asks for consolidated metadata of format 3 knows
+        # tests that consolidate the metadata of format 3 do so on purpose
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", zarr.errors.ZarrUserWarning)
         store = zarr.storage.MemoryStore()
         _write(store, arrays, **layout)
@@ -156,7 +157,7 @@ def _vcz_files(pickled: bytes) -> dict[str, bytes]:
 
 @lru_cache(maxsize=50)
 def _icechunk_files(pickled: bytes) -> dict[str, bytes]:
-    """The files of a repository; see `_vcz_files`."""
+    """The files of a repository, given the pickled arrays and layout of a VCZ."""
     arrays, layout = pickle.loads(pickled)
     with tempfile.TemporaryDirectory() as name:
         write_vcz(Path(name, "plain"), arrays, **layout)
@@ -164,14 +165,14 @@ def _icechunk_files(pickled: bytes) -> dict[str, bytes]:
 
 
 def copy_to_icechunk(plain: Path, repository: Path) -> Path:
-    """Copy a VCZ on plain Zarr to Icechunk; made once in each process too."""
+    """Copy a VCZ on plain Zarr to Icechunk; cached in memory, too."""
     put(repository, _as_icechunk(frozenset(files_of(plain).items())))
     return repository
 
 
 @lru_cache(maxsize=100)
 def _as_icechunk(plain: frozenset[tuple[str, bytes]]) -> dict[str, bytes]:
-    """The files of a repository, of those of a VCZ on plain Zarr."""
+    """The files of a repository, given the files of a VCZ on plain Zarr."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         put(folder / "plain", dict(plain))
@@ -180,18 +181,18 @@ def _as_icechunk(plain: frozenset[tuple[str, bytes]]) -> dict[str, bytes]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What is in all files below a folder."""
+    """The content of all files below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def put(folder: Path | str, files: dict[str, bytes]) -> None:
-    """Write files, none of which is there."""
-    made = set()
+    """Write files below a folder; none of them may exist."""
+    created = set()
     for name, content in files.items():
         path = Path(folder, name)
-        if path.parent not in made:
+        if path.parent not in created:
             path.parent.mkdir(parents=True, exist_ok=True)
-            made.add(path.parent)
+            created.add(path.parent)
         with path.open("xb") as file:
             file.write(content)
 
@@ -240,13 +241,13 @@ def _write(
 
 
 def read_vcz(place: Path | str | zarr.abc.store.Store) -> dict[str, np.ndarray]:
-    """Everything that is in a VCZ, read with zarr-python."""
+    """All arrays of a VCZ, read with zarr-python."""
     group = zarr.open_group(place, mode="r", use_consolidated=False)
     return {name: np.asarray(array[...]) for name, array in group.arrays()}
 
 
 def in_memory(folder: Path) -> zarr.storage.MemoryStore:
-    """A store in this process's memory with the files of a folder."""
+    """A Zarr store in memory with the files of a folder."""
     memory = zarr.storage.MemoryStore()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -256,7 +257,7 @@ def in_memory(folder: Path) -> zarr.storage.MemoryStore:
 
 
 def icechunk_store(path: Path | str) -> zarr.abc.store.Store:
-    """The main branch of a repository, as a Zarr store to read, opened with icechunk alone."""
+    """A read-only Zarr store of the repository's main branch, opened with icechunk alone."""
     import icechunk
 
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
@@ -264,7 +265,7 @@ def icechunk_store(path: Path | str) -> zarr.abc.store.Store:
 
 
 def expected_append(old: dict[str, np.ndarray], *batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model of an append: concatenation along the samples axis."""
+    """Model of an append: concatenation along the samples axis."""
     result = dict(old)
     for name, values in old.items():
         if "samples" in DIMENSIONS[name]:
@@ -275,64 +276,64 @@ def expected_append(old: dict[str, np.ndarray], *batches: dict[str, np.ndarray])
 
 
 def expected_update(old: dict[str, np.ndarray], *sources: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model of an update: sample by sample, what the source has takes the place of what was there."""
+    """Model of an update: the values of each source sample replace those of the same sample in the store."""
     result = {name: values.copy() for name, values in old.items()}
-    where = {sample: i for i, sample in enumerate(old["sample_id"].tolist())}
+    index = {sample: i for i, sample in enumerate(old["sample_id"].tolist())}
     for source in sources:
         for name, values in result.items():
             if "samples" in DIMENSIONS[name]:
                 before = (slice(None),) * DIMENSIONS[name].index("samples")
                 for i, sample in enumerate(source["sample_id"].tolist()):
-                    values[(*before, where[sample])] = source[name][(*before, i)]
+                    values[(*before, index[sample])] = source[name][(*before, i)]
     return result
 
 
 def select(arrays: dict[str, np.ndarray], samples: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of some samples, in the order given."""
-    where = [arrays["sample_id"].tolist().index(sample) for sample in samples]
+    """The arrays restricted to these samples, in this order."""
+    indices = [arrays["sample_id"].tolist().index(sample) for sample in samples]
     axes = {name: DIMENSIONS[name].index("samples") for name in arrays if "samples" in DIMENSIONS[name]}
-    return {n: np.take(a, where, axis=axes[n]) if n in axes else a for n, a in arrays.items()}
+    return {n: np.take(a, indices, axis=axes[n]) if n in axes else a for n, a in arrays.items()}
 
 
 def expected_remove(old: dict[str, np.ndarray], samples: Sequence[str]) -> dict[str, np.ndarray]:
-    """The model of a removal: missing values by the VCF Zarr specification."""
-    where = np.isin(old["sample_id"].astype(object), list(samples))
+    """Model of a removal: the missing values of the VCF Zarr specification replace all values of the samples."""
+    removed = np.isin(old["sample_id"].astype(object), list(samples))
     result = dict(old)
     for name, values in old.items():
         if "samples" in DIMENSIONS[name]:
             axis = DIMENSIONS[name].index("samples")
             missing = {"i": -1, "f": MISSING, "b": name.endswith("_mask")}.get(values.dtype.kind, ".")
             changed = values.copy()
-            changed[(*([slice(None)] * axis), where)] = "" if name == "sample_id" else missing
+            changed[(*([slice(None)] * axis), removed)] = "" if name == "sample_id" else missing
             result[name] = changed
     return result
 
 
 def expected_compact(old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model of a compaction: ``array[:, keep]``."""
+    """Model of a compaction: ``array[:, keep]``."""
     keep = old["sample_id"].astype(object) != ""
     axes = {name: DIMENSIONS[name].index("samples") for name in old if "samples" in DIMENSIONS[name]}
     return {n: np.compress(keep, a, axis=axes[n]) if n in axes else a for n, a in old.items()}
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Equal bit for bit, NaN payloads included; strings by value."""
+    """Assert that arrays are equal bit for bit, NaN payloads included; strings are compared by value."""
     assert sorted(actual) == sorted(expected)
     for name, values in expected.items():
-        found = actual[name]
-        assert found.shape == values.shape, name
+        array = actual[name]
+        assert array.shape == values.shape, name
         if values.dtype.kind == "f":
-            assert found.dtype == values.dtype, name
-            np.testing.assert_array_equal(found.view("u4"), values.view("u4"), err_msg=name)
+            assert array.dtype == values.dtype, name
+            np.testing.assert_array_equal(array.view("u4"), values.view("u4"), err_msg=name)
         elif values.dtype.kind in "OTU":
-            np.testing.assert_array_equal(found.astype(object), values.astype(object), err_msg=name)
+            np.testing.assert_array_equal(array.astype(object), values.astype(object), err_msg=name)
         else:
-            assert found.dtype == values.dtype, name
-            np.testing.assert_array_equal(found, values, err_msg=name)
+            assert array.dtype == values.dtype, name
+            np.testing.assert_array_equal(array, values, err_msg=name)
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Every file below a folder and a hash of what is in it: for "byte for byte as before"."""
+    """SHA-256 of every file below a folder, by relative path; to assert that nothing has changed."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -341,5 +342,5 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def ids(start: int, n: int) -> list[str]:
-    """Sample IDs."""
+    """Sample IDs, numbered from `start`."""
     return [f"S{i:04d}" for i in range(start, start + n)]

@@ -1,4 +1,4 @@
-"""The command line, called in this process."""
+"""The command line, invoked in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vczstore.cli import main
 
 
 def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -> Result:
-    """Call the command line in this process; what it prints goes to no terminal."""
+    """Invoke the command line, assert its exit status, and return its result. Its output is not a terminal."""
     result = CliRunner().invoke(main.main, [str(a) for a in arguments], input=stdin)
     assert result.exit_code == status, (result.output, result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
@@ -21,9 +21,9 @@ def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -
 
 def fails(*arguments: object, status: int = 1, **options: Any) -> str:
     """
-    A status and one line on standard error, which is returned.
+    Assert that a command fails with this status and one line on standard error; return the line.
 
-    Standard output has nothing, or with ``--json`` an object that says the same.
+    Standard output must be empty, or with ``--json`` an object with the same message and status.
     """
     result = run(*arguments, status=status, **options)
     lines = result.stderr.splitlines()
@@ -31,8 +31,8 @@ def fails(*arguments: object, status: int = 1, **options: Any) -> str:
     assert lines[0].startswith("Error: ")
     line = lines[0].removeprefix("Error: ")
     if "--json" in arguments:
-        said = json.loads(result.stdout)
-        assert (said["status"], said["error"], said["exit_status"]) == ("failed", line, status)
+        document = json.loads(result.stdout)
+        assert (document["status"], document["error"], document["exit_status"]) == ("failed", line, status)
     else:
         assert result.stdout == ""
     return line

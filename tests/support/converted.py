@@ -1,4 +1,4 @@
-"""VCZs that bio2zarr makes of small VCFs."""
+"""VCZs converted from small VCFs by bio2zarr."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALLOWED: dict[str, Any] = {"harmonise": True, "allow_new_alleles": True}
 
 
 def text(samples: Sequence[str], *records: str, keys: str = FORMAT) -> str:
-    """A VCF; a record is the contig, position, ALT, INFO, and calls, with REF A."""
+    """The text of a VCF. A record is ``contig position ALT INFO calls``, and REF is A."""
     lines = ["\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples])]
     used = {name.partition("=")[0] for record in records for name in record.split()[3].split(";")}
     for record in records:
@@ -42,22 +42,22 @@ def text(samples: Sequence[str], *records: str, keys: str = FORMAT) -> str:
 
 
 def make(folder: Path, name: str, text: str, kind: str = "format3", chunks: tuple[int, int] = (2, 2)) -> Path:
-    """A VCZ of a VCF."""
+    """Convert the text of a VCF to a VCZ; return its path."""
     source = vcf.write_vcf(folder / f"{name}.vcf.gz", text)
-    made = vcf.to_vcz(source, folder / f"{name}.vcz", 2 if kind == "format2" else 3, *chunks)
+    vcz = vcf.to_vcz(source, folder / f"{name}.vcz", 2 if kind == "format2" else 3, *chunks)
     if kind != "icechunk":
-        return made
-    return cohort.copy_to_icechunk(made, folder / f"{name}.ice")
+        return vcz
+    return cohort.copy_to_icechunk(vcz, folder / f"{name}.ice")
 
 
 def shown(store: Path, *, icechunk: bool = False) -> list[list[str]]:
-    """ALT, INFO, FORMAT and the calls of each record, as vcztools shows them."""
+    """ALT, INFO, FORMAT and the calls of each record in the output of vcztools."""
     lines = vcf.records(vcf.vcztools_view(store, icechunk=icechunk))
     return [[fields[4], *fields[7:]] for fields in (line.split("\t") for line in lines[1:])]
 
 
 def make_pair(tmp_path: Path, old: str, new: str, kind: str = "format3") -> tuple[Path, Path]:
-    """A store and a batch, converted by bio2zarr."""
+    """Convert two VCFs to a store and a batch; return their paths."""
     for name, content in (("old", old), ("new", new)):
         vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
         vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)

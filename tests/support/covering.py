@@ -1,4 +1,4 @@
-"""Few combinations instead of all, for parameters that do not all meet in the code."""
+"""Parametrization with a subset of all combinations, for parameters that are mostly independent of each other."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 costly = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For properties of whole operations, of which an example takes a second. What is pure has as many as is usual."""
+"""Hypothesis settings for tests of whole operations, where an example takes a second; other tests use the default."""
 
 type Values = Mapping[str, Any] | Sequence[Any]
-"""The values of a parameter; of a mapping, whose keys name them in the test's ID."""
+"""The values of a parameter. The keys of a mapping are used in test IDs instead of the values."""
 
 
 def pairwise(*parameters: Iterable[Any]) -> list[tuple[Any, ...]]:
     """
-    Combinations of values, one of each parameter, in which every two values of different parameters meet.
+    Combinations of values, such that any two values of different parameters occur together in at least one.
 
     Examples
     --------
@@ -37,12 +37,12 @@ def pairwise(*parameters: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 
 def in_pairs(*, indirect: Sequence[str] = (), **parameters: Values) -> pytest.MarkDecorator:
-    """Run a test with every two values of different parameters."""
+    """Parametrize a test with all pairs of values of different parameters; see `pairwise`."""
     return _parametrize(parameters, pairwise(*parameters.values()), indirect)
 
 
 def in_turn(*, indirect: Sequence[str] = (), **parameters: Values) -> pytest.MarkDecorator:
-    """Run a test with every value of every parameter, each with the next of the others."""
+    """Parametrize a test with every value of every parameter, zipped; shorter parameters are cycled."""
     longest = max(map(len, parameters.values()))
     columns = [islice(cycle(values), longest) for values in parameters.values()]
     return _parametrize(parameters, list(zip(*columns, strict=True)), indirect)
@@ -51,10 +51,10 @@ def in_turn(*, indirect: Sequence[str] = (), **parameters: Values) -> pytest.Mar
 def _parametrize(
     parameters: Mapping[str, Values], rows: list[tuple[Any, ...]], indirect: Sequence[str]
 ) -> pytest.MarkDecorator:
-    found = [
+    argvalues = [
         tuple(p[v] if isinstance(p, Mapping) else v for p, v in zip(parameters.values(), row, strict=True))
         for row in rows
     ]
     return pytest.mark.parametrize(
-        tuple(parameters), found, ids=["-".join(map(str, r)) for r in rows], indirect=indirect
+        tuple(parameters), argvalues, ids=["-".join(map(str, r)) for r in rows], indirect=indirect
     )

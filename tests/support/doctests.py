@@ -1,4 +1,4 @@
-"""A plugin of pytest: the examples in docstrings of operations run, in a folder that has the stores they name."""
+"""A pytest plugin that runs docstring examples of operations in a folder with the stores that they refer to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDS = [f"NA0000{i}" for i in range(1, 9)]
 
 @pytest.fixture(scope="session")
 def _stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cohort of four samples on plain Zarr and on Icechunk, two batches, and what else the examples name."""
+    """A cohort of four samples on plain Zarr and on Icechunk, two batches, and other files used in examples."""
     folder = tmp_path_factory.mktemp("examples")
     cohort.write_vcz(folder / "cohort.vcz", cohort.some_arrays(4, IDS[:4]))
     for name, samples in (("batch-7", IDS[4:6]), ("batch-8", IDS[6:]), ("recalled", IDS[1:3])):

@@ -1,4 +1,4 @@
-"""A small store, and arrays of any dimensions that are added to it."""
+"""A small store, and a function to add arrays of any dimensions to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_SAMPLES, N_VARIANTS = 5, 7
 
 
 def put(place: object, name: str, values: np.ndarray, dims: tuple[str | None, ...] | None, zarr_format: int) -> None:
-    """Add an array to a group, by zarr-python alone."""
+    """Add an array to a group with zarr-python alone."""
     group = zarr.open_group(place, mode="a")  # type: ignore[arg-type]
     options = {"dimension_names": dims} if zarr_format == 3 else {}
     chunks = tuple(max(1, n) for n in values.shape)
@@ -34,7 +34,7 @@ def make(
     n_variants: int = N_VARIANTS,
     **layout: object,
 ) -> Path:
-    """A store of five samples and seven variants, without the fields that tests add."""
+    """Write a store without the fields that tests add, by default of five samples and seven variants."""
     arrays = cohort.make_arrays(N_VARIANTS, cohort.ids(start, n), seed=start)
     arrays = {k: v[:n_variants] if cohort.DIMENSIONS[k][0] == "variants" else v for k, v in arrays.items()}
     for name in ("call_DP", "dosage", "sample_sex"):
@@ -44,10 +44,10 @@ def make(
 
 
 def refused(store: Path, name: str, *arguments: str) -> None:
-    """A command ends with status 1 and one line that names the array, and changes nothing."""
+    """Assert that a command exits with status 1 and one line that names the array, and leaves the store unchanged."""
     before = cohort.digest(store)
-    done = CliRunner().invoke(main, list(arguments))
-    assert done.exit_code == 1, done.output
-    assert len(done.output.splitlines()) == 1
-    assert f": {name} " in done.output
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == 1, result.output
+    assert len(result.output.splitlines()) == 1
+    assert f": {name} " in result.output
     assert cohort.digest(store) == before
