@@ -296,7 +296,7 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
     assert len(list(bucket.repository("store").ancestry(branch="main"))) == 4
     assert list(fake.apps.values()) == ["stopped"] * 2
     # containers have credentials by the name of a secret, and never from the driver
-    inputs = [put_in.item.input.args for call in fake.calls.values() for put_in in call.inputs.values()]
+    inputs = [queued.item.input.args for call in fake.calls.values() for queued in call.inputs.values()]
     outputs = [output.result.data for call in fake.calls.values() for output in call.outputs]
     for value in (*s3.CREDENTIALS.values(), *TOKEN):
         assert not any(value.encode() in sent for sent in inputs + outputs)
@@ -318,7 +318,7 @@ def test_append_and_remove_in_the_image(
         made[:] = made or [environment_of(tmp_path_factory.mktemp("image"), dockerfile)]
         return made[0]
 
-    fake = start({"bucket": variables(bucket.server)}, python=python, most=1)
+    fake = start({"bucket": variables(bucket.server)}, python=python, max_containers=1)
     _append_and_remove(bucket, fake)
     assert made
     freeze = [sys.executable, "-m", "uv", "pip", "freeze", "--python", made[0]]

@@ -1,12 +1,12 @@
-"""A stand-in for Modal's servers, on this machine.
+"""A local fake of Modal's servers.
 
-The client is Modal's own, with its protocol, its pickling and its upload of sources; and so is what runs in a
-container: a process with the uploaded sources and the variables of its secrets, and nothing else of the test's
-environment. Made up are the servers: who schedules what, when a task is stopped, and the image, whose Dockerfile is
-kept for the test to look at, or made into a virtual environment by `environment_of`. Containers share this machine's
-files, as those in a cloud do not.
+The client is the real one, with its protocol, its pickling and its upload of sources, and so is the container
+entry point: a process with the uploaded sources and the variables of its secrets, and nothing else of the test's
+environment. The fake replaces the servers: scheduling, timeouts, and images, whose Dockerfiles are kept for the
+test to inspect, or turned into a virtual environment by `environment_of`. Unlike in the cloud, containers share the
+files of this machine.
 
-It speaks a private protocol, that of modal 1.6.
+It implements the private protocol of modal 1.6.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Result = api.GenericResult
 
 @dataclass(eq=False)
 class Call:
-    """One call of a function: here always with one input."""
+    """One call of a function, with its inputs and outputs."""
 
     id: str
     function: str
@@ -60,7 +60,7 @@ class Call:
 
 @dataclass(eq=False)
 class Input:
-    """What a function is called with."""
+    """One input of a function call."""
 
     id: str
     item: Any
@@ -69,7 +69,7 @@ class Input:
 
 
 class Answers:
-    """Answers requests: a method for each, of the request's name. Other requests are refused by grpclib."""
+    """Request handlers: one method per request, with the request's name. grpclib rejects other requests."""
 
     token: tuple[str, str] | None = None
 
@@ -85,9 +85,9 @@ class Answers:
         async def handle(stream: Any) -> None:
             request = await stream.recv_message()
             self.modal.requests[method.name] += 1
-            given = tuple(stream.metadata.get(f"x-modal-token-{part}") for part in ("id", "secret"))
-            if self.token is not None and given != self.token:
-                raise GRPCError(Status.UNAUTHENTICATED, f"no such token: {given[0]}")
+            token = tuple(stream.metadata.get(f"x-modal-token-{part}") for part in ("id", "secret"))
+            if self.token is not None and token != self.token:
+                raise GRPCError(Status.UNAUTHENTICATED, f"no such token: {token[0]}")
             await stream.send_message(await answer(request))
 
         types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
@@ -98,7 +98,7 @@ class Answers:
 
 
 class ForClient(Answers):
-    """What the driver asks."""
+    """Handlers of the client's requests."""
 
     token = TOKEN
 
@@ -170,25 +170,25 @@ class ForClient(Answers):
     async def FunctionMap(self, request: Any) -> Message:
         call = Call(self.modal.new("fc"), request.function_id, request.function_call_invocation_type)
         self.modal.calls[call.id] = call
-        put = []
+        responses = []
         for item in request.pipelined_inputs:
-            put_in = Input(self.modal.new("in"), item, call)
-            call.inputs[put_in.id] = put_in
-            self.modal.queue(put_in)
-            put.append(api.FunctionPutInputsResponseItem(idx=item.idx, input_id=put_in.id, input_jwt=put_in.id))
+            queued = Input(self.modal.new("in"), item, call)
+            call.inputs[queued.id] = queued
+            self.modal.queue(queued)
+            responses.append(api.FunctionPutInputsResponseItem(idx=item.idx, input_id=queued.id, input_jwt=queued.id))
         return api.FunctionMapResponse(
             function_call_id=call.id,
             function_call_jwt=call.id,
-            pipelined_inputs=put,
+            pipelined_inputs=responses,
             max_inputs_outstanding=1000,
             sync_client_retries_enabled=True,
         )
 
     async def FunctionRetryInputs(self, request: Any) -> Message:
         for item in request.inputs:
-            again = self.modal.calls[request.function_call_jwt].inputs[item.input_jwt]
-            again.retries += 1
-            self.modal.queue(again)
+            retried = self.modal.calls[request.function_call_jwt].inputs[item.input_jwt]
+            retried.retries += 1
+            self.modal.queue(retried)
         return api.FunctionRetryInputsResponse(input_jwts=[item.input_jwt for item in request.inputs])
 
     async def FunctionGetOutputs(self, request: Any) -> Message:
@@ -200,7 +200,7 @@ class ForClient(Answers):
 
 
 class ForContainer(Answers):
-    """What one container asks."""
+    """Handlers of one container's requests."""
 
     def __init__(self, container: Container) -> None:
         super().__init__(container.modal)
@@ -215,27 +215,27 @@ class ForContainer(Answers):
     async def FunctionGetInputs(self, request: Any) -> Message:
         function, container = self.container.function, self.container
         await self.modal.wait_for(lambda: function.queue and not container.killed)
-        container.doing = doing = function.queue.popleft()
+        container.current = current = function.queue.popleft()
         if function.definition.timeout_secs:
-            self.modal.begin(container.end_after(function.definition.timeout_secs, doing))
+            self.modal.spawn(container.end_after(function.definition.timeout_secs, current))
         item = api.FunctionGetInputsItem(
-            input_id=doing.id,
-            input=doing.item.input,
-            function_call_id=doing.call.id,
-            retry_count=doing.retries,
-            function_call_invocation_type=doing.call.kind,
+            input_id=current.id,
+            input=current.item.input,
+            function_call_id=current.call.id,
+            retry_count=current.retries,
+            function_call_invocation_type=current.call.kind,
         )
         return api.FunctionGetInputsResponse(inputs=[item])
 
     async def FunctionPutOutputs(self, request: Any) -> Message:
         for output in request.outputs:
-            doing, self.container.doing = self.container.doing, None
-            if doing is not None:
-                self.modal.finish(doing, output.result, output.data_format)
+            current, self.container.current = self.container.current, None
+            if current is not None:
+                self.modal.finish(current, output.result, output.data_format)
         return Empty()
 
     async def TaskResult(self, request: Any) -> Message:
-        """The container could not even begin."""
+        """Report that the container failed to start."""
         self.modal.fail(self.container.function, request.result)
         return Empty()
 
@@ -253,7 +253,7 @@ def _handle(described: Any, name: str) -> Message:
 
 @dataclass(eq=False)
 class Function:
-    """A function of an app, its containers, and the inputs that none of them has begun."""
+    """A function of an app, its containers, and its pending inputs."""
 
     id: str
     app: str
@@ -263,18 +263,18 @@ class Function:
 
 
 class Container:
-    """A process that runs what Modal runs in a container, and asks a socket of its own."""
+    """A process that runs Modal's container entry point, and sends its requests to its own socket."""
 
     def __init__(self, modal: FakeModal, function: Function) -> None:
         self.modal, self.function = modal, function
         self.id = modal.new("ta")
         self.folder = modal.folder / self.id
-        self.doing: Input | None = None
+        self.current: Input | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.killed = False
 
-    async def live(self) -> None:
-        """Start, and wait for the end."""
+    async def run(self) -> None:
+        """Run the process until it exits, and report a failure unless it was killed."""
         try:
             code = await self._run()
             reason = f"the container ended with {code}: {(self.folder / 'log').read_text()[-2000:]}"
@@ -283,8 +283,8 @@ class Container:
         self.function.containers.discard(self)
         if self.killed:
             return
-        if self.doing is not None:
-            self.modal.finish(self.doing, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=reason))
+        if self.current is not None:
+            self.modal.finish(self.current, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=reason))
             self.modal.start(self.function)
         else:
             self.modal.fail(self.function, Result(status=Result.GENERIC_STATUS_FAILURE, exception=reason))
@@ -342,19 +342,19 @@ class Container:
         finally:
             server.close()
 
-    async def end_after(self, seconds: float, doing: Input) -> None:
-        """What a timeout does."""
-        retries = doing.retries
+    async def end_after(self, seconds: float, current: Input) -> None:
+        """Kill the container, and report a timeout, if the input is still running after `seconds`."""
+        retries = current.retries
         await asyncio.sleep(seconds)
-        if self.doing is doing and doing.retries == retries:
+        if self.current is current and current.retries == retries:
             self.kill()
             reason = f"the input has hit its timeout of {seconds}s"
-            self.modal.finish(doing, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=reason))
+            self.modal.finish(current, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=reason))
             self.modal.start(self.function)
 
     def kill(self) -> None:
-        """End it at once."""
-        self.killed, self.doing = True, None
+        """Kill the process."""
+        self.killed, self.current = True, None
         self.function.containers.discard(self)
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -363,7 +363,7 @@ class Container:
 
 @cache
 def _mounts() -> Path:
-    """A folder that is there until this process ends."""
+    """A folder for mounts, removed when this process exits."""
     folder = tempfile.mkdtemp(prefix="fm")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -371,16 +371,16 @@ def _mounts() -> Path:
 
 class FakeModal:
     """
-    The servers, in a thread, while the context lasts.
+    Context manager that runs the fake servers in a thread.
 
     Parameters
     ----------
     secrets
         The variables of each secret, by name.
     python
-        Finds the Python that runs an image, given its Dockerfile.
-    most
-        How many containers this machine runs at once, however many are asked for.
+        Returns the interpreter for an image, given its Dockerfile.
+    max_containers
+        Maximum number of concurrent containers per function, also if its settings allow more.
     """
 
     def __init__(
@@ -388,9 +388,9 @@ class FakeModal:
         secrets: Mapping[str, Mapping[str, str]] | None = None,
         *,
         python: Callable[[list[str]], Path] = lambda _: Path(sys.executable),
-        most: int = 2,
+        max_containers: int = 2,
     ) -> None:
-        self.secrets, self.python, self.most = secrets or {}, python, most
+        self.secrets, self.python, self.max_containers = secrets or {}, python, max_containers
         self.requests: Counter[str] = Counter()
         self.apps: dict[str, str] = {}
         self.app_names: list[str] = []
@@ -403,14 +403,14 @@ class FakeModal:
         self.processes: list[int] = []
         self._ids: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._living: list[asyncio.Task[None]] = []
+        self._container_tasks: list[asyncio.Task[None]] = []
 
     def new(self, kind: str) -> str:
-        """An ID that was never given."""
+        """Return an unused ID."""
         return f"{kind}-{next(self._ids[kind])}"
 
     def mounted(self, mounts: Sequence[str]) -> Path:
-        """The files of some mounts, at the same path whenever they are the same: Python compiles them once."""
+        """Write the files of mounts, to the same path if they are the same, so that Python compiles them once."""
         files = sorted(item for mount in mounts for item in self.mounts[mount].items())
         folder = _mounts() / hashlib.sha256(repr(files).encode()).hexdigest()
         if not folder.exists():
@@ -421,46 +421,48 @@ class FakeModal:
                 path.write_bytes(self.files[digest])
         return folder
 
-    def begin(self, coroutine: Any) -> None:
-        """Do something beside all else."""
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine in the background."""
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def wait_for(self, happened: Callable[[], Any]) -> None:
-        """Look again and again."""
-        while not happened():
+    async def wait_for(self, condition: Callable[[], Any]) -> None:
+        """Poll until the condition is true."""
+        while not condition():
             await asyncio.sleep(0.01)
 
-    def queue(self, put_in: Input) -> None:
-        """An input for any container."""
-        function = self.functions[put_in.call.function]
-        function.queue.append(put_in)
+    def queue(self, queued: Input) -> None:
+        """Queue an input for any container of its function."""
+        function = self.functions[queued.call.function]
+        function.queue.append(queued)
         self.start(function)
 
     def start(self, function: Function) -> None:
-        """Start a container if all are busy, something waits, and there may be one more."""
-        wanted = len(function.queue) + sum(c.doing is not None for c in function.containers)
-        allowed = min(self.most, function.definition.autoscaler_settings.max_containers or self.most)
+        """Start a container if inputs are pending, all containers are busy, and the maximum is not reached."""
+        wanted = len(function.queue) + sum(c.current is not None for c in function.containers)
+        allowed = min(
+            self.max_containers, function.definition.autoscaler_settings.max_containers or self.max_containers
+        )
         if len(function.containers) < min(wanted, allowed):
             container = Container(self, function)
             function.containers.add(container)
-            self._living.append(asyncio.ensure_future(container.live()))
+            self._container_tasks.append(asyncio.ensure_future(container.run()))
 
     def finish(self, done: Input, result: Any, data_format: int = 0) -> None:
-        """An input has a result."""
+        """Record the result of an input."""
         output = api.FunctionGetOutputsItem(
             result=result, idx=done.item.idx, input_id=done.id, data_format=data_format, retry_count=done.retries
         )
         done.call.outputs.append(output)
 
     def fail(self, function: Function, result: Any) -> None:
-        """Nothing that waits will ever run, unless there is another container for it."""
+        """Fail all pending inputs, unless the function has another container."""
         while function.queue and not function.containers:
             self.finish(function.queue.popleft(), result)
 
     async def stop(self, app: str) -> None:
-        """End all containers of an app."""
+        """Kill all containers of an app and drop its pending inputs."""
         for function in self.functions.values():
             if function.app == app:
                 function.queue.clear()
@@ -477,15 +479,15 @@ class FakeModal:
         for app in self.apps:
             await self.stop(app)
         server.close()
-        await asyncio.gather(*self._living)
+        await asyncio.gather(*self._container_tasks)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):  # unclosed sockets are covered by another test
+        with contextlib.suppress(TimeoutError):  # another test covers unclosed sockets
             await asyncio.wait_for(server.wait_closed(), 5)
 
     def __enter__(self) -> Self:
-        # a socket's path is short
+        # a short prefix, because the length of a socket's path is limited
         self.folder = Path(tempfile.mkdtemp(prefix="fm"))
         started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
@@ -497,19 +499,19 @@ class FakeModal:
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
         with warnings.catch_warnings():
-            # connections of clients that were killed, which the next test need not hear of
+            # collect the connections of killed clients now, so that the next test gets no warnings
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
         shutil.rmtree(self.folder)
 
     @property
     def variables(self) -> dict[str, str]:
-        """What sends the client here."""
+        """Environment variables that make the client connect to these servers."""
         return {"MODAL_SERVER_URL": self.url, "MODAL_TOKEN_ID": TOKEN[0], "MODAL_TOKEN_SECRET": TOKEN[1]}
 
 
 def environment_of(folder: Path, dockerfile: list[str]) -> Path:
-    """Make what the ``pip install`` lines of an image ask for, once, and give it Modal's client; returns its Python."""
+    """Create a virtual environment from an image's ``pip install`` lines and Modal's client; return its Python."""
     (base,) = [line.partition("python:")[2] for line in dockerfile if line.startswith("FROM python:")]
     packages = [
         word

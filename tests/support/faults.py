@@ -1,4 +1,4 @@
-"""A proxy before an HTTP server that fails where it is told to: it answers with errors, stalls, or hangs up."""
+"""A proxy in front of an HTTP server that injects faults: error statuses, stalls, and reset connections."""
 
 from __future__ import annotations
 
@@ -13,45 +13,51 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 type Fault = int | Literal["reset", "stall", "lost answer"] | None
-"""A status; or a connection that is reset, that stays silent, or that is reset once the server has done its work."""
+"""
+A fault of one request, or None.
+
+An integer is the status of the answer. ``reset`` closes the connection, ``stall`` sends nothing, and ``lost answer``
+forwards the request to the server, but resets the connection instead of returning the answer.
+"""
 type Plan = Callable[[int, str, str], Fault]
-"""What happens to a request, by its number (from 0 on), method and path."""
+"""Returns the fault for a request, given its 0-based number, method and path."""
 
 
 def never(_number: int, _method: str, _path: str) -> Fault:
-    """No fault at all."""
+    """Inject no faults."""
     return None
 
 
 @dataclass
 class Proxy:
-    """Where it listens, what it does to requests, and what it has seen."""
+    """Endpoint and fault plan of a running proxy, and its counts of requests and faults."""
 
     endpoint: str
     plan: Plan = never
     seen: int = 0
     faults: int = 0
     ignored: frozenset[str] = frozenset()
-    """Headers, in small letters, that the server does not get to see."""
+    """Lower-case names of headers that are not forwarded to the server."""
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def follow(self, plan: Plan) -> None:
-        """Restart the count, and follow another plan."""
+        """Switch to another plan, and reset the counts."""
         with self.lock:
             self.plan, self.seen, self.faults = plan, 0, 0
 
     def fault(self, method: str, path: str) -> Fault:
+        """Return the fault for the next request, and count both."""
         with self.lock:
-            found = self.plan(self.seen, method, path)
+            fault = self.plan(self.seen, method, path)
             self.seen += 1
-            self.faults += found is not None
-            return found
+            self.faults += fault is not None
+            return fault
 
 
 @contextmanager
 def before(endpoint: str) -> Iterator[Proxy]:
-    """A proxy before a server."""
+    """Run a proxy in front of the server at `endpoint`."""
     target = urlsplit(endpoint).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,11 +85,11 @@ def before(endpoint: str) -> Iterator[Proxy]:
             server = http.client.HTTPConnection(target, timeout=60)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in proxy.ignored}
             server.request(self.command, self.path, body, headers)
-            found = server.getresponse()
-            answered = [(k, v) for k, v in found.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
-            content = found.read()
+            answer = server.getresponse()
+            fields = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
+            content = answer.read()
             server.close()
-            return found.status, answered, content
+            return answer.status, fields, content
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
             self.send_response_only(status)
@@ -98,12 +104,12 @@ def before(endpoint: str) -> Iterator[Proxy]:
 
         def hang_up(self) -> None:
             self.close_connection = True
-            # with nothing to linger for, what the other side gets is a reset
+            # a linger time of 0 makes close() send a reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self.connection.close()
 
         def finish(self) -> None:
-            with suppress(OSError):  # hung up before
+            with suppress(OSError):  # after hang_up()
                 super().finish()
 
         def log_message(self, *_: object) -> None:
@@ -114,7 +120,7 @@ def before(endpoint: str) -> Iterator[Proxy]:
         request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
-            """A client that hangs up is no news."""
+            """Ignore errors, such as clients that close their connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         proxy = Proxy(f"http://127.0.0.1:{server.server_address[1]}")

@@ -1,9 +1,8 @@
 """
-Programs that are forks of one process, which has imported what they need: a run takes a tenth of a second, not one.
+Commands that run as forks of a server process with preloaded imports: 0.1 s per run instead of 1 s.
 
-What a fork does not show has a test with a process of its own: what is imported, the start and the end of Python, the
-encoding of its output, interrupts. The server has begun no thread when it forks; so Icechunk, whose import begins some,
-is left to each program.
+Tests of imports, of Python's start and exit, of output encoding and of interrupts use separate processes instead. The
+server must be single-threaded when it forks, so it does not preload Icechunk, whose import starts threads.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ IMPORTED = (
     *("vczstore.api", "vczstore.cli.main", "vczstore.execution.engine", "vczstore.jobs.run", "vczstore.jobs.model"),
     *(f"plans.compilers.{name}" for name in ("append", "compact", "copy", "create", "recompute", "remove", "update")),
 )
-"""None of them imports icechunk."""
+"""Preloaded modules, none of which imports icechunk."""
 CLIENT = """\
 #!{python} -SI
 import json, os, signal, socket, sys
@@ -53,47 +52,47 @@ if status < 0:
 sys.exit(status)
 """
 PROGRAMS = ("vczstore", "python", "vcf2zarr")
-"""Of Python, ``python -c CODE ...``."""
+"""The available commands; Python only as ``python -c CODE ...``."""
 
 
 def program(name: str) -> str:
-    """The path of one of `PROGRAMS`, to be called as any other program is."""
+    """Path of an executable for one of `PROGRAMS`."""
     return str(folder() / name)
 
 
 @cache
 def folder() -> Path:
-    """A folder with `PROGRAMS`, for the head of ``PATH``; and what forks, as long as this process lives."""
-    made = Path(tempfile.mkdtemp(prefix="forks-"))
-    made.chmod(0o755)  # for programs without root's rights
-    address = str(made / "socket")
+    """Start the server, which runs as long as this process; return a folder with `PROGRAMS`, for ``PATH``."""
+    bin_folder = Path(tempfile.mkdtemp(prefix="forks-"))
+    bin_folder.chmod(0o755)  # for programs without root privileges
+    address = str(bin_folder / "socket")
     for name in PROGRAMS:
-        (made / name).write_text(CLIENT.format(python=sys.executable, address=address, program=name))
-        (made / name).chmod(0o755)
-    # "-c": processes that workers are spawned in would import any other main module
+        (bin_folder / name).write_text(CLIENT.format(python=sys.executable, address=address, program=name))
+        (bin_folder / name).chmod(0o755)
+    # with "-c", because spawned worker processes would import any other main module
     command = [sys.executable, "-c", "from tests.support.forks import serve; serve()", address]
     environment = {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"}
-    environment["OPENBLAS_NUM_THREADS"] = "1"  # it would begin threads
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start threads
     pipe = subprocess.PIPE
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe)
-    atexit.register(_end, server, made)
+    atexit.register(_stop, server, bin_folder)
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    return made
+    return bin_folder
 
 
-def _end(server: subprocess.Popen[bytes], made: Path) -> None:
+def _stop(server: subprocess.Popen[bytes], bin_folder: Path) -> None:
     server.communicate()
-    shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(bin_folder, ignore_errors=True)
 
 
 def serve() -> None:
-    """Fork for whoever connects, until standard input ends; a fork goes on as the program that it is asked to be."""
+    """Fork for every client that connects, until standard input ends; each fork runs the requested program."""
     for name in IMPORTED:
         import_module(name)
     listener, selector = socket.socket(socket.AF_UNIX), selectors.DefaultSelector()
     listener.bind(sys.argv[1])
-    Path(sys.argv[1]).chmod(0o777)  # for programs without root's rights
+    Path(sys.argv[1]).chmod(0o777)  # for programs without root privileges
     listener.listen()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
@@ -111,23 +110,23 @@ def serve() -> None:
                     selector.close()
                     listener.close()
                     connection.close()
-                    _become(request, files)
+                    _run_program(request, files)
                     return
                 for file in files:
                     os.close(file)
                 connection.sendall(pid.to_bytes(8))
-                end = os.pidfd_open(pid)
-                selector.register(end, selectors.EVENT_READ, (pid, connection))
+                pidfd = os.pidfd_open(pid)
+                selector.register(pidfd, selectors.EVENT_READ, (pid, connection))
                 selector.register(connection, selectors.EVENT_READ, pid)
             elif key.data is None:
                 return
-            elif isinstance(key.data, int):  # whoever asked was killed
+            elif isinstance(key.data, int):  # the client was killed
                 os.kill(key.data, signal.SIGKILL)
                 selector.unregister(key.fileobj)
             else:
                 selector.unregister(key.fd)
                 os.close(key.fd)
-                _tell_the_end(*key.data, selector)
+                _send_status(*key.data, selector)
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -138,7 +137,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(content), files
 
 
-def _tell_the_end(pid: int, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+def _send_status(pid: int, connection: socket.socket, selector: selectors.BaseSelector) -> None:
     _, status = os.waitpid(pid, 0)
     with suppress(KeyError):
         selector.unregister(connection)
@@ -147,8 +146,8 @@ def _tell_the_end(pid: int, connection: socket.socket, selector: selectors.BaseS
     connection.close()
 
 
-def _become(request: dict[str, Any], files: list[int]) -> None:
-    """Be the program, in the folder, with the environment and the files of whoever asked."""
+def _run_program(request: dict[str, Any], files: list[int]) -> None:
+    """Run the program with the client's working directory, environment and standard streams."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
@@ -174,5 +173,5 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         case "vcf2zarr":
             from bio2zarr.cli import vcf2zarr_main
 
-            # in this process: others are spawned, and import for two seconds each
+            # in this process, because spawned workers take two seconds each for imports
             vcf2zarr_main([*arguments, "--worker-processes", "0"], prog_name=program)

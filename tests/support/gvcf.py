@@ -1,4 +1,4 @@
-"""gVCFs for the tests: VCFs with reference blocks, as VCZs."""
+"""gVCFs for the tests: texts, their VCZs, and a slow model of how their records become calls of a store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADER = """##fileformat=VCFv4.2
 
 
 def text(samples: Sequence[str], *records: str) -> str:
-    """A VCF; a record is ``contig position REF ALT END FORMAT calls``, the END a dot where there is none."""
+    """The text of a VCF. A record is ``contig position REF ALT END FORMAT calls``; a missing END is a dot."""
     lines = ["\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples])]
     keys = set()
     for record in records:
@@ -47,35 +47,35 @@ def text(samples: Sequence[str], *records: str) -> str:
 
 
 def make(folder: Path, name: str, content: str, zarr_format: int = 3, chunks: tuple[int, int] = (3, 2)) -> Path:
-    """A VCZ of a gVCF, beside it."""
+    """Write a gVCF and convert it to a VCZ in the same folder; return the path of the VCZ."""
     source = vcf.write_vcf(folder / f"{name}.vcf.gz", content)
     return vcf.to_vcz(source, folder / f"{name}.vcz", zarr_format, *chunks)
 
 
 def sites(store: Path, *, icechunk: bool = False) -> list[str]:
-    """The variants of a store, as vcztools shows them."""
+    """The variants of a store in the output of vcztools, each as ``contig position REF ALT``."""
     lines = vcf.records(vcf.vcztools_view(store, icechunk=icechunk))[1:]
     return [" ".join(line.split("\t")[i] for i in (0, 1, 3, 4)) for line in lines]
 
 
 def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
-    """What ``bcftools merge --gvcf`` has by sample and field, of records with another ALT than <NON_REF>."""
+    """Values in the output of ``bcftools merge --gvcf`` by variant, and by sample and field; <NON_REF> is dropped."""
     reference = folder / "reference.fa"
     reference.write_text("".join(f">{contig}\n{'A' * 3000}\n" for contig in ("1", "2", "X")))
     pysam.faidx(str(reference))
     paths = [str(folder / f"{name}.vcf.gz") for name in names]
     text = pysam.bcftools.merge("--no-version", "-m", "none", "--gvcf", str(reference), *paths)
-    found = {}
+    result = {}
     for line, calls in zip(vcf.records(text)[1:], calls_of(text), strict=True):
         contig, position, _, ref, alts = line.split("\t")[:5]
-        seen = [a for a in alts.split(",") if a != "<NON_REF>"]
-        if seen:
-            number = {str(1 + alts.split(",").index(a)): str(1 + i) for i, a in enumerate(seen)}
+        kept = [a for a in alts.split(",") if a != "<NON_REF>"]
+        if kept:
+            number = {str(1 + alts.split(",").index(a)): str(1 + i) for i, a in enumerate(kept)}
             for key, value in calls.items():
                 if key.endswith(":GT"):
                     calls[key] = "".join(number.get(c, c) for c in value)
-            found[f"{contig} {position} {ref} {','.join(seen)}"] = calls
-    return found
+            result[f"{contig} {position} {ref} {','.join(kept)}"] = calls
+    return result
 
 
 # ---- a model --------------------------------------------------------------------------------
@@ -88,13 +88,13 @@ DIMENSIONS = {
     "call_PL": ("variants", "samples", "genotypes"),
     "call_EC": ("variants", "samples", "alt_alleles"),
 }
-"""Of arrays that a cohort of the other tests does not have."""
+"""Dimensions of arrays that are not in `cohort.DIMENSIONS`."""
 LENGTH = 60
 REFERENCE = ("ACGTTGCAAT" * LENGTH)[:LENGTH]
 
 
 class Call(NamedTuple):
-    """What a record says of one sample; lists are by allele, by ALT and by genotype."""
+    """The values of one sample in a record; `by_*` have an element per allele, per ALT and per genotype."""
 
     genotype: tuple[int, ...]
     depth: int
@@ -106,12 +106,12 @@ class Call(NamedTuple):
 
     @property
     def is_called(self) -> bool:
-        """Whether any allele is known."""
+        """Whether any allele of the genotype is called."""
         return any(allele >= 0 for allele in self.genotype)
 
 
 class Record(NamedTuple):
-    """A record of a gVCF; its alleles are those of VCF, <NON_REF> included."""
+    """A record of a gVCF; `alleles` are REF and ALTs, including <NON_REF>."""
 
     position: int
     alleles: tuple[str, ...]
@@ -120,16 +120,16 @@ class Record(NamedTuple):
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """The alleles that are some."""
+        """The alleles except <NON_REF>."""
         return tuple(a for a in self.alleles if a != "<NON_REF>")
 
     @property
     def is_block(self) -> bool:
-        """Whether it is no variant."""
+        """Whether the record is a reference block."""
         return len(self.seen) == 1
 
     def last(self, sample: int) -> int:
-        """The last position that it reaches in a sample."""
+        """The last position that the record covers in a sample."""
         ref = self.position + len(self.alleles[0]) - 1
         if not self.is_block:
             return max(ref, self.position + self.calls[sample].length - 1)
@@ -137,14 +137,14 @@ class Record(NamedTuple):
 
 
 def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
-    """All of them in the order of VCF, for one or two alleles a call."""
+    """All genotypes of ploidy 1 or 2, in VCF order."""
     if ploidy == 1:
         return [(a,) for a in range(n_alleles)]
     return [(a, b) for b in range(n_alleles) for a in range(b + 1)]
 
 
 def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: bool = False) -> dict[str, np.ndarray]:
-    """The arrays of a gVCF on one contig; ends are told by LEN and END, or by END alone."""
+    """The arrays of a gVCF on one contig; ends are given by END, and if `by_length` also by LEN."""
     v, n = len(records), len(samples)
     width = max((len(r.alleles) for r in records), default=2)
 
@@ -181,7 +181,7 @@ def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: b
 
 @st.composite
 def some_calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: bool) -> Call:
-    """What a record says of a sample."""
+    """A strategy for the values of one sample in a record."""
     ploidy = draw(st.sampled_from([2, 2, 2, 1]))
     highest = n_alleles - 1 if draw(st.integers(0, 9)) == 0 else (0 if is_block else n_alleles - 2)
     alleles = st.sampled_from([-1, *range(highest + 1)] if draw(st.integers(0, 3)) == 0 else range(highest + 1))
@@ -199,7 +199,7 @@ def some_calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: 
 
 @st.composite
 def some_records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[Record]:
-    """The records of a gVCF on one contig."""
+    """A strategy for the records of a gVCF on one contig."""
     records: list[Record] = []
     for position in sorted(draw(st.lists(st.integers(1, LENGTH - 3), max_size=9))):
         is_block = draw(st.booleans()) or any(r.position == position and not r.is_block for r in records)
@@ -210,8 +210,8 @@ def some_records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[
         if alts and draw(st.integers(0, 5)) == 0:
             alleles = (ref, "<NON_REF>", *alts)
         end = position + draw(st.sampled_from([0, 1, 7, 40])) if is_block else position + len(ref) - 1
-        one = some_calls(len(alleles), is_block=is_block, with_length=with_length)
-        records.append(Record(position, alleles, end, tuple(draw(one) for _ in range(n_samples))))
+        call = some_calls(len(alleles), is_block=is_block, with_length=with_length)
+        records.append(Record(position, alleles, end, tuple(draw(call) for _ in range(n_samples))))
     return records
 
 
@@ -219,27 +219,27 @@ def call_at(
     records: Sequence[Record], sample: int, position: int, alleles: Sequence[str], match: Record | None, min_gq: int
 ) -> Call | None:
     """
-    What a gVCF says of a sample at a variant of a store, with these alleles; None if nothing.
+    Model of a sample's call at a store's variant with these alleles; None if the gVCF has no call there.
 
-    `match` is its record of the variant.
+    `match` is the gVCF's record of the same variant, or None.
     """
-    reaching = [r for r in records if r.position <= position <= r.last(sample) and r.calls[sample].is_called]
-    reaching.sort(key=lambda r: (r.position, not r.is_block))  # of equals the last one
-    last = reaching[-1] if reaching else None
-    of_block = last is not None and (last.is_block or position > last.position + len(last.alleles[0]) - 1)
-    if last is not None and of_block:
+    covering = [r for r in records if r.position <= position <= r.last(sample) and r.calls[sample].is_called]
+    covering.sort(key=lambda r: (r.position, not r.is_block))  # the sort is stable: of equal records, the last wins
+    last = covering[-1] if covering else None
+    from_block = last is not None and (last.is_block or position > last.position + len(last.alleles[0]) - 1)
+    if last is not None and from_block:
         call = last.calls[sample]
         if call.quality < min_gq:
-            return None if match is None else _in_terms_of(match, match.calls[sample], alleles)
-        return _in_terms_of(last, call, alleles, at_other_position=True)
-    return None if match is None else _in_terms_of(match, match.calls[sample], alleles)
+            return None if match is None else _remapped(match, match.calls[sample], alleles)
+        return _remapped(last, call, alleles, at_other_position=True)
+    return None if match is None else _remapped(match, match.calls[sample], alleles)
 
 
-def _in_terms_of(record: Record, call: Call, alleles: Sequence[str], *, at_other_position: bool = False) -> Call:
-    """A call with the alleles of a store."""
+def _remapped(record: Record, call: Call, alleles: Sequence[str], *, at_other_position: bool = False) -> Call:
+    """A call of a record, remapped to the alleles of a store."""
     unseen = record.alleles.index("<NON_REF>") if "<NON_REF>" in record.alleles else None
-    known = record.alleles[:1] if at_other_position else record.seen
-    own = {a if i else "REF": record.alleles.index(a) for i, a in enumerate(known)}
+    shared = record.alleles[:1] if at_other_position else record.seen
+    own = {a if i else "REF": record.alleles.index(a) for i, a in enumerate(shared)}
     source = [own.get(a if i else "REF", unseen) for i, a in enumerate(alleles)]
     number = {index: alleles.index(text) if text != "REF" else 0 for text, index in own.items()}
     ploidy = len(call.genotype)
@@ -249,10 +249,10 @@ def _in_terms_of(record: Record, call: Call, alleles: Sequence[str], *, at_other
         return -1 if index is None else values[index]
 
     def of_genotype(g: tuple[int, ...]) -> int:
-        theirs = [source[a] for a in g]
-        if None in theirs or not call.by_genotype:
+        source_genotype = [source[a] for a in g]
+        if None in source_genotype or not call.by_genotype:
             return -1
-        return call.by_genotype[order.index(tuple(sorted(t for t in theirs if t is not None)))]
+        return call.by_genotype[order.index(tuple(sorted(a for a in source_genotype if a is not None)))]
 
     return Call(
         tuple(a if a < 0 else number.get(a, -1) for a in call.genotype),
@@ -266,7 +266,7 @@ def _in_terms_of(record: Record, call: Call, alleles: Sequence[str], *, at_other
 
 
 def matches(store: dict[str, np.ndarray], records: Sequence[Record]) -> list[Record | None]:
-    """For each variant of a store made of the records, among others, which of them is the same."""
+    """For each variant of a store, the matching record or None. Every variant record must match one variant."""
     sites = [
         (int(p), alleles[0], {a for a in alleles[1:] if a})
         for p, alleles in zip(store["variant_position"], store["variant_allele"].tolist(), strict=True)
@@ -276,15 +276,15 @@ def matches(store: dict[str, np.ndarray], records: Sequence[Record]) -> list[Rec
         if record.is_block:
             continue
         ref, *alts = record.seen
-        may = [i for i, (p, r, a) in enumerate(sites) if (p, r) == (record.position, ref) and set(alts) <= a]
-        exact = [i for i in may if sites[i][2] == set(alts)]
-        (i,) = exact or may
+        candidates = [i for i, (p, r, a) in enumerate(sites) if (p, r) == (record.position, ref) and set(alts) <= a]
+        exact = [i for i in candidates if sites[i][2] == set(alts)]
+        (i,) = exact or candidates
         result[i] = record
     return result
 
 
 def call_of(store: dict[str, np.ndarray], variant: int, sample: int) -> list[list[int]]:
-    """A call of a store, every vector without what fills it up."""
+    """The vectors of a call in a store, without padding."""
     names = ("genotype", "DP", "GQ", "AD", "EC", "PL")
     vectors = [
         np.atleast_1d(store[f"call_{name}"][variant, sample]).tolist() for name in names if f"call_{name}" in store
@@ -295,7 +295,7 @@ def call_of(store: dict[str, np.ndarray], variant: int, sample: int) -> list[lis
 
 
 def shown(call: Call | None) -> list[list[int]]:
-    """The same of a model's call; of a missing one, as variants that a source lacks have it."""
+    """The vectors of a model's call, as in `call_of`; None is a call of a variant that the source does not have."""
     if call is None:
         return [[-1, -1], [-1], [-1], [-1], [-1], [-1]]
     vectors = (call.genotype, (call.depth,), (call.quality,), call.by_allele, call.by_alt, call.by_genotype)

@@ -1,9 +1,9 @@
-"""Kills operations: each in a process of its own, right before one of its changes of the file system.
+"""Run an operation repeatedly, and kill each run right before one of its changes of the file system.
 
-``main(TEMPLATE, FOLDER, CODE, STEP, LAST)``, in a process that has no threads, prints what there is then. CODE is
-Python that does something with ``store``. What CODE does with copies of TEMPLATE, ``FOLDER/0/store.vcz`` and so on,
-is killed before every STEP-th of its LAST changes, and before every folder that is renamed; then comes one that runs to
-its end. They are forks of one process, which has imported all and begun no thread, so that hundreds take seconds.
+``main(TEMPLATE, FOLDER, CODE, STEP, LAST)`` runs in a single-threaded process. CODE is Python that operates on
+``store``. It runs on copies of TEMPLATE, ``FOLDER/0/store.vcz`` and so on, and is killed before every STEP-th of its
+LAST changes, and before every rename of a folder; the final run completes. The number of copies is printed. All runs
+are forks of one process with preloaded imports, so that hundreds take seconds.
 """
 
 import json
@@ -20,13 +20,13 @@ from tests.support import forks
 from tests.support.paths import ROOT
 
 CHANGES = frozenset(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "utime"))
-"""What Python's audit hooks call changes of a file system, beside the opening of files for writing."""
+"""Audit events of file system changes, in addition to opening files for writing."""
 MAX_ENDED = 2
-"""How many of the last runs may end before they are killed."""
+"""Maximum number of runs that may complete before they are killed."""
 
 
 def killed(template: Path, folder: Path, code: str, *, step: int = 1, last: int = 10_000) -> list[Path]:
-    """The stores that an operation leaves that is killed; that of a whole run comes last."""
+    """Return the stores left by the killed runs of an operation, and last the store of a complete run."""
     folder.mkdir()
     main = "import sys; from tests.support.killed import main; main(*sys.argv[1:])"
     command = [forks.program("python"), "-c", main, template, folder, code, str(step), str(last)]
@@ -36,13 +36,13 @@ def killed(template: Path, folder: Path, code: str, *, step: int = 1, last: int 
 
 
 def main(template: str, folder: str, code: str, step: str, last: str) -> None:
-    sys.dont_write_bytecode = True  # no change that an operation makes
+    sys.dont_write_bytecode = True  # bytecode is not a change made by the operation
     import plans.maintenance.repair  # noqa: F401
 
     compiled = compile(code, "<code>", "exec")
 
     def run(name: str, changes: int | None = None) -> Path | None:
-        """In a child, which is killed before its next change after so many; None if it has made no more than these."""
+        """Run in a child that is killed after `changes` changes, before the next; return None if it completes first."""
         store = Path(folder, name, "store.vcz")
         shutil.copytree(template, store)
         child = os.fork()
@@ -64,7 +64,7 @@ def main(template: str, folder: str, code: str, step: str, last: str) -> None:
     n_killed = 0
     for n in points:
         n_killed += run(str(n_killed), n) is not None
-    # two threads may both make a folder, or one of them, so that a run may have a few changes less than another
+    # two threads may both create the same folder or only one of them does, so the number of changes varies slightly
     if n_killed < len(points) - MAX_ENDED:
         sys.exit(f"{len(points) - n_killed} of {len(points)} runs ended before they were to be killed")
     whole.with_name("changes.json").unlink()
@@ -73,21 +73,21 @@ def main(template: str, folder: str, code: str, step: str, last: str) -> None:
 
 
 def _run(code: Any, store: Path, changes: int | None) -> None:
-    """As the forked process: change the file system so often, and no more; or tell which changes rename a folder."""
-    seen: list[bool] = []
+    """Run the code in the forked child: kill it after `changes` changes, or save which changes rename a folder."""
+    renames: list[bool] = []
 
     def count(event: str, args: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if event in CHANGES or (writes and args[0] != os.devnull):
-            if changes is not None and len(seen) >= changes:
+            if changes is not None and len(renames) >= changes:
                 os.kill(os.getpid(), signal.SIGKILL)
-            seen.append(event == "os.rename" and os.path.isdir(args[0]))
+            renames.append(event == "os.rename" and os.path.isdir(args[0]))
 
     try:
         sys.addaudithook(count)
         exec(code, {"store": store})
         if changes is None:
-            store.with_name("changes.json").write_text(json.dumps(seen))
+            store.with_name("changes.json").write_text(json.dumps(renames))
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""How a store may be cut into chunks."""
+"""A Hypothesis strategy for the chunk layout of a store, as options of `cohort.write_vcz`."""
 
 from __future__ import annotations
 

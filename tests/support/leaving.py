@@ -1,4 +1,4 @@
-"""A cohort of few fields, and the samples that leave it."""
+"""A cohort with few fields, and the samples to be removed from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIELDS = (
     *("sample_id", "sample_pca", "contig_id", "variant_contig", "variant_position", "variant_allele"),
     *("call_genotype", "call_GL", "call_FT"),
 )
-"""Each kind of dtype and rank once: more would only take time."""
+"""One field of each kind of dtype and rank, which keeps the tests fast."""
 
 
 def some_arrays(n: int) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def some_arrays(n: int) -> dict[str, np.ndarray]:
 
 GONE = ["S0004", "S0005", "S0006"]
 """
-Of 14 samples in chunks of 3: column 0 stays, column 1 is decoded, 2 and 3 are columns of the store already.
+Removed from 14 samples in chunks of 3, compaction keeps column 0, re-encodes column 1, and copies columns 3 and 4.
 
 0 1 2 | 3 x x | x 7 8 | 9 10 11 | 12 13  ->  0 1 2 | 3 7 8 | 9 10 11 | 12 13
 """

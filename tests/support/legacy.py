@@ -1,13 +1,13 @@
 """
-Writes and reads VCZs with zarr-python 2.18, as bio2zarr did until it moved to zarr-python 3.
+Write and read VCZs with zarr-python 2.18, which bio2zarr used before it moved to zarr-python 3.
 
-A script for the interpreter that the fixture ``legacy_python`` gives; it imports nothing of this project::
+A script for the interpreter of the fixture ``legacy_python``; it imports nothing from this project::
 
     legacy.py write ARRAYS.npz LAYOUT.json STORE.vcz
     legacy.py read STORE.vcz ARRAYS.npz
 
-``LAYOUT.json`` has the dimensions and chunks of each array, and whether its strings are of any length. What is read
-is saved twice: as ``consolidated/NAME`` through the consolidated metadata, and as ``plain/NAME`` without them.
+``LAYOUT.json`` has the dimensions and chunks of each array, and whether it has variable-length strings. Each array
+is read and saved twice: as ``consolidated/NAME`` with consolidated metadata, and as ``plain/NAME`` without them.
 """
 
 import json
@@ -28,14 +28,14 @@ def write(arrays_path: str, layout_path: str, store_path: str) -> None:
     with np.load(arrays_path) as arrays:
         for name, values in arrays.items():
             is_string = layout[name]["is_string"]
-            # AUTOSHUFFLE has no counterpart in format 3
+            # AUTOSHUFFLE has no equivalent in format 3
             shuffle = {"b": Blosc.BITSHUFFLE, "f": Blosc.AUTOSHUFFLE}.get(values.dtype.kind, Blosc.SHUFFLE)
             array = root.create_dataset(
                 name,
                 shape=values.shape,
                 chunks=layout[name]["chunks"],
                 dtype=object if is_string else values.dtype,
-                object_codec=VLenUTF8() if is_string else None,  # the fill value is 0 then
+                object_codec=VLenUTF8() if is_string else None,  # zarr-python then sets fill_value to 0
                 compressor=Blosc(cname="zstd", clevel=7, shuffle=shuffle),
                 dimension_separator="." if name in {"call_DP", "sample_pca", "variant_allele"} else "/",
             )
@@ -45,18 +45,18 @@ def write(arrays_path: str, layout_path: str, store_path: str) -> None:
 
 
 def read(store_path: str, arrays_path: str) -> None:
-    """Save all arrays, read through the consolidated metadata and without them."""
+    """Save all arrays, read with and without consolidated metadata."""
     import numpy as np
     import zarr
 
     assert zarr.__version__.startswith("2.18.")
     groups = {"consolidated": zarr.open_consolidated(store_path, mode="r"), "plain": zarr.open(store_path, mode="r")}
-    found = {}
-    for how, group in groups.items():
+    arrays = {}
+    for mode, group in groups.items():
         for name, array in group.arrays():
             values = array[...]
-            found[f"{how}/{name}"] = values.astype("U") if values.dtype.kind == "O" else values
-    np.savez(arrays_path, **found)
+            arrays[f"{mode}/{name}"] = values.astype("U") if values.dtype.kind == "O" else values
+    np.savez(arrays_path, **arrays)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The lock of a store, held by a test as another job would."""
+"""Hold the lock of a store, as another job would."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

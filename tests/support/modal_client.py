@@ -1,4 +1,4 @@
-"""A client of Modal that reaches the servers of `tests.support.fake_modal` alone."""
+"""Fixtures that restrict Modal's client to the servers of `tests.support.fake_modal`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.fake_modal import FakeModal
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Whoever runs the tests: no test reaches an account, but for the one that asks for it."""
+    """Hide the Modal account of the user running the tests, except from tests marked ``real_modal``."""
     if "real_modal" in request.keywords:
         return
     monkeypatch.setattr("modal.config._user_config", {})
@@ -24,18 +24,18 @@ def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeModal]]:
-    """Starts the servers, which the client then talks to."""
+    """Return a function that starts the servers and points the client to them."""
     import modal
 
-    begun: list[FakeModal] = []
+    servers: list[FakeModal] = []
 
     def start(*args: Any, **options: Any) -> FakeModal:
-        begun.append(FakeModal(*args, **options).__enter__())
-        for name, value in begun[0].variables.items():
+        servers.append(FakeModal(*args, **options).__enter__())
+        for name, value in servers[0].variables.items():
             monkeypatch.setenv(name, value)
-        return begun[0]
+        return servers[0]
 
     yield start
-    if begun:
+    if servers:
         modal.Client.from_env().close()
-        begun[0].__exit__()
+        servers[0].__exit__()

@@ -1,4 +1,4 @@
-"""Folders and processes that may not write."""
+"""Folders without write permission, and processes with a file size limit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def permit(folder: Path, folders: int, files: int) -> None:
-    """Set the permissions of all that is in a folder."""
+    """Set the permissions of everything below a folder."""
     for path in folder.rglob("*"):
         path.chmod(folders if path.is_dir() else files)
 
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without root's rights, which no permission stops."""
+    """Drop root privileges within the context, because permissions do not apply to root."""
     if os.geteuid() != 0:
         yield
         return
@@ -29,10 +29,10 @@ def as_nobody() -> Iterator[None]:
 
 LIMITED = """
 import resource, sys
-sys.dont_write_bytecode = True  # Python 3.12 would leave modules cut off at the limit for others to import
+sys.dont_write_bytecode = True  # Python 3.12 would leave bytecode truncated at the limit, for other processes to import
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv[0] = "vczstore"
 from vczstore.cli.main import main
 main()
 """
-"""A disk that takes small files only. Python ignores SIGXFSZ, so that writing is refused as on a full disk."""
+"""The command line with a file size limit. Python ignores SIGXFSZ, so that writes fail as on a full disk."""

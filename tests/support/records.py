@@ -1,4 +1,4 @@
-"""VCZs over given records, and a slow model of which records are the same."""
+"""VCZs of given records, and a slow model of which records represent the same variant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plans.variants.join_records import join
 
 
 class Record(NamedTuple):
-    """A variant."""
+    """A record of a variant; `length` is its ``variant_length``."""
 
     contig: str
     position: int
@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A VCZ."""
+    """Content and layout of a VCZ of two samples, with the optional arrays in `fields`."""
 
     records: Sequence[Record]
     contigs: Sequence[str] = ("1", "2")
@@ -38,7 +38,7 @@ class Source:
     attributes: dict[str, Any] = field(default_factory=lambda: {"vcf_zarr_version": "0.5", "source": "tests"})
 
     def write(self, path: Path) -> Path:
-        """Write it, with zarr-python alone."""
+        """Write the VCZ with zarr-python alone; return its path."""
         n = len(self.records)
         width = max([self.width, 1, *(len(r.alleles) for r in self.records)])
         alleles = np.full((n, width), "", dtype="T")
@@ -81,39 +81,39 @@ class Source:
 
 
 def site(record: Record) -> tuple[str, int, str, frozenset[str], int]:
-    """What makes a record the same as another."""
+    """Key that is equal for records of the same variant, except for their multiplicity within a source."""
     ref, *alts = (allele.upper() for allele in record.alleles)
     return record.contig, record.position, ref, frozenset(alts) - {"", "."}, extent(record)
 
 
 def extent(record: Record) -> int:
-    """How long a deletion is; -1 of other records."""
+    """Length of a symbolic deletion; -1 for other records."""
     return max(len(record.alleles[0]), record.length) if "<DEL>" in record.alleles else -1
 
 
 def units(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
-    """Which rows, of a source each, are the same record: the k-th of one source and the k-th of another."""
-    found: dict[Any, list[int]] = {}
+    """Group the indices of `(source, record)` rows by variant: the k-th record of a site in each source."""
+    groups: dict[Any, list[int]] = {}
     seen: Counter[Any] = Counter()
     for i, (source, record) in enumerate(rows):
-        found.setdefault((site(record), seen[source, site(record)]), []).append(i)
+        groups.setdefault((site(record), seen[source, site(record)]), []).append(i)
         seen[source, site(record)] += 1
-    return list(found.values())
+    return list(groups.values())
 
 
 def joined(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
-    """The same, with those together that `plans.variants.join_records` joins."""
-    places: dict[Any, list[list[int]]] = {}
+    """The groups of `units`, merged further by `plans.variants.join_records`."""
+    by_site: dict[Any, list[list[int]]] = {}
     for unit in units(rows):
-        places.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)
+        by_site.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)
     result = []
-    for some in places.values():
-        long = [extent(rows[unit[0]][1]) for unit in some]
-        alts = [list(dict.fromkeys(a.upper() for a in rows[u[0]][1].alleles[1:])) for u in some]
-        alts = [[f"{a} {n}" if a == "<DEL>" else a for a in mine] for mine, n in zip(alts, long, strict=True)]
-        numbers = join(alts, [[rows[i][0] for i in unit] for unit in some], long)
+    for group in by_site.values():
+        extents = [extent(rows[unit[0]][1]) for unit in group]
+        alts = [list(dict.fromkeys(a.upper() for a in rows[u[0]][1].alleles[1:])) for u in group]
+        alts = [[f"{a} {n}" if a == "<DEL>" else a for a in row] for row, n in zip(alts, extents, strict=True)]
+        numbers = join(alts, [[rows[i][0] for i in unit] for unit in group], extents)
         result += [
-            [i for unit, number in zip(some, numbers, strict=True) if number == n for i in unit]
+            [i for unit, number in zip(group, numbers, strict=True) if number == n for i in unit]
             for n in dict.fromkeys(numbers)
         ]
     return result

@@ -1,4 +1,4 @@
-"""The reference pages of the guide, made from what is declared: the command line's options, and public docstrings."""
+"""Generate the reference pages of the guide from the command line's options and the public docstrings."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _command(command: click.Command, path: tuple[str, ...]) -> str:
     context = click.Context(command, info_name=" ".join(path))
     assert isinstance(command, Command)
     sections = command.sections(context)
-    sections["Output"].pop()  # --help, which goes without saying
+    sections["Output"].pop()  # --help
     tables = [
         f"**{title}**\n\n" * (len(sections) > 1)
-        + _table(("option", "meaning", "default"), [_option(one, context) for one in options])
+        + _table(("option", "meaning", "default"), [_option(option, context) for option in options])
         for title, options in sections.items()
     ]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
@@ -53,13 +53,13 @@ def _command(command: click.Command, path: tuple[str, ...]) -> str:
 
 
 def _option(option: click.Option, context: click.Context) -> tuple[str, str, str]:
-    """What a table says of an option."""
+    """The table cells of an option: spelling, meaning and default."""
     record = option.get_help_record(context)
     assert record is not None
     default = option.get_help_extra(context).get("default", "")
-    meaning, _, said = (option.help or "").partition("  [default: ")
+    meaning, _, default_in_help = (option.help or "").partition("  [default: ")
     spelling = record[0].replace("INTEGER RANGE", "N")
-    return f"`{spelling}`", meaning, f"`{default}`" if default else said.removesuffix("]")
+    return f"`{spelling}`", meaning, f"`{default}`" if default else default_in_help.removesuffix("]")
 
 
 def python() -> str:
@@ -74,28 +74,28 @@ def python() -> str:
 
 
 def _object(signature: str, title: str, sections: Any) -> str:
-    shown = [f"\n## {title}\n", f"```text\n{signature}\n```\n"]
+    parts = [f"\n## {title}\n", f"```text\n{signature}\n```\n"]
     for section in sections:
         match section.kind.value:
             case "text":
-                shown.append(section.value + "\n")
+                parts.append(section.value + "\n")
             case "parameters" | "attributes" | "raises" | "returns" | "yields" as kind:
-                shown.append(f"**{kind.capitalize()}**\n\n{_described(section.value)}")
+                parts.append(f"**{kind.capitalize()}**\n\n{_described(section.value)}")
             case "examples":
                 text = "\n".join(text.replace("  # doctest: +SKIP", "") for _, text in section.value)
-                shown.append(f"**Example**\n\n```text\n{text}\n```\n")
-            case other:
-                raise ValueError(f"{title}: a docstring with {other}")
-    return "\n".join(shown)
+                parts.append(f"**Example**\n\n```text\n{text}\n```\n")
+            case kind:
+                raise ValueError(f"{title}: a docstring with {kind}")
+    return "\n".join(parts)
 
 
 def _signature(function: Any) -> str:
-    """The parameters of a function with their defaults, a line each."""
-    shown = [
+    """The parameters of a function with their defaults, one per line."""
+    parameters = [
         str(parameter.replace(annotation=inspect.Parameter.empty))
         for parameter in inspect.signature(function).parameters.values()
     ]
-    return "\n" + "".join(f"    {one},\n" for one in shown)
+    return "\n" + "".join(f"    {parameter},\n" for parameter in parameters)
 
 
 def _described(items: Iterable[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Calls that are refused: the class of the error, and what its one line says."""
+"""Assertions on refused calls: the class of the error, and the words in its one-line message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vczstore.errors import (
 
 
 def complain(error: type[VczstoreError], words: Sequence[str], call: Callable[[], object]) -> str:
-    """The call raises one line of the class, with all the words in it (each a regular expression)."""
+    """Assert that a call raises this error with a one-line message that matches all regular expressions in `words`."""
     with pytest.raises(VczstoreError) as caught:
         call()
     message = str(caught.value)

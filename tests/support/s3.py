@@ -1,4 +1,4 @@
-"""An S3 server of our own, with conditional writes: moto, in another process."""
+"""A local S3 server with conditional writes: moto, run as a subprocess."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from werkzeug.serving import make_server
 moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
 def app(environ, start_response):
-    # between looking at a condition and writing, moto would let another write in
+    # moto does not check a condition and write atomically
     with one_at_a_time:
         return moto(environ, start_response)
 
 server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(server.port, flush=True)
-sys.stdin.read()  # until the tests are over, however they end
+sys.stdin.read()  # until the test process exits
 """
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "the-test-key", "AWS_SECRET_ACCESS_KEY": "the-test-secret"}
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where it listens."""
+    """The endpoint of a running server."""
 
     endpoint: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """The storage options that reach it, with obstore and with Icechunk."""
+        """Storage options to connect to the server, for obstore and for Icechunk."""
         return {"endpoint": self.endpoint, "region": "us-east-1"}
 
     def url(self, bucket: str) -> str:
-        """The URL of a bucket, which is made if it is not there."""
+        """Create a bucket unless it exists; return its URL."""
         request = urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")
         urllib.request.urlopen(request).close()
         return f"s3://{bucket}"
@@ -52,7 +52,7 @@ class S3Server:
 
 @contextmanager
 def serve() -> Iterator[S3Server]:
-    """A server on a free port, with nothing in it."""
+    """Run an empty server on a free port."""
     command = [sys.executable, "-c", SERVER]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
@@ -66,7 +66,7 @@ def serve() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
-    """The server; tests ask for `s3_server`, which sets the environment too."""
+    """A server for the whole session. Tests use `s3_server`, which also sets credentials in the environment."""
     with serve() as server:
         yield server
 
@@ -80,6 +80,6 @@ def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def variables(server: S3Server) -> dict[str, str]:
-    """What finds the bucket's objects, for whoever opens them by URL alone."""
-    place = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
-    return {**CREDENTIALS, **place}
+    """Environment variables with which a process can open the server's buckets by URL alone."""
+    location = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+    return {**CREDENTIALS, **location}

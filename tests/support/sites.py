@@ -1,4 +1,4 @@
-"""Cohorts over given variants, with fields of every Number, and a slow model of how variants match."""
+"""Cohorts of given variants, with fields of every Number, and a slow model of how variants match."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Site(NamedTuple):
 def make(
     sites: Sequence[Site], samples: Sequence[str], seed: int, *, contigs: Sequence[str] = CONTIGS, padding: int = 0
 ) -> dict[str, np.ndarray]:
-    """The arrays of a cohort with fields of every Number; calls of one or two alleles, some missing."""
+    """The arrays of a cohort with fields of every Number, and haploid and diploid calls, some of them missing."""
     rng = np.random.default_rng([seed, len(samples)])
     order = sorted(range(len(sites)), key=lambda i: (contigs.index(sites[i].contig), sites[i].position))
     sites = [sites[i] for i in order]
@@ -85,16 +85,16 @@ def sites_of(arrays: Mapping[str, np.ndarray]) -> list[Site]:
 
 
 def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> dict[int, int]:
-    """For each variant of the store the one of the source, by the rules one after the other."""
+    """Map store variants to source variants: apply one matching rule after the other to the unmatched variants."""
     key = [(s.contig, s.position, s.alleles[0].upper()) for s in store]
     their_key = [(s.contig, s.position, s.alleles[0].upper()) for s in source]
     alts = [{a.upper() for a in s.alleles[1:]} for s in store]
     their_alts = [{a.upper() for a in s.alleles[1:]} for s in source]
-    found: dict[int, int] = {}
+    match: dict[int, int] = {}
     for i in range(len(store)):
         for j in range(len(source)):
-            if j not in found.values() and key[i] == their_key[j] and alts[i] == their_alts[j]:
-                found[i] = j
+            if j not in match.values() and key[i] == their_key[j] and alts[i] == their_alts[j]:
+                match[i] = j
                 break
     rules = [lambda ours, theirs: theirs <= ours]
     if new:
@@ -103,11 +103,14 @@ def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> 
         pairs = [
             (i, j)
             for i, j in itertools.product(range(len(store)), range(len(source)))
-            if i not in found and j not in found.values() and key[i] == their_key[j] and rule(alts[i], their_alts[j])
+            if i not in match
+            and j not in match.values()
+            and key[i] == their_key[j]
+            and rule(alts[i], their_alts[j])
         ]
-        alone = [(i, j) for i, j in pairs if [p[0] for p in pairs].count(i) == 1 == [p[1] for p in pairs].count(j)]
-        found.update(alone)
-    return found
+        unique = [(i, j) for i, j in pairs if [p[0] for p in pairs].count(i) == 1 == [p[1] for p in pairs].count(j)]
+        match.update(unique)
+    return match
 
 
 POOL = [
@@ -160,7 +163,7 @@ def vcf_text(sites: Sequence[Site], samples: Sequence[str], seed: int) -> str:
 
 
 def calls_of(text: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
-    """The records of a VCF: the site, and of each sample the fields that say something."""
+    """The records of a VCF: the site, and for each sample the fields that are not missing."""
     result, names = [], []
     for line in vcf.records(text):
         fields = line.split("\t")

@@ -1,4 +1,4 @@
-"""A small store on each backend and a batch for it, and ways to damage them with zarr-python alone."""
+"""A small store on each backend, a batch for it, and functions that corrupt them with zarr-python alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIELDS = (
     *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
     *("call_genotype", "call_genotype_phased", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
 )
-"""Each dtype and rank once: more would only take time."""
+"""One field of each dtype and rank, which keeps the tests fast."""
 KINDS = ("format3", "icechunk")
 N_OLD, N_NEW, N_VARIANTS = 7, 4, 10
 type Change = Callable[[zarr.Group], None]
 
 
 def some_arrays(samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """The arrays of `FIELDS`."""
+    """The arrays of a cohort with the fields in `FIELDS`."""
     arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
     return {name: arrays[name] for name in FIELDS}
 
@@ -46,19 +46,19 @@ def is_repository(path: Path) -> bool:
 
 
 def head(path: Path) -> str | None:
-    """The snapshot that readers see, None on plain Zarr."""
+    """The ID of the latest snapshot on main; None on plain Zarr."""
     return repository_of(path).lookup_branch("main") if is_repository(path) else None
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     with warnings.catch_warnings():
-        # chunks whose array is not there yet are nothing to a reader
+        # readers ignore chunks whose array has no metadata yet
         warnings.filterwarnings("ignore", "Object at .* is not recognized", zarr.errors.ZarrUserWarning)
         return cohort.read_vcz(cohort.icechunk_store(path) if is_repository(path) else path)
 
 
 def edit(path: Path, change: Change) -> None:
-    """Change a store with zarr-python alone."""
+    """Apply a change to a store with zarr-python alone, and commit it on Icechunk."""
     if not is_repository(path):
         change(zarr.open_group(path, mode="r+", use_consolidated=False))
         return
@@ -69,7 +69,7 @@ def edit(path: Path, change: Change) -> None:
 
 @contextmanager
 def unchanged(*paths: Path) -> Iterator[None]:
-    """Byte for byte as before, and on the same snapshot."""
+    """Assert that the files and the snapshot of stores are the same after the block as before."""
     paths = tuple(path for path in paths if path.is_dir())
     before = [(head(path), cohort.digest(path)) for path in paths]
     yield
@@ -78,7 +78,7 @@ def unchanged(*paths: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch, and the store on plain Zarr and on Icechunk: made once, copied for each test."""
+    """A folder with a batch, and the store on plain Zarr and on Icechunk; created once, copied for each test."""
     folder = tmp_path_factory.mktemp("templates")
     cohort.write_vcz(folder / "format3", OLD)
     cohort.write_vcz(folder / "batch", NEW)
@@ -124,10 +124,10 @@ def put(name: str, values: np.ndarray, dims: Sequence[str] | None = None, **opti
 
 
 def altered(values: np.ndarray, *items: tuple[Any, Any]) -> np.ndarray:
-    """A copy with some elements changed."""
+    """A copy with these `(index, value)` items set."""
     values = values.copy()
-    for where, value in items:
-        values[where] = value
+    for index, value in items:
+        values[index] = value
     return values
 
 
@@ -136,7 +136,7 @@ def resize(name: str, *shape: int) -> Change:
 
 
 def truncate(name: str, *coords: int) -> Change:
-    """Half of a chunk is lost."""
+    """Truncate a chunk to half of its bytes."""
 
     def change(group: zarr.Group) -> None:
         from zarr.core.buffer import default_buffer_prototype

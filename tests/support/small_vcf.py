@@ -1,4 +1,4 @@
-"""A small VCF with records of many kinds, for two samples at a time, as a file of any kind."""
+"""A small VCF of two samples with many kinds of records, written as VCF, compressed VCF or BCF."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(samples: tuple[str, ...] = NEW, records: str = RECORDS, header: str = H
 
 
 def write(path: Path, content: str) -> Path:
-    """A file of the kind that its name says; no index."""
+    """Write VCF text in the format given by the file's suffix, without an index; return its path."""
     if path.suffix == ".bcf":
         plain = path.with_name(f"{path.name}.vcf")
         plain.write_text(content)

@@ -1,4 +1,4 @@
-"""Sets of stores whose edit is interrupted between two parts."""
+"""Interrupt the edit of a set of stores between two parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vczstore.stores.icechunk_history import IcechunkHistory
 
 def stop_between_parts(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
     """Interrupt a call right before the second part becomes visible, in a set of Icechunk repositories."""
-    publish, seen = IcechunkHistory.publish, list[str]()
+    publish, labels = IcechunkHistory.publish, list[str]()
 
     def stop(self: IcechunkHistory, *arguments: str) -> None:
-        seen.append(self.label)
-        if len(seen) == 2:
+        labels.append(self.label)
+        if len(labels) == 2:
             raise KeyboardInterrupt
         publish(self, *arguments)
 

@@ -1,4 +1,4 @@
-"""Tasks that an executor runs without a store."""
+"""Run tasks on an executor without a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import executors
 
 
 def dag_of(function: Callable[..., Any], n: int) -> nx.MultiDiGraph:
-    """A plan of one operation, as an executor sees it."""
+    """The DAG of a plan with one operation, as passed to executors: `function` is called with 0 to `n` - 1."""
     dag = nx.MultiDiGraph()
     dag.add_node("op", pipeline=CubedPipeline(function, "op", [[i] for i in range(n)], None))
     return dag

@@ -1,4 +1,4 @@
-"""VCFs for the tests, and the tools that judge what becomes of them: bcftools, bio2zarr and vcztools."""
+"""VCFs for the tests, and the tools that serve as references: bcftools, bio2zarr and vcztools."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.cohort import files_of, put
 TYPES = ("Integer", "Float", "Character", "String")
 NUMBERS = ("1", "2", "A", "R", "G", ".")
 LONGEST_LIST = 4
-"""Of a field with ``Number=.``. Every part has one: bio2zarr makes the dimension as long as the longest it sees."""
+"""Longest list of a field with ``Number=.``. Every part has one, because it sets the dimension size in bio2zarr."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A VCF, and how its samples are dealt out: the first part becomes the store, the others are appended."""
+    """A VCF and the partition of its samples: the first part becomes the store, the others are appended."""
 
     make: Callable[[], str]
     parts: tuple[tuple[str, ...], ...]
@@ -42,7 +42,7 @@ class Example:
         return tuple(chain.from_iterable(self.parts))
 
 
-def _deal(prefix: str, *sizes: int) -> tuple[tuple[str, ...], ...]:
+def _parts(prefix: str, *sizes: int) -> tuple[tuple[str, ...], ...]:
     names = iter([f"{prefix}{i:05}" for i in range(1, sum(sizes) + 1)])
     return tuple(tuple(next(names) for _ in range(size)) for size in sizes)
 
@@ -68,10 +68,10 @@ _GT = '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">'
 
 def _fields() -> str:
     """
-    Every FORMAT Type with every Number, whole values and elements missing, and genotypes of every kind.
+    A VCF with every FORMAT Type and Number, missing values and missing elements, and many kinds of genotypes.
 
-    vcztools leaves a field out of a record in which no sample has it, and bcftools does not; so the first sample
-    has all of them. What the first samples of the parts have in the first record makes all parts equally wide.
+    Unlike bcftools, vcztools omits a field from a record in which no sample has a value, so the first sample has all
+    fields. The values of the first sample of each part in the first record give all parts the same dimension sizes.
     """
     rng = random.Random(1)
     parts = FIELDS.parts
@@ -102,7 +102,7 @@ def _fields() -> str:
             "G": 6 if len(alts) == 2 else 3,
             ".": LONGEST_LIST,
         }
-        # from the seventh record on some fields are there, in the last but one there is only GT, in the last nothing
+        # all fields in the first six records, then some, only GT in the next to last record, and none in the last
         present = sorted(names) if row < 6 else sorted(rng.sample(sorted(names), 8))
         present = ["GT", *present] if row < 12 else ["GT"] if row == 12 else []
         columns = []
@@ -117,15 +117,15 @@ def _fields() -> str:
                     wide = sample in parts[0]
                     values.append(_values(rng, kind, sizes[number], number == ".", wide=wide, whole=whole))
             columns.append(":".join(values) or ".")
-        known = {
+        values_by_key = {
             "AC": ",".join(str(rng.randrange(9)) for _ in alts),
             "AF": ",".join(str(rng.choice([0.125, 0.5, 0.333])) for _ in alts),
             "DB": None,
             "XC": rng.choice("xyz"),
             "XS": ",".join(rng.sample(["a", "bc", "def"], rng.randrange(1, 4))),
         }
-        chosen = [name for name in known if rng.random() < 0.6]
-        text = ";".join(name if known[name] is None else f"{name}={known[name]}" for name in chosen)
+        chosen = [name for name in values_by_key if rng.random() < 0.6]
+        text = ";".join(name if values_by_key[name] is None else f"{name}={values_by_key[name]}" for name in chosen)
         filters = ("PASS", "q10", "q10;s50", ".")[row % 4]
         quality = (".", "30", "29.5")[row % 3]
         fixed = [
@@ -140,8 +140,8 @@ def _fields() -> str:
 
 
 def _values(rng: random.Random, kind: str, size: int, is_list: bool, *, wide: bool, whole: bool) -> str:
-    """One FORMAT value of one sample; `whole` leaves nothing missing, `wide` takes integers that need two bytes."""
-    is_float = kind == "Float"  # of which bio2zarr takes the end of a short list for missing elements
+    """A FORMAT value of one sample; `whole`: without missing elements; `wide`: with integers that need two bytes."""
+    is_float = kind == "Float"  # bio2zarr pads short lists of floats with missing values
     if not whole and rng.random() < 0.2:
         return ",".join("." * size) if is_float else "."
     if is_list and not whole and not is_float:
@@ -153,12 +153,12 @@ def _values(rng: random.Random, kind: str, size: int, is_list: bool, *, wide: bo
         "Character": list("abcXYZ+"),
         "String": ["a", "bc", "klmnop", "x%3Ay", "0", "a longer one"],
     }[kind]
-    # an element that is missing beside others that are not
+    # some elements of a list may be missing
     return ",".join("." if not whole and size > 1 and rng.random() < 0.2 else rng.choice(choices) for _ in range(size))
 
 
 def _ploidy(example: Example, genotypes: Sequence[str], seed: int) -> str:
-    """Genotypes of any ploidy. The first samples of the parts have the highest in the first record."""
+    """A VCF with these genotypes. The first sample of each part has the first of them in the first record."""
     rng = random.Random(seed)
     starts = {part[0] for part in example.parts}
     lines = _header(example.samples, _GT)
@@ -180,7 +180,7 @@ def _triploid() -> str:
 
 
 def _calls() -> str:
-    """What callers write: GT:AD:DP:GQ:PL, trailing fields dropped where there is no call."""
+    """A VCF as written by variant callers: GT:AD:DP:GQ:PL, with trailing fields dropped from missing calls."""
     rng = random.Random(4)
     definitions = [
         '##INFO=<ID=AC,Number=A,Type=Integer,Description="Allele count">',
@@ -194,7 +194,7 @@ def _calls() -> str:
         '##FORMAT=<ID=PL,Number=G,Type=Integer,Description="Likelihoods">',
     ]
     lines = _header(CALLS.samples, *definitions)
-    narrow = set(CALLS.parts[-1])  # whose depths fit a byte, and become wider in the store
+    narrow = set(CALLS.parts[-1])  # depths of these samples fit in a byte; the store has a wider dtype
     starts = {part[0] for part in CALLS.parts}
     for row in range(60):
         n_alleles = 3 if row % 7 == 0 else 2
@@ -223,10 +223,10 @@ def _calls() -> str:
     return "\n".join(lines) + "\n"
 
 
-FIELDS = Example(_fields, _deal("F", 3, 1, 2))
-MIXED_PLOIDY = Example(_mixed_ploidy, _deal("M", 3, 4))
-TRIPLOID = Example(_triploid, _deal("T", 2, 3))
-CALLS = Example(_calls, _deal("C", 10, 7, 6))
+FIELDS = Example(_fields, _parts("F", 3, 1, 2))
+MIXED_PLOIDY = Example(_mixed_ploidy, _parts("M", 3, 4))
+TRIPLOID = Example(_triploid, _parts("T", 2, 3))
+CALLS = Example(_calls, _parts("C", 10, 7, 6))
 EXAMPLES = {"fields": FIELDS, "mixed_ploidy": MIXED_PLOIDY, "triploid": TRIPLOID, "calls": CALLS}
 
 
@@ -234,7 +234,7 @@ EXAMPLES = {"fields": FIELDS, "mixed_ploidy": MIXED_PLOIDY, "triploid": TRIPLOID
 
 
 def write_vcf(path: Path, text: str) -> Path:
-    """Write a VCF, compressed and indexed; `path` ends with ``.vcf.gz``."""
+    """Write a compressed and indexed VCF to a path with suffix ``.vcf.gz``; return the path."""
     with pysam.BGZFile(str(path), "wb") as file:
         file.write(text.encode())
     pysam.tabix_index(str(path), preset="vcf", force=True)
@@ -242,7 +242,7 @@ def write_vcf(path: Path, text: str) -> Path:
 
 
 def split_by_samples(vcf: Path, samples: Sequence[str], out: Path) -> Path:
-    """The VCF of some samples, made by bcftools; INFO stays as it is."""
+    """Write the VCF of some samples with bcftools, leaving INFO unchanged; return its path."""
     pysam.bcftools.view(
         "--no-version",
         "--no-update",
@@ -259,7 +259,7 @@ def split_by_samples(vcf: Path, samples: Sequence[str], out: Path) -> Path:
 
 
 def recall(text: str, samples: Sequence[str]) -> str:
-    """A VCF in which some samples have other genotypes: 0 and 1 change places, and so do / and |."""
+    """The VCF with 0 and 1 swapped, and / and | swapped, in the genotypes of some samples."""
     lines = []
     for line in text.splitlines():
         fields = line.split("\t")
@@ -274,14 +274,14 @@ def recall(text: str, samples: Sequence[str]) -> str:
 
 
 def bcftools_records(vcf: Path, *, without: Sequence[str] = ()) -> list[str]:
-    """The line of column names and the records as bcftools writes them, without some samples; INFO stays as it is."""
+    """Column names and records in the output of bcftools, without the samples in `without`; INFO is unchanged."""
     subset = ["-s", f"^{','.join(without)}"] if without else []
     text = pysam.bcftools.view("--no-version", "--no-update", *subset, str(vcf))
     return records(text)
 
 
 def records(text: str) -> list[str]:
-    """The line of column names and the records of a VCF."""
+    """The line of column names, and the records, of a VCF."""
     return [line for line in text.splitlines() if not line.startswith("##")]
 
 
@@ -294,7 +294,7 @@ def to_vcz(
     *,
     local_alleles: bool = False,
 ) -> Path:
-    """Convert with bio2zarr, in this process: once, and whenever the same is asked for again it is a copy."""
+    """Convert with bio2zarr in this process, cached by content and options; return the path of the VCZ."""
     options = {
         "zarr_format": zarr_format,
         "variants_chunk_size": variants_chunk,
@@ -307,9 +307,9 @@ def to_vcz(
 
 @lru_cache(maxsize=500)
 def _converted(vcf: bytes, options: tuple[tuple[str, Any], ...]) -> dict[str, bytes]:
-    """The files of a VCZ, of the content of a VCF."""
+    """The files of the VCZ, given the content of a compressed VCF."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # bio2zarr's and zarr-python's own affair
+        warnings.simplefilter("ignore")  # warnings within bio2zarr and zarr-python
         from bio2zarr.vcf import convert
 
         source = Path(name, "source.vcf.gz")
@@ -320,9 +320,9 @@ def _converted(vcf: bytes, options: tuple[tuple[str, Any], ...]) -> dict[str, by
 
 
 def vcztools_view(store: Path, *, icechunk: bool = False, region: str | None = None) -> str:
-    """The store, or a region of it, as vcztools shows it, without the header line that names version and time."""
+    """The VCF that vcztools writes for a store or a region of it, without the header line with version and time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vcztools' own affair
+        warnings.simplefilter("ignore")  # warnings within vcztools
         import vcztools
 
         text = io.StringIO()
@@ -337,7 +337,7 @@ def vcztools_view(store: Path, *, icechunk: bool = False, region: str | None = N
 
 
 async def _copied(store: Store) -> MemoryStore:
-    """A copy in memory, where metadata can be consolidated: vcztools lists all arrays sixty times."""
+    """Copy a store to memory, to consolidate its metadata there: vcztools lists all arrays sixty times."""
     prototype = default_buffer_prototype()
     copy = MemoryStore()
     async for key in store.list():

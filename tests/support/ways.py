@@ -1,4 +1,4 @@
-"""How a store is kept and an operation is run: the rows of most tests."""
+"""Combinations of storage format, implementation and executor, by which most tests are parametrized."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import vczstore
 from tests.support import cohort
 
 FLEXIBLE = ("format3_flexible", "icechunk_flexible")
-"""Kinds whose columns have widths of their own."""
+"""Kinds with a flexible sample grid, in which chunk columns may have different widths."""
 
 KINDS = ("format2_legacy", "format2", "format3", "icechunk")
-"""How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""
+"""Storage formats. The first is written by zarr-python 2.18, with consolidated metadata."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a store is kept, and how operations on it are run."""
+    """The storage format of a store, and the implementation and executor of operations on it."""
 
     kind: str
     impl: str
@@ -28,23 +28,23 @@ class Way:
 
     @property
     def id(self) -> str:
-        """Carries ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, so that ``-k`` selects a row."""
+        """Test ID; contains ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, for ``-k``."""
         head = {"zarr": "icechunk_zarr"}.get(self.impl, f"icechunk_{self.impl}")
         name = head.replace("icechunk", self.kind) if self.is_icechunk else f"{self.kind}-{self.impl}"
         return name if self.impl == "zarr" else f"{name}-{self.executor}"
 
     @property
     def is_icechunk(self) -> bool:
-        """Whether the store is a repository."""
+        """Whether the store is an Icechunk repository."""
         return self.kind.startswith("icechunk")
 
     @property
     def options(self) -> dict[str, Any]:
-        """For the Python API."""
+        """Options for functions of the Python API."""
         return {"impl": self.impl, "executor": self.executor, "max_workers": 2}
 
     def make(self, folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
-        """Make a store of this kind; returns its path."""
+        """Write a store of this kind; return its path."""
         store = folder / "store.vcz"
         if self.is_icechunk:
             cohort.write_icechunk(store, arrays, **layout)
@@ -57,10 +57,10 @@ class Way:
         return store
 
     def read(self, store: Path) -> dict[str, np.ndarray]:
-        """Everything in the store, not read by vczstore."""
+        """All arrays of the store, read without vczstore."""
         return cohort.read_vcz(cohort.icechunk_store(store) if self.is_icechunk else store)
 
 
 IMPLS = ("zarr", "cubed", "xarray")
 WRITTEN = ("format2", "format3", "icechunk")
-"""The kinds that are made here, without zarr-python 2.18."""
+"""The storage formats that need no zarr-python 2.18."""
