@@ -438,7 +438,7 @@ def test_a_message_shows_what_differs(tmp_path: Path, ours: list[str], theirs: l
 @pytest.mark.slow
 def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
     cohort.write_vcz(s3_cloud.tmp / "store.vcz", OLD)
-    with storage.little_patience(), faults.before(s3_cloud.options["endpoint"]) as proxy:
+    with storage.short_timeouts(), faults.before(s3_cloud.options["endpoint"]) as proxy:
         options = {"storage_options": {**s3_cloud.options, "endpoint": proxy.endpoint}}
         for kind in ("format3", "icechunk"):
             batch = s3_cloud.make(kind, f"batch-{kind}")

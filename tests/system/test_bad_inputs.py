@@ -25,7 +25,7 @@ COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if comman
 def test_generated_inputs(number: int) -> None:
     tally = inputs.run(CASES, seed=0, first=number * CASES * STEP + 1, step=STEP)
     assert tally.tried == CASES
-    assert not tally.bad, "\n\n".join(tally.bad)
+    assert not tally.failures, "\n\n".join(tally.bad)
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status
 def test_generated_faults(number: int) -> None:
     """Servers that fail, and disks that are full, under each operation."""
     tally = storage.run(4, seed=0, first=4 * number)
-    assert not tally.bad, "\n\n".join(tally.bad)
+    assert not tally.failures, "\n\n".join(tally.bad)
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_each_answer_is_lost_once(s3_server: s3.S3Server, tmp_path: Path, name: 
         seen.add((method, path))
         return "lost answer"
 
-    with storage.little_patience(), storage.on_server(s3_server, "icechunk", tmp_path, f"lost-{uuid4().hex}") as made:
+    with storage.short_timeouts(), storage.on_server(s3_server, "icechunk", tmp_path, f"lost-{uuid4().hex}") as made:
         site, proxy = made
         old = site.read()
         proxy.follow(plan)

@@ -42,7 +42,7 @@ OF_SETS = [case for case in sets.CASES if case not in {("run", "icechunk"), ("ap
 def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
     n = -(-pytestconfig.getoption("--kills") // len(CASES))
     tally = kills.Campaign(pytestconfig.getoption("--seed"), (case,)).tally(n)
-    assert tally.bad == ()
+    assert tally.failures == ()
     assert tally.tried == n
 
 
@@ -50,7 +50,7 @@ def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
 @pytest.mark.parametrize(("operation", "kind"), OF_SETS)
 def test_kills_of_sets(operation: str, kind: str, pytestconfig: pytest.Config) -> None:
     tally = sets.tally(operation, kind, 2, pytestconfig.getoption("--seed"))
-    assert tally.bad == ()
+    assert tally.failures == ()
     assert tally.tried == 2
 
 
@@ -58,7 +58,7 @@ def test_kills_of_sets(operation: str, kind: str, pytestconfig: pytest.Config) -
 @pytest.mark.parametrize(("where", "n", "mixed"), [("local", 3, True), ("moto", 4, False)])
 def test_writers(where: str, n: int, mixed: bool) -> None:
     tally = writers.one_round(where, n, 0, mixed=mixed)
-    assert tally.bad == ()
+    assert tally.failures == ()
     assert tally.tried == n + 2 * mixed
 
 
@@ -66,7 +66,7 @@ def test_writers(where: str, n: int, mixed: bool) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_erasure(layout: Layout) -> None:
     tally = erasure.withdraw(layout)
-    assert tally.bad == ()
+    assert tally.failures == ()
     assert tally.tried > 5
 
 

@@ -1,8 +1,7 @@
 """
-What stores survive: runs that are killed, writers at once, broken inputs, failing storage, and withdrawals.
+Stress tests: killed runs, concurrent writers, broken inputs, failing storage, and erasure of withdrawn samples.
 
-``uv run python -m tests.system.survival`` prints a table of what was tried and what went wrong,
-which has to be nothing.
+``uv run python -m tests.system.survival`` prints a table of the numbers of trials and failures. There must be none.
 """
 
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tally:
-    """How much was tried, and what went wrong: one line for each failure, which says how to repeat it."""
+    """The number of trials, and one line for each failure, with the arguments that reproduce it."""
 
     tried: int
-    bad: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.tried + other.tried, self.bad + other.bad)
+        return Tally(self.tried + other.tried, self.failures + other.failures)

@@ -1,4 +1,4 @@
-"""The command: try, count, print a table."""
+"""The command ``python -m tests.system.survival``: run the trials and print a table of their counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-os.environ.setdefault("ICECHUNK_LOG", "off")  # read when icechunk is imported
+os.environ.setdefault("ICECHUNK_LOG", "off")  # icechunk reads it on import
 
 from tests.system.survival import Tally, erasure, inputs, kills, sets, storage, writers
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is tried, how it is called in the table, and how much of it by default."""
+    """A row of the table: labels of its two counts, the default number of trials, and a function that runs them."""
 
     tried: str
-    bad: str
+    failed: str
     n: int
     run: Callable[[argparse.Namespace, int], Tally]
 
@@ -31,11 +31,11 @@ class Row:
 def _kills(options: argparse.Namespace, n: int) -> Tally:
     cases = tuple(case for case in kills.CASES if re.search(options.case, str(case)))
 
-    def told(number: int, kill: kills.Kill) -> None:
+    def report(number: int, kill: kills.Kill) -> None:
         if options.verbose:
             print(f"{number:6} {kill}", file=sys.stderr, flush=True)
 
-    return kills.Campaign(options.seed, cases, spawned=options.spawn).tally(n, options.first, told)
+    return kills.Campaign(options.seed, cases, spawned=options.spawn).tally(n, options.first, report)
 
 
 ROWS: Mapping[str, Row] = {
@@ -49,41 +49,44 @@ ROWS: Mapping[str, Row] = {
 
 
 def main() -> None:
-    """Parse, try, print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.system.survival", description="See what stores survive.")
+    """Parse the arguments, run the trials, and print the table; exit with an error if there are failures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.system.survival",
+        description="Run stress tests with kills, concurrent writers, bad inputs and failing storage.",
+    )
     for name, row in ROWS.items():
         if row.n:
             parser.add_argument(f"--{name}", type=int, default=row.n, metavar="N", help=f"{row.tried}  [{row.n}]")
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000, help="  [one that is new each time]")
-    parser.add_argument("--first", type=int, default=0, metavar="I", help="the number of the first kill  [0]")
-    parser.add_argument("--case", default="", metavar="REGEX", help="kill these only, such as append-icechunk")
-    parser.add_argument("--spawn", action="store_true", help="run new Python processes, as users do, not forks; slow")
-    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000, help="  [different in each run]")
+    parser.add_argument("--first", type=int, default=0, metavar="I", help="number of the first kill  [0]")
+    parser.add_argument("--case", default="", metavar="REGEX", help="kill only matching cases, e.g. append-icechunk")
+    parser.add_argument("--spawn", action="store_true", help="start new Python processes instead of forks; slow")
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=f"run only these: {', '.join(ROWS)}")
     parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell of each kill")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each kill")
     options = parser.parse_args()
 
-    say = Console(stderr=True)
-    found: dict[str, Tally] = {}
+    stderr = Console(stderr=True)
+    tallies: dict[str, Tally] = {}
     for name in options.only or ROWS:
         started = time.perf_counter()
-        found[name] = ROWS[name].run(options, getattr(options, name, 0))
-        say.print(f"{name} took {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
-    _print(found, markdown=options.markdown)
-    if bad := [one for tally in found.values() for one in tally.bad]:
-        sys.exit("\n".join(bad))
+        tallies[name] = ROWS[name].run(options, getattr(options, name, 0))
+        stderr.print(f"{name} took {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
+    _print(tallies, markdown=options.markdown)
+    if failures := [failure for tally in tallies.values() for failure in tally.failures]:
+        sys.exit("\n".join(failures))
 
 
-def _print(found: Mapping[str, Tally], *, markdown: bool) -> None:
-    rows = [(ROWS[name].tried, tally.tried, ROWS[name].bad, len(tally.bad)) for name, tally in found.items()]
+def _print(tallies: Mapping[str, Tally], *, markdown: bool) -> None:
+    rows = [(ROWS[name].tried, tally.tried, ROWS[name].failed, len(tally.failures)) for name, tally in tallies.items()]
     if markdown:
         print("| tried | | went wrong | |\n|---|--:|---|--:|")
-        for tried, n, bad, m in rows:
-            print(f"| {tried} | {n:,} | {bad} | {m:,} |")
+        for tried, n, failed, m in rows:
+            print(f"| {tried} | {n:,} | {failed} | {m:,} |")
         return
     table = Table("tried", "", "went wrong", "")
-    for tried, n, bad, m in rows:
-        table.add_row(tried, f"{n:,}", bad, f"{m:,}", style="red" if m else "")
+    for tried, n, failed, m in rows:
+        table.add_row(tried, f"{n:,}", failed, f"{m:,}", style="red" if m else "")
     Console().print(table)
 
 

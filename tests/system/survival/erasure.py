@@ -1,9 +1,9 @@
 """
-Erasure: samples are withdrawn from stores of several layouts, and every byte that is left is searched for them.
+Erasure: withdraw samples from stores of several layouts, and search every remaining byte for them.
 
-The search is another than that of ``vczstore verify-removal``, whose verdict is asked for too: it looks for the IDs,
-and for a value that no other sample has, in the bytes of every object, in what zstd, gzip and Blosc make of them, and
-in every array of every snapshot that icechunk finds. Before the withdrawal it has to find both.
+The search is independent of ``vczstore verify-removal``, whose verdict is checked too. It looks for the sample IDs,
+and for a value unique to these samples, in the raw and the decompressed bytes (zstd, gzip, Blosc) of every object, and
+in every array of every snapshot listed by icechunk. As a control, it must find them before the withdrawal.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from vczstore.cli.main import main
 
 WITHDRAWN = ["WITHDRAWN-ada", "WITHDRAWN-bob"]
 SENTINEL = np.float32(1234567.125)
-"""A likelihood that only withdrawn samples have."""
+"""A likelihood unique to withdrawn samples."""
 HEADER = 39
-"""Bytes before the Zstandard frame of Icechunk's metadata files."""
+"""Length in bytes of the header before the Zstandard frame in Icechunk's metadata files."""
 
 
 def _with_sentinel(samples: list[str], seed: int) -> dict[str, np.ndarray]:
@@ -51,13 +51,13 @@ BATCH = _with_sentinel(["S0005", "S0006", WITHDRAWN[1], "S0008"], 1)
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to keep a store, and what happened to it before samples are withdrawn."""
+    """The layout of a store, and its history before the withdrawal."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     icechunk: bool = False
     killed: bool = False
-    """Whether the append of the batch was killed before, when a file of it was half written, and then completed."""
+    """Whether an append of the batch was killed, on plain Zarr while a file was half written, and then completed."""
 
 
 LAYOUTS = (
@@ -77,23 +77,23 @@ LAYOUTS = (
 
 
 def _decoded(data: bytes) -> Iterator[bytes]:
-    """An object's bytes, and what they are if they are one frame, or a header and one, or hold some."""
+    """Yield an object's bytes, and everything that decompresses: all of it, all after a header, or embedded frames."""
     yield data
     with suppress(OSError, EOFError, zlib.error):
         yield gzip.decompress(data)
-    if len(data) > 16 and int.from_bytes(data[12:16], "little") == len(data):  # else Blosc reads beyond its end
+    if len(data) > 16 and int.from_bytes(data[12:16], "little") == len(data):  # else Blosc reads out of bounds
         with suppress(RuntimeError, ValueError):
             yield bytes(blosc.decompress(data))
     for whole in (data, data[HEADER:]):
         with suppress(RuntimeError, ValueError):
-            found = bytes(zstd.decompress(whole))
-            yield found
-            yield from _frames_in(found)
+            content = bytes(zstd.decompress(whole))
+            yield content
+            yield from _frames_in(content)
     yield from _frames_in(data)
 
 
 def _frames_in(data: bytes) -> Iterator[bytes]:
-    """What Zstandard frames hold that begin anywhere: one ends where the next begins, or some bytes before."""
+    """Yield the content of Zstandard frames at any offset; a frame may end up to 63 bytes before the next one."""
     starts = [match.start() for match in re.finditer(re.escape(b"\x28\xb5\x2f\xfd"), data)]
     for start, stop in pairwise([*starts, len(data)]):
         for end in range(stop, max(start, stop - 64), -1):
@@ -103,30 +103,30 @@ def _frames_in(data: bytes) -> Iterator[bytes]:
 
 
 def objects_with_withdrawn(store: Path) -> tuple[int, list[str]]:
-    """How many objects there are in and beside a store, and those in which something of the samples is."""
+    """Number of objects in a store and its sidecar files, and the paths of those that contain withdrawn data."""
     needles = [sample.encode() for sample in WITHDRAWN] + [SENTINEL.tobytes() * 3]
     files = sorted(path for path in store.rglob("*") if path.is_file())
     files += sorted(path for path in store.parent.glob(f".{store.name}*") if path.is_file())
-    found = [
+    paths = [
         str(path.relative_to(store.parent))
         for path in files
         if any(needle in text for text in _decoded(path.read_bytes()) for needle in needles)
         or any(sample in str(path) for sample in WITHDRAWN)
     ]
-    return len(files), found
+    return len(files), paths
 
 
 def snapshots_with_withdrawn(store: Path) -> list[str]:
-    """The snapshots of a repository in which something of the samples can be read."""
+    """IDs of the snapshots of a repository in which data of withdrawn samples can be read."""
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
     heads = [{"branch": name} for name in repository.list_branches()]
     heads += [{"tag": name} for name in repository.list_tags()]
-    found = []
+    snapshots = []
     for snapshot in {str(info.id) for head in heads for info in repository.ancestry(**head)}:
         try:
             group = zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r")
         except zarr.errors.GroupNotFoundError:
-            continue  # the first of all, which holds nothing
+            continue  # the initial snapshot is empty
         for _, array in group.arrays():
             values = np.asarray(array[...])
             if values.dtype.kind in "OT":
@@ -134,59 +134,59 @@ def snapshots_with_withdrawn(store: Path) -> list[str]:
             else:
                 is_there = values.dtype.kind == "f" and (values == SENTINEL).any()
             if is_there:
-                found.append(snapshot)
+                snapshots.append(snapshot)
                 break
-    return found
+    return snapshots
 
 
 # ---- withdrawals ----------------------------------------------------------------------------
 
 
 def withdraw(layout: Layout) -> Tally:
-    """Withdraw samples from one store; returns how many objects were searched, and in which something was found."""
+    """Withdraw samples from one store; the tally counts the objects searched, and lists those with withdrawn data."""
     with TemporaryDirectory(prefix="vczstore-erasure-") as name:
         folder = Path(name)
         store, options = folder / "store.vcz", {"variants_chunk": VARIANTS_CHUNK, **layout.options}
         (cohort.write_icechunk if layout.icechunk else cohort.write_vcz)(store, OLD, **options)
         cohort.write_vcz(folder / "batch.vcz", BATCH, **options)
-        wrong = []
+        failures = []
         if layout.killed:
             _kill_an_append(folder)
         _vczstore("append", store, folder / "batch.vcz")
         _, before = objects_with_withdrawn(store)
         if not any("sample_id" in path or "manifests" in path for path in before) or len(before) < 3:
-            wrong.append(f"the search is blind: before the withdrawal it finds {before}")
+            failures.append(f"the search is blind: before the withdrawal it finds {before}")
         tags = []
         if layout.icechunk:
             _vczstore("tag", store, "release-1")
             tags = ["--tags", "delete"]
         _vczstore("remove", store, *WITHDRAWN, "--purge", *tags)
-        n, found = objects_with_withdrawn(store)
-        wrong += [f"{path} holds something of them" for path in found]
+        n, paths = objects_with_withdrawn(store)
+        failures += [f"{path} holds something of them" for path in paths]
         if layout.icechunk:
-            wrong += [f"snapshot {snapshot} has them" for snapshot in snapshots_with_withdrawn(store)]
+            failures += [f"snapshot {snapshot} has them" for snapshot in snapshots_with_withdrawn(store)]
         verdict = vczstore.verify_removal(store, WITHDRAWN)
-        if verdict.erased == bool(found):
-            wrong.append(f"verify-removal says {'erased' if verdict.erased else verdict.reasons}, which is not so")
+        if verdict.erased == bool(paths):
+            failures.append(f"verify-removal says {'erased' if verdict.erased else verdict.reasons}, which is not so")
         expected = cohort.expected_remove(cohort.expected_append(OLD, BATCH), WITHDRAWN)
         try:
             cohort.assert_same(read(store) or {}, expected)
         except AssertionError:
-            wrong.append("the other samples have changed")
-        return Tally(n, tuple(f"{layout.name}: {one}" for one in wrong))
+            failures.append("the other samples have changed")
+        return Tally(n, tuple(f"{layout.name}: {failure}" for failure in failures))
 
 
 def _vczstore(*arguments: object) -> None:
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, (done.output, done.exception)
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
 
 
 def _kill_an_append(folder: Path) -> None:
     """
-    When data of withdrawn samples are in the folder already, and are to be found nowhere in the store.
+    Kill an append after it has written data of withdrawn samples, and before these are visible in the store.
 
-    On plain Zarr that is when a file is half written; on Icechunk, where Python writes nothing else, when the lock of
-    commits is taken.
+    On plain Zarr, this is while a file is half written; on Icechunk, when the commit lock is taken, because Python
+    writes no other file.
     """
     store, hit = folder / "store.vcz", folder / "hit.json"
     trap = {"roots": [str(folder)], "watched": str(store), "folder": str(folder)}
@@ -201,12 +201,12 @@ def _kill_an_append(folder: Path) -> None:
     hit.unlink()
 
 
-def search(told: Callable[[Layout, Tally], None] | None = None) -> Tally:
-    """Withdraw samples from a store of each layout."""
+def search(report: Callable[[Layout, Tally], None] | None = None) -> Tally:
+    """Withdraw samples from a store of each layout; call `report` after each."""
     total = Tally(0)
     for layout in LAYOUTS:
-        one = withdraw(layout)
-        if told is not None:
-            told(layout, one)
-        total += one
+        tally = withdraw(layout)
+        if report is not None:
+            report(layout, tally)
+        total += tally
     return total

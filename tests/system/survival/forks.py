@@ -1,7 +1,7 @@
 """
-Runs of ``vczstore`` that are forks of one process, which has imported nearly all that they need: hundreds take minutes.
+Runs of ``vczstore`` as forks of a server process with preloaded imports: hundreds of runs take minutes.
 
-It has begun no thread when it forks. So icechunk, whose import begins some, is left to each of them.
+The server must be single-threaded when it forks, so it does not preload icechunk, whose import starts threads.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ IMPORTED = (
     ),
     *("vczstore.api", "vczstore.cli.main", "vczstore.jobs.model", "plans.maintenance.verify"),
 )
-"""None of them imports icechunk."""
+"""Preloaded modules, none of which imports icechunk."""
 
 
 class Forks:
-    """That process, and how it is told to fork."""
+    """The server process. Use as a context manager."""
 
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if k not in ("ICECHUNK_LOG", "VCZSTORE_TRAP")}
-        # "-c": processes that workers are spawned in would import any other main module
+        # with "-c", because spawned worker processes would import any other main module
         self.server = subprocess.Popen(
             [sys.executable, "-c", "from tests.system.survival.forks import serve; serve()"],
             cwd=ROOT,
@@ -61,34 +61,35 @@ class Forks:
         self.server.wait()
 
     def run(
-        self, folder: Path, arguments: list[str], environment: Mapping[str, str], said: Path, patience: float
+        self, folder: Path, arguments: list[str], environment: Mapping[str, str], output: Path, timeout: float
     ) -> tuple[int, int | None]:
         """
-        Run ``vczstore`` in a folder, in a session of its own.
+        Run ``vczstore`` in a folder, in a new session.
 
         Parameters
         ----------
         folder, arguments, environment
-            What is run, where, and what is new in its environment.
-        said
-            A folder for ``out`` and ``err``.
-        patience
-            How many seconds it may take.
+            Working directory, arguments, and additional environment variables.
+        output
+            Folder for standard output and error, in the files ``out`` and ``err``.
+        timeout
+            Maximum duration in seconds.
 
         Returns
         -------
         int
-            Its process.
+            Process ID.
         int or None
-            Its status, as `subprocess` has it; None if it had to be killed.
+            Return code, as in `subprocess`; None if it was killed after the timeout.
         """
-        request = {"folder": str(folder), "arguments": arguments, "environment": dict(environment), "said": str(said)}
+        request = {"folder": str(folder), "arguments": arguments, "environment": dict(environment)}
+        request["output"] = str(output)
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(f"{json.dumps(request)}\n")
         self.server.stdin.flush()
         pid = int(self.server.stdout.readline())
-        ended, _, _ = select.select([self.server.stdout], [], [], patience)
+        ended, _, _ = select.select([self.server.stdout], [], [], timeout)
         if not ended:
             os.kill(pid, signal.SIGKILL)
         status = int(self.server.stdout.readline())
@@ -97,14 +98,14 @@ class Forks:
 
 @cache
 def shared() -> Forks:
-    """One for all that this process has run: to begin takes as long as several runs."""
+    """The server shared by all runs of this process; starting one takes as long as several runs."""
     forks = Forks()
     atexit.register(forks.__enter__().__exit__, None, None, None)
     return forks
 
 
 def serve() -> None:
-    """Fork as often as told; the child goes on as ``vczstore`` does."""
+    """Fork for each request on standard input; the child runs ``vczstore``."""
     for name in IMPORTED:
         import_module(name)
     from vczstore.__main__ import run
@@ -120,18 +121,19 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
     else:
         return
-    _become(request)
+    _set_up(request)
     run(request["arguments"])
 
 
-def _become(request: dict[str, Any]) -> None:
+def _set_up(request: dict[str, Any]) -> None:
+    """Set session, working directory, environment, standard streams and SIGINT handler of the child; start the trap."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     os.environ.pop("OPENBLAS_NUM_THREADS")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(Path(request["said"], name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(Path(request["output"], name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "VCZSTORE_TRAP" in os.environ:
         import sitecustomize  # type: ignore[import-not-found]

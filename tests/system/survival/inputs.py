@@ -1,9 +1,10 @@
 """
-Inputs that are broken, odd or hostile, over all commands: one line, the right status, and every byte as it was.
+Fuzz all commands with broken, odd or hostile inputs.
 
-A case is a store and a batch of which something is damaged, or an argument, or a file that is named by one; and a
-command. Where the damage is such that zarr-python alone still reads the whole VCZ, a command may do its work, and has
-to do it right; where zarr-python does not, it has to refuse. Cases are made from a seed and a number.
+A command must fail with a one-line message and the right exit status, and leave every byte unchanged. A case is a
+command with a corrupted store, batch, argument, or file named by an argument. If zarr-python alone can still read the
+whole VCZ, the command may succeed, with the correct result; otherwise it must fail. Cases are drawn from a seed and a
+number.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from tests.system.survival import Tally
 from vczstore.cli.main import main
 
 SECONDS = 20
-"""How long a command may take."""
+"""Maximum duration of a command."""
 BYTES = 600 * 2**20
-"""How much more memory a command may use than there was in use before it."""
+"""Maximum increase of memory usage during a command."""
 DONE, FAILED, USAGE, BUSY, CONFLICT = range(5)
 
 FIELDS = (
@@ -65,18 +66,18 @@ steps:
 @dataclass(frozen=True)
 class Command:
     """
-    A command line, in which {store} and others are paths in the folder of the case.
+    A command.
 
     Attributes
     ----------
     line
-        As one types it.
+        The command line, with placeholders such as ``{store}`` for paths in the folder of the case.
     reads
-        Whose metadata and chunks it cannot do without.
+        Roles of the VCZs whose metadata and chunks it must read, separated by spaces.
     kinds
-        The kinds of store that it is for.
+        Kinds of store that it supports.
     model
-        What the store holds afterwards, of what zarr-python has read in the store and in the batch.
+        Returns the arrays of the store after the command, given the arrays of the store and of the batch before.
     """
 
     line: str
@@ -146,18 +147,18 @@ READ_ONLY = (
 
 @cache
 def templates() -> Path:
-    """A batch, a batch of samples that are in the store, and a store of each kind with a removed sample."""
+    """A folder for each kind of store: a store with a removed sample, a batch, re-called samples, and other files."""
     folder = Path(tempfile.mkdtemp(prefix="vczstore-inputs-"))
 
-    def some(samples: list[str], seed: int) -> dict[str, np.ndarray]:
+    def make_arrays(samples: list[str], seed: int) -> dict[str, np.ndarray]:
         arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
         return {name: arrays[name] for name in FIELDS}
 
-    old = cohort.expected_remove(some(cohort.ids(0, 5), 0), [REMOVED])
+    old = cohort.expected_remove(make_arrays(cohort.ids(0, 5), 0), [REMOVED])
     for kind, options in (("format3", {}), ("format2", {"zarr_format": 2, "consolidated": True})):
         cohort.write_vcz(folder / kind / "store.vcz", old, **options)
-        cohort.write_vcz(folder / kind / "batch.vcz", some(cohort.ids(5, 3), 1), **options)
-        cohort.write_vcz(folder / kind / "recalled.vcz", some(["S0000", "S0001"], 2))
+        cohort.write_vcz(folder / kind / "batch.vcz", make_arrays(cohort.ids(5, 3), 1), **options)
+        cohort.write_vcz(folder / kind / "recalled.vcz", make_arrays(["S0000", "S0001"], 2))
     shutil.copytree(folder / "format3", folder / "icechunk")
     shutil.rmtree(folder / "icechunk" / "store.vcz")
     cohort.write_icechunk(folder / "icechunk" / "store.vcz", old)
@@ -171,8 +172,8 @@ def templates() -> Path:
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Everything in a folder: what files hold, where links lead to, and what is neither. Locks are no matter."""
-    found: dict[str, object] = {}
+    """Content of files, targets of links and types of everything else below a folder, by path; without lock files."""
+    entries: dict[str, object] = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = os.path.join(parent, name)
@@ -183,27 +184,27 @@ def tree(folder: Path) -> dict[str, object]:
                 value = Path(path).read_bytes()
             else:
                 value = "folder" if stat.S_ISDIR(mode) else "other"
-            found[os.path.relpath(path, folder)] = value
+            entries[os.path.relpath(path, folder)] = value
     locks = (".vczstore-job.lock", ".vczstore-commit.lock")
-    return {name: value for name, value in found.items() if not name.endswith(locks)}
+    return {name: value for name, value in entries.items() if not name.endswith(locks)}
 
 
 def opens(path: Path) -> bool:
-    """Whether zarr-python takes the documents of a VCZ; where pipes are, it would wait for ever."""
-    if any(found.is_fifo() or found.is_char_device() for found in (path, *path.rglob("*"))):
+    """Whether zarr-python accepts the metadata of a VCZ. False for pipes and devices, which would block it."""
+    if any(entry.is_fifo() or entry.is_char_device() for entry in (path, *path.rglob("*"))):
         return False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
             names = [name for name, _ in zarr.open_group(store, mode="r", use_consolidated=False).arrays()]
-        except Exception:  # any error of zarr
+        except Exception:  # zarr raises many kinds of errors
             return False
     return {"sample_id", "variant_position"} <= set(names) and not caught
 
 
 def readable(path: Path) -> dict[str, np.ndarray] | None:
-    """What zarr-python reads in a VCZ, None if it does not; nothing that is too large to be looked at."""
+    """The arrays of a VCZ, read with zarr-python; None if it cannot read them, or an array is too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -214,7 +215,7 @@ def readable(path: Path) -> dict[str, np.ndarray] | None:
             if any(array.size > 10**6 for _, array in group.arrays()):
                 return None
             return {name: np.asarray(array[...]) for name, array in group.arrays()}
-        except Exception:  # any error of zarr, NumPy or a codec
+        except Exception:  # zarr, NumPy and codecs raise many kinds of errors
             return None
 
 
@@ -224,8 +225,8 @@ def _of_template(name: str, kind: str) -> tuple[dict[str, object], dict[str, np.
     return tree(path), readable(path)
 
 
-def _held(path: Path, kind: str) -> dict[str, np.ndarray] | None:
-    """The same of a VCZ in the folder of a case: most are those of the template still, and read once."""
+def _arrays_in(path: Path, kind: str) -> dict[str, np.ndarray] | None:
+    """`readable` for a VCZ in the folder of a case, cached if it is the same as in the template."""
     files, arrays = _of_template(path.name, kind)
     return arrays if tree(path) == files else readable(path)
 
@@ -235,7 +236,7 @@ def _held(path: Path, kind: str) -> dict[str, np.ndarray] | None:
 
 @dataclass
 class Ran:
-    """What a command has said, and what it took."""
+    """The outcome of a command: status, output, duration, memory in bytes, and an exception other than SystemExit."""
 
     status: int
     out: str
@@ -246,19 +247,19 @@ class Ran:
 
 
 def _peak_memory() -> int:
-    """The most memory that this process has used since `_forget_peak`, in bytes."""
+    """Peak memory of this process since `_reset_peak`, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def _forget_peak() -> int:
+def _reset_peak() -> int:
     Path("/proc/self/clear_refs").write_text("5")
     return _peak_memory()
 
 
 @contextmanager
-def _other_stderr(into: list[str]) -> Iterator[None]:
-    """What is written to the descriptor, by Rust and C."""
+def _captured_stderr(output: list[str]) -> Iterator[None]:
+    """Append everything that Rust and C code write to file descriptor 2 to `output`."""
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -268,57 +269,57 @@ def _other_stderr(into: list[str]) -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
-            into.append(file.read().decode(errors="replace"))
+            output.append(file.read().decode(errors="replace"))
 
 
 def run_command(args: list[str]) -> Ran:
-    """Run a command in this process, as a shell would; it is interrupted when it takes too long."""
+    """Run a command in this process, and interrupt it after `SECONDS`."""
     timer = threading.Timer(SECONDS, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
     timer.daemon = True
-    others: list[str] = []
+    native_stderr: list[str] = []
     terminate = signal.getsignal(signal.SIGTERM)
-    with warnings.catch_warnings(), _other_stderr(others):
-        # those that Python shows by default
+    with warnings.catch_warnings(), _captured_stderr(native_stderr):
+        # Python's default filters
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
-        before, began = _forget_peak(), time.monotonic()
+        before, started = _reset_peak(), time.monotonic()
         timer.start()
         try:
             result = CliRunner().invoke(main, args, catch_exceptions=True)
         finally:
             timer.cancel()
             signal.signal(signal.SIGTERM, terminate)
-        seconds, memory = time.monotonic() - began, _peak_memory() - before
+        seconds, memory = time.monotonic() - started, _peak_memory() - before
     error = None if isinstance(result.exception, SystemExit) else result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr + others[0], seconds, memory, error)
+    return Ran(result.exit_code, result.stdout, result.stderr + native_stderr[0], seconds, memory, error)
 
 
 def complaints(ran: Ran, command: str, *, room: int) -> list[str]:
-    """What is not clean in how a command has ended."""
-    found = []
+    """Return the problems with the outcome of a command; `room` is the maximum length of its standard error."""
+    problems = []
     lines = ran.err.splitlines()
-    tells = command.endswith(("verify", "verify quick", "verify-removal")) and ran.status == FAILED and bool(ran.out)
+    reports = command.endswith(("verify", "verify quick", "verify-removal")) and ran.status == FAILED and bool(ran.out)
     if ran.error is not None:
-        found.append(f"raised {ran.error!r}")
+        problems.append(f"raised {ran.error!r}")
     elif ran.status not in (DONE, FAILED, USAGE, BUSY, CONFLICT):
-        found.append(f"has status {ran.status}")
+        problems.append(f"has status {ran.status}")
     elif ran.status == USAGE and lines[:1] and lines[0].startswith("Usage: "):
         if not lines[-1].startswith("Error: "):
-            found.append("is no usage error")
-    elif (ran.status == DONE or tells) and lines:
-        found.append("says something on stderr")
-    elif ran.status != DONE and not tells and (len(lines) != 1 or not lines[0].startswith("Error: ")):
-        found.append(f"has {len(lines)} lines on stderr")
+            problems.append("is no usage error")
+    elif (ran.status == DONE or reports) and lines:
+        problems.append("says something on stderr")
+    elif ran.status != DONE and not reports and (len(lines) != 1 or not lines[0].startswith("Error: ")):
+        problems.append(f"has {len(lines)} lines on stderr")
     if ran.err.startswith("Error: unexpected ") or "Traceback" in ran.err or "panicked" in ran.err:
-        found.append("was not expected")
+        problems.append("was not expected")
     if len(ran.err) > room or any(not line.isprintable() for line in lines):
-        found.append(f"has a line of {len(ran.err):,} characters, or control characters in it")
+        problems.append(f"has a line of {len(ran.err):,} characters, or control characters in it")
     if ran.seconds > SECONDS:
-        found.append(f"took {ran.seconds:.0f} s")
+        problems.append(f"took {ran.seconds:.0f} s")
     if ran.memory > BYTES:
-        found.append(f"took {ran.memory / 2**20:.0f} MB")
-    return found
+        problems.append(f"took {ran.memory / 2**20:.0f} MB")
+    return problems
 
 
 # ---- cases ----------------------------------------------------------------------------------
@@ -327,24 +328,24 @@ def complaints(ran: Ran, command: str, *, room: int) -> list[str]:
 @dataclass(frozen=True)
 class Case:
     """
-    What is wrong, and with what.
+    A broken input and a command.
 
     Attributes
     ----------
     what
-        In words.
+        Description of the broken input.
     kind
-        Of the store.
+        Kind of the store.
     command
-        A key of `COMMANDS`; or the arguments themselves, in which {folder} is that of the case.
+        A key of `COMMANDS`; or the arguments themselves, with the placeholder ``{folder}`` for the folder of the case.
     damage
-        Done to the folder of the case.
+        Corrupts the folder of the case.
     hits
-        What is damaged: "store", "batch", or "" if neither.
+        The corrupted VCZ: "store", "batch", or "" if neither.
     late
-        Whether only who reads all chunks can tell.
+        Whether the corruption can only be detected by reading all chunks.
     statuses
-        What the command may end with; None to find out with zarr-python.
+        Allowed exit statuses; None to derive them from whether zarr-python can read the VCZs.
     """
 
     what: str
@@ -356,40 +357,40 @@ class Case:
     statuses: tuple[int, ...] | None = None
 
     def make_in(self, folder: Path) -> None:
-        """Put everything into an empty folder, and damage it."""
+        """Copy the templates to an empty folder, and corrupt them."""
         for path in (templates() / self.kind).iterdir():
             (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
         self.damage(folder)
 
     def try_in(self, folder: Path) -> str | None:
-        """Run it in an empty folder; returns what is not clean."""
+        """Run the case in an empty folder; return a description of the problems, or None."""
         self.make_in(folder)
         line = COMMANDS[self.command] if isinstance(self.command, str) else None
         args = line.args(folder) if line else [word.replace("{folder}", str(folder)) for word in self.command]
         name = self.command if isinstance(self.command, str) else " ".join(("the arguments", *self.command[:1]))
-        held = {role: _held(folder / f"{role}.vcz", self.kind) for role in ("store", "batch")}
-        is_vcz = self.hits == "" or held.get(self.hits) is not None or opens(folder / f"{self.hits}.vcz")
+        arrays = {role: _arrays_in(folder / f"{role}.vcz", self.kind) for role in ("store", "batch")}
+        is_vcz = self.hits == "" or arrays.get(self.hits) is not None or opens(folder / f"{self.hits}.vcz")
         before = tree(folder)
         with chdir(folder):
             ran = run_command(args)
-        found = complaints(ran, name, room=2500 + max(map(len, args)))
+        problems = complaints(ran, name, room=2500 + max(map(len, args)))
         statuses = self.statuses
         if statuses is None:
             needed = line is not None and self.hits in line.reads.split()
             statuses = (DONE, FAILED) if is_vcz or not needed or self.late else (FAILED,)
-        if ran.status not in statuses and not found:
-            found.append(f"has status {ran.status}, not {' or '.join(map(str, statuses))}")
+        if ran.status not in statuses and not problems:
+            problems.append(f"has status {ran.status}, not {' or '.join(map(str, statuses))}")
         if ran.status != DONE or name in READ_ONLY:
-            # what is found only when chunks are decoded may leave some that no reader sees
+            # an error found while decoding chunks may leave written chunks that no reader sees
             late = self.late or "cannot be decoded" in ran.err or "may be missing already" in ran.err
-            found += _changes(name, folder, before, held["store"], late=late and name not in READ_ONLY)
+            problems += _changes(name, folder, before, arrays["store"], late=late and name not in READ_ONLY)
         elif line is not None and line.model is not None:
-            found += _wrong(folder, line.model, held)
-        return f"{self.what}: {' '.join(args)[:300]}: {', '.join(found)}: {ran.err[-400:]!r}" if found else None
+            problems += _differences(folder, line.model, arrays)
+        return f"{self.what}: {' '.join(args)[:300]}: {', '.join(problems)}: {ran.err[-400:]!r}" if problems else None
 
 
 def _has_usual_dimensions(path: Path) -> bool:
-    """Whether the model knows them: the names of dimensions decide."""
+    """Whether all arrays have the dimension names that the model expects."""
     store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -401,52 +402,53 @@ def _has_usual_dimensions(path: Path) -> bool:
 
 
 def _changes(
-    command: str, folder: Path, before: dict[str, object], held: dict[str, np.ndarray] | None, *, late: bool
+    command: str, folder: Path, before: dict[str, object], arrays: dict[str, np.ndarray] | None, *, late: bool
 ) -> list[str]:
-    """What was written where nothing may be."""
+    """Return descriptions of unexpected changes of files: new, gone, or changed."""
     after = {n: value for n, value in tree(folder).items() if not n.startswith("report")}
     new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
     changed = sorted(n for n in after.keys() & before.keys() if after[n] != before[n])
     if late:
         new = [n for n in new if not n.startswith(("store.vcz/", "store.vcz.withdrawal-key", "out"))]
-        if command in ("purge", "remove and purge"):  # it may be half done, which the next one completes
+        if command in ("purge", "remove and purge"):  # may be partly done; the next purge completes it
             changed = gone = []
         elif not any(n.startswith("store.vcz/snapshots") for n in before):
             now = readable(folder / "store.vcz")
-            # where samples are overwritten some values may be new, the samples are the same
-            names = ["sample_id"] if command.startswith(("remove", "update", "recompute", "run")) else list(held or {})
-            if held is None or (now is not None and all(_begins(now[name], held[name]) for name in names)):
+            # commands that overwrite samples may have changed some values, but not the sample IDs
+            is_edited = command.startswith(("remove", "update", "recompute", "run"))
+            names = ["sample_id"] if is_edited else list(arrays or {})
+            if arrays is None or (now is not None and all(_starts_with(now[name], arrays[name]) for name in names)):
                 changed = gone = []
     return [
-        f"{len(names)} files are {how} ({', '.join(names[:3])})"
-        for how, names in (("new", new), ("gone", gone), ("changed", changed))
+        f"{len(names)} files are {change} ({', '.join(names[:3])})"
+        for change, names in (("new", new), ("gone", gone), ("changed", changed))
         if names
     ]
 
 
-def _begins(longer: np.ndarray, array: np.ndarray) -> bool:
-    """Whether an array is the beginning of another, bit for bit."""
-    beginning = longer[tuple(slice(n) for n in array.shape)]
-    return beginning.shape == array.shape and (
-        bool((beginning == array).all()) if array.dtype.kind in "OTU" else beginning.tobytes() == array.tobytes()
+def _starts_with(longer: np.ndarray, array: np.ndarray) -> bool:
+    """Whether the leading part of `longer` equals `array`, bit for bit."""
+    leading = longer[tuple(slice(n) for n in array.shape)]
+    return leading.shape == array.shape and (
+        bool((leading == array).all()) if array.dtype.kind in "OTU" else leading.tobytes() == array.tobytes()
     )
 
 
-def _wrong(
-    folder: Path, model: Callable[..., dict[str, np.ndarray]], held: dict[str, dict[str, np.ndarray] | None]
+def _differences(
+    folder: Path, model: Callable[..., dict[str, np.ndarray]], arrays: dict[str, dict[str, np.ndarray] | None]
 ) -> list[str]:
-    """What a command has done that was done otherwise than zarr-python and NumPy do it."""
-    if None in held.values() or not all(_has_usual_dimensions(folder / f"{role}.vcz") for role in held):
+    """Return the differences between the store and the result of the NumPy model."""
+    if None in arrays.values() or not all(_has_usual_dimensions(folder / f"{role}.vcz") for role in arrays):
         return []
     try:
-        wanted = model(held["store"], held["batch"])
-    except (KeyError, ValueError, IndexError):  # the model knows no odd shapes
+        expected = model(arrays["store"], arrays["batch"])
+    except (KeyError, ValueError, IndexError):  # the model does not support odd shapes
         return []
-    found = readable(folder / "store.vcz")
-    if found is None:
+    actual = readable(folder / "store.vcz")
+    if actual is None:
         return ["has left something that cannot be read"]
     try:
-        cohort.assert_same(found, wanted)
+        cohort.assert_same(actual, expected)
     except AssertionError as error:
         return [f"has done something else: {str(error).strip().splitlines()[0]}"]
     return []
@@ -461,7 +463,7 @@ ODD: tuple[Any, ...] = (
     *({"name": "zstd"}, {"name": "regular"}, {"name": "bytes", "configuration": {"endian": "big"}}),
     *("int8", "int16", "float32", "string", "bool", "r16", "complex64", "<U100000000", "|O", "<M8[ns]", "numpy.void"),
 )
-"""What takes the place of a value somewhere in a document."""
+"""Values that replace another value in a document."""
 KEYS = ("zarr_format", "node_type", "shape", "attributes", "must_understand", "storage_transformers", "\x00", "x" * 999)
 TEXTS = (
     *(b"", b"{", b"null", b"[]", b"0", b'"x"', b"\xff\xfe", b"\x00", b"{}", b"[" * 10**5, b'{"a":' * 10**4),
@@ -470,7 +472,7 @@ TEXTS = (
 
 
 def deep(n: int) -> Any:
-    """Lists in lists."""
+    """A list nested in `n` others."""
     value: Any = []
     for _ in range(n):
         value = [value]
@@ -478,7 +480,7 @@ def deep(n: int) -> Any:
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where there are values in a document."""
+    """Paths of all values in a document."""
     yield path
     match value:
         case dict():
@@ -490,23 +492,23 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated(document: Any, rng: random.Random) -> Any:
-    """A document of which one value is another, gone, or has others beside it."""
+    """A copy of a document with one value replaced, deleted, extended or shuffled."""
     document = json.loads(json.dumps(document))
     path = rng.choice(list(nodes(document)))
-    how = rng.choice(("replace", "replace", "replace", "delete", "add", "swap"))
+    mutation = rng.choice(("replace", "replace", "replace", "delete", "add", "swap"))
     if not path:
         return rng.choice(ODD) if rng.random() < 0.3 else {**document, rng.choice(KEYS): rng.choice(ODD)}
     inner = document
     for part in path[:-1]:
         inner = inner[part]
     last, value = path[-1], inner[path[-1]]
-    if how == "delete":
+    if mutation == "delete":
         del inner[last]
-    elif how == "add" and isinstance(value, list):
+    elif mutation == "add" and isinstance(value, list):
         value.insert(rng.randrange(len(value) + 1), rng.choice(ODD))
-    elif how == "add" and isinstance(value, dict):
+    elif mutation == "add" and isinstance(value, dict):
         value[rng.choice(KEYS)] = rng.choice(ODD)
-    elif how == "swap" and isinstance(value, list) and len(value) > 1:
+    elif mutation == "swap" and isinstance(value, list) and len(value) > 1:
         rng.shuffle(value)
     elif isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.5:
         inner[last] = rng.choice((value + 1, value - 1, -value, value * 2, value * 10**12))
@@ -516,7 +518,7 @@ def mutated(document: Any, rng: random.Random) -> Any:
 
 
 def documents(folder: Path) -> list[Path]:
-    """All metadata documents of a VCZ."""
+    """Paths of all metadata documents of a VCZ."""
     names = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
     return sorted(path for path in folder.rglob("*") if path.name in names)
 
@@ -535,7 +537,7 @@ def _document_case(rng: random.Random, kind: str, role: str, command: str) -> Ca
 
 
 def _session_case(rng: random.Random, command: str) -> Case:
-    """A document in a repository, as far as Icechunk takes it."""
+    """A broken document in a repository, unless Icechunk rejects it."""
     name = rng.choice([f"{name}/" for name in FIELDS] + [""] * 3)
     document = json.loads((templates() / "format3" / "store.vcz" / name / "zarr.json").read_bytes())
     text = json.dumps(mutated(document, rng)).encode()
@@ -545,8 +547,8 @@ def _session_case(rng: random.Random, command: str) -> Case:
 
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder / "store.vcz")))
         session = repository.writable_session("main")
-        # what Icechunk does not take is not there; for some it panics
-        with suppress(BaseException), _other_stderr([]):
+        # Icechunk rejects some documents, and panics for others
+        with suppress(BaseException), _captured_stderr([]):
             sync(session.store.set(f"{name}zarr.json", default_buffer_prototype().buffer.from_bytes(text)))
             session.commit("changed by the test")
 
@@ -557,7 +559,7 @@ def _session_case(rng: random.Random, command: str) -> Case:
 
 
 def mangled(content: bytes, rng: random.Random) -> bytes:
-    """Bytes that are not what was written."""
+    """A corrupted copy of the content."""
     match rng.choice(("cut", "cut", "flip", "flip", "flip", "empty", "more", "zeros", "noise")):
         case "cut":
             return content[: rng.randrange(len(content) + 1)]
@@ -576,27 +578,27 @@ def mangled(content: bytes, rng: random.Random) -> bytes:
 
 
 def _bytes_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
-    """A chunk of a VCZ, or any object of a repository."""
+    """A corrupted chunk of a VCZ, or object of a repository."""
     top, names = templates() / kind, {"zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata"}
     files = sorted(p for p in (top / f"{role}.vcz").rglob("*") if p.is_file() and p.name not in names)
     path = rng.choice(files).relative_to(top)
-    how = rng.choice(("bytes", "bytes", "bytes", "gone", "folder", "swapped"))
-    content = mangled((top / path).read_bytes(), rng) if how == "bytes" else rng.choice(files).read_bytes()
+    damage_kind = rng.choice(("bytes", "bytes", "bytes", "gone", "folder", "swapped"))
+    content = mangled((top / path).read_bytes(), rng) if damage_kind == "bytes" else rng.choice(files).read_bytes()
 
     def damage(folder: Path) -> None:
         (folder / path).unlink()
-        if how == "folder":
+        if damage_kind == "folder":
             (folder / path / "within").mkdir(parents=True)
-        elif how != "gone":
+        elif damage_kind != "gone":
             (folder / path).write_bytes(content)
 
-    what = f"{path} is {content[:100]!r} ({how})"
+    what = f"{path} is {content[:100]!r} ({damage_kind})"
     return Case(what, kind, command, damage, role, late=True)
 
 
 # ---- attributes -----------------------------------------------------------------------------
 
-READ = (
+ATTR_KEYS = (
     "vczstore_ledger",
     "vczstore_withdrawn",
     "vczstore_info_fields",
@@ -623,10 +625,10 @@ DIMENSIONS: tuple[Any, ...] = (None, 7, "samples", [], ["samples"], ["samples"] 
 
 
 def _attributes_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
-    """Attributes of the root group that we read; or of format 2, those that name dimensions."""
+    """An odd value of an attribute of the root group that vczstore reads, or in format 2 of ``_ARRAY_DIMENSIONS``."""
     of_array = kind == "format2" and rng.random() < 0.4
     name, value = (
-        ("_ARRAY_DIMENSIONS", rng.choice(DIMENSIONS)) if of_array else (rng.choice(READ), rng.choice(ATTRIBUTES))
+        ("_ARRAY_DIMENSIONS", rng.choice(DIMENSIONS)) if of_array else (rng.choice(ATTR_KEYS), rng.choice(ATTRIBUTES))
     )
     array = rng.choice(FIELDS) if of_array else ""
 
@@ -697,7 +699,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "a text": _text,
     "a device": _device,
 }
-SPOTS = (
+PATHS = (
     "",
     "zarr.json",
     "call_DP",
@@ -707,23 +709,23 @@ SPOTS = (
     "sample_id/zarr.json",
     "call_DP/c/0",
 )
-MORE = ("extra", "a\nb", "\x1b[31m", "call_DP/extra", "-x", "c", "héllo", "variant_AC/c/extra", "x" * 200)
+EXTRA_PATHS = ("extra", "a\nb", "\x1b[31m", "call_DP/extra", "-x", "c", "héllo", "variant_AC/c/extra", "x" * 200)
 
 
 def _place_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
-    """Something in a VCZ is no file or folder that belongs there."""
+    """A path in a VCZ that is replaced by something else, or an extra path."""
     kind = "format3" if role == "store" and kind == "format2" else kind
-    spots = SPOTS if kind == "format3" or role == "batch" else ("", "repo", "snapshots", "manifests", "chunks", "refs")
-    spot, what = rng.choice(spots + MORE), rng.choice(list(PLACES))
+    paths = PATHS if kind == "format3" or role == "batch" else ("", "repo", "snapshots", "manifests", "chunks", "refs")
+    path_in_vcz, what = rng.choice(paths + EXTRA_PATHS), rng.choice(list(PLACES))
     if kind == "format2":
-        spot = spot.replace("zarr.json", ".zarray").replace("/c/", "/")
+        path_in_vcz = path_in_vcz.replace("zarr.json", ".zarray").replace("/c/", "/")
 
     def damage(folder: Path) -> None:
-        path = folder / f"{role}.vcz" / spot
+        path = folder / f"{role}.vcz" / path_in_vcz
         path.parent.mkdir(exist_ok=True, parents=True)
         PLACES[what](path)
 
-    return Case(f"{role} {spot!r} is {what}", kind, command, damage, role, late=True, statuses=(0, 1))
+    return Case(f"{role} {path_in_vcz!r} is {what}", kind, command, damage, role, late=True, statuses=(0, 1))
 
 
 # ---- IDs ------------------------------------------------------------------------------------
@@ -746,14 +748,14 @@ IDS = (
     *("S0001\n", "\ufeffS0001", "S0001 ", "café", "cafe\u0301", "\u202egnp", "{}", "%s", "${HOME}", "S" * 5000, "."),
     *("\x7f", "a\rb", "\u2028", "'; drop table", "NaN", "null", "0", "\U0001f9ec" * 1000),
 )
-"""A newline is legal in Zarr, and in no VCF."""
+"""Odd sample IDs. Zarr allows newlines, VCF does not."""
 
 
 def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
-    """Malformed sample IDs, in a VCZ; named on the command line; or in a file."""
+    """A malformed sample ID in a VCZ, on the command line, or in a file."""
     where, sample = rng.choice(("vcz", "line", "file")), rng.choice(IDS)
     if where == "line":
-        # no command line has a NUL in it, nor half a character, nor any number of characters
+        # command-line arguments cannot have NULs or lone surrogates, and their length is limited
         sample = sample.replace("\x00", "").replace("\ud800", "\udcff")[: 10**5]
         args = ("remove", "{folder}/store.vcz", "--", "S0001", sample)
         return Case(f"the ID {sample[:40]!r}", kind, args, lambda _: None, "", statuses=(1,))
@@ -781,7 +783,7 @@ def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
 
 # ---- arguments ------------------------------------------------------------------------------
 
-STRANGE = (
+ODD_ARGUMENTS = (
     *("", " ", "-", "--", ".", "..", "/", "\n", "x" * 5000, "\udcff", "http://", "file://", "file:///nowhere"),
     *(
         "s3://",
@@ -855,43 +857,43 @@ OPTIONS = (
 
 
 def _argument_case(rng: random.Random, kind: str, _role: str, command: str) -> Case:
-    """Names of stores, tags and fields, and values of options."""
-    strange = rng.choice(STRANGE)
+    """An odd name of a store, tag or field, or an odd value of an option."""
+    odd = rng.choice(ODD_ARGUMENTS)
     store, batch, out = (f"{{folder}}/{name}" for name in ("store.vcz", "batch.vcz", "out"))
     forms: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-        "store": (("info", "--", strange), (1, 2)),
-        "source": (("append", store, "--", strange), (1, 2)),
-        "verify": (("verify", "--", strange), (1, 2)),
-        "verify-removal": (("verify-removal", "-S", "{folder}/removed.txt", "--", strange), (1, 2)),
-        "purge": (("purge", "--", strange), (0, 1, 2)),
-        "log": (("log", "--", strange), (1, 2)),
-        "out": (("normalise", store, batch, "--", strange), (0, 1, 2)),
-        "tag": (("tag", store, "--", strange), (0, 1, 2)),
-        "delete": (("tag", "-d", store, "--", strange), (1, 2)),
-        "at": (("info", store, f"--at={strange}"), (1, 2)),
-        "fields": (("recompute", store, f"--fields={strange}"), (0, 1, 2)),
-        "contigs": (("append", store, batch, "--harmonise", f"--haploid-contigs={strange}", "--dry-run"), (0, 1, 2)),
-        "job": (("plan", "--", strange), (2,)),
-        "run": (("run", "--", strange), (2,)),
-        "set": (("plan", "{folder}/job.yaml", f"--set={strange}"), (1, 2)),
-        "set store": (("plan", "{folder}/job.yaml", f"--set=store={strange}"), (1, 2)),
-        "set source": (("plan", "{folder}/job.yaml", f"--set=steps[0].append={strange}"), (0, 1, 2)),
-        "executor": (("executor", "check", "--", strange), (1, 2)),
-        "executor file": (("executor", "check", "--", f"{strange}.yaml"), (1, 2)),
-        "samples": (("remove", store, "-S", strange), (1, 2)),
+        "store": (("info", "--", odd), (1, 2)),
+        "source": (("append", store, "--", odd), (1, 2)),
+        "verify": (("verify", "--", odd), (1, 2)),
+        "verify-removal": (("verify-removal", "-S", "{folder}/removed.txt", "--", odd), (1, 2)),
+        "purge": (("purge", "--", odd), (0, 1, 2)),
+        "log": (("log", "--", odd), (1, 2)),
+        "out": (("normalise", store, batch, "--", odd), (0, 1, 2)),
+        "tag": (("tag", store, "--", odd), (0, 1, 2)),
+        "delete": (("tag", "-d", store, "--", odd), (1, 2)),
+        "at": (("info", store, f"--at={odd}"), (1, 2)),
+        "fields": (("recompute", store, f"--fields={odd}"), (0, 1, 2)),
+        "contigs": (("append", store, batch, "--harmonise", f"--haploid-contigs={odd}", "--dry-run"), (0, 1, 2)),
+        "job": (("plan", "--", odd), (2,)),
+        "run": (("run", "--", odd), (2,)),
+        "set": (("plan", "{folder}/job.yaml", f"--set={odd}"), (1, 2)),
+        "set store": (("plan", "{folder}/job.yaml", f"--set=store={odd}"), (1, 2)),
+        "set source": (("plan", "{folder}/job.yaml", f"--set=steps[0].append={odd}"), (0, 1, 2)),
+        "executor": (("executor", "check", "--", odd), (1, 2)),
+        "executor file": (("executor", "check", "--", f"{odd}.yaml"), (1, 2)),
+        "samples": (("remove", store, "-S", odd), (1, 2)),
         "option": (("append", store, batch, "--dry-run", rng.choice(OPTIONS)), (0, 1, 2)),
         "option of verify": (("verify", store, rng.choice(OPTIONS)), (0, 1, 2)),
         "option of create": (("create", out, batch, "--dry-run", rng.choice(OPTIONS)), (0, 1, 2)),
-        "svg": (("plan", "{folder}/job.yaml", "--svg", strange), (0, 1, 2)),
+        "svg": (("plan", "{folder}/job.yaml", "--svg", odd), (0, 1, 2)),
     }
     name = rng.choice(list(forms))
     args, statuses = forms[name]
-    return Case(f"{name} is strange", kind, args, lambda _: None, "", statuses=statuses)
+    return Case(f"{name} is odd", kind, args, lambda _: None, "", statuses=statuses)
 
 
 # ---- job files ------------------------------------------------------------------------------
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+BILLION_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 WORDS = (
@@ -968,9 +970,9 @@ WORDS = (
         "\x85",
     ),
 )
-FILES_OF_JOBS = (
+JOB_FILES = (
     *(
-        LAUGHS,
+        BILLION_LAUGHS,
         "store: store.vcz\nstore: other\nsteps: []\n",
         "1: 2\n",
         "? [a]\n: b\n",
@@ -998,7 +1000,7 @@ FILES_OF_JOBS = (
 
 
 def _yaml_case(rng: random.Random, kind: str, _role: str, _command: str) -> Case:
-    """Job files and executor files: pieces of YAML in any order, pieces gone, whole files that somebody made up."""
+    """A broken job file or executor file: random pieces of YAML, edits, corrupted bytes, or one of `JOB_FILES`."""
     command = rng.choice(("plan", "plan", "run", "executor"))
     content = JOB.encode() if command != "executor" else b"name: threads\nallowed-mem: 2GB\n"
     match rng.choice(("pieces", "edit", "edit", "edit", "bytes", "made up")):
@@ -1013,7 +1015,7 @@ def _yaml_case(rng: random.Random, kind: str, _role: str, _command: str) -> Case
         case "bytes":
             content = mangled(content, rng)
         case _:
-            content = rng.choice(FILES_OF_JOBS).encode()
+            content = rng.choice(JOB_FILES).encode()
     file = "executor.yaml" if command == "executor" else "job.yaml"
 
     def damage(folder: Path) -> None:
@@ -1022,7 +1024,7 @@ def _yaml_case(rng: random.Random, kind: str, _role: str, _command: str) -> Case
     return Case(f"{file} is {content[:300]!r}", kind, command, damage, "", statuses=(0, 1, 2))
 
 
-# ---- running them ---------------------------------------------------------------------------
+# ---- running cases --------------------------------------------------------------------------
 
 FAMILIES: tuple[Callable[[random.Random, str, str, str], Case], ...] = (
     _document_case,
@@ -1037,7 +1039,7 @@ FAMILIES: tuple[Callable[[random.Random, str, str, str], Case], ...] = (
 
 
 def case(seed: int, number: int) -> Case:
-    """One of the cases of a seed; families and commands take turns."""
+    """Draw case `number` of a seed; families and commands take turns."""
     rng = random.Random(f"{seed} {number}")
     command = list(COMMANDS)[number // len(FAMILIES) % len(COMMANDS)]
     kind = rng.choice(COMMANDS[command].kinds)
@@ -1046,22 +1048,22 @@ def case(seed: int, number: int) -> Case:
 
 
 def run(n: int, seed: int, *, first: int = 0, step: int = 1) -> Tally:
-    """Try so many cases of a seed, each or every few."""
-    bad = []
-    with _bounded(), tempfile.TemporaryDirectory(prefix="vczstore-inputs-") as top:
+    """Try `n` cases of a seed, with numbers from `first` on in steps of `step`."""
+    failures = []
+    with _limited_memory(), tempfile.TemporaryDirectory(prefix="vczstore-inputs-") as top:
         for number in range(first, first + n * step, step):
             folder = Path(top, str(number))
             folder.mkdir()
-            found = case(seed, number).try_in(folder)
-            if found is not None:
-                bad.append(f"inputs.case({seed}, {number}): {found}")
+            problems = case(seed, number).try_in(folder)
+            if problems is not None:
+                failures.append(f"inputs.case({seed}, {number}): {problems}")
             shutil.rmtree(folder)
-    return Tally(n, tuple(bad))
+    return Tally(n, tuple(failures))
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
-    """What would fill this machine's memory fails instead."""
+def _limited_memory() -> Iterator[None]:
+    """Limit the memory of this process, so that excessive allocations fail."""
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_peak_memory() + 8 * 2**30, limits[1]))
     try:

@@ -1,10 +1,10 @@
 """
-Kills: runs of ``vczstore`` that are stopped by a signal at seeded random points, and what they leave.
+Kills: stop runs of ``vczstore`` by a signal at seeded random points, check the store they leave, and rerun them.
 
-Each case, an operation on a kind of store with an executor, is run once without a signal, while `trap` notes every line
-of vczstore that is executed and every file that is written, with the time. Points are then drawn in three ways: among
-the lines, each as likely as any other; among the writes; and among the moments of the phase that writes, so that the
-time that Icechunk spends in a commit counts as it lasts. A driver or a worker gets the signal; from a terminal, all do.
+Each case (operation, kind of store, executor) first runs undisturbed, while `trap` records every executed line of
+vczstore and every change of a file, with its time. Points are then drawn in three ways: uniformly from the distinct
+lines; from the writes; and uniformly in time over the writing phase, which also covers the time that Icechunk spends in
+a commit. The signal goes to the driver, to a worker, or like Ctrl-C in a terminal to the whole process group.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ FIELDS = (
     *("call_genotype", "call_genotype_mask", "call_DP", "call_GL", "call_FT"),
 )
 N_VARIANTS, VARIANTS_CHUNK = 300, 150
-"""Chunks of so many variants that Icechunk keeps most of them as objects of their own."""
+"""Chunks large enough that Icechunk stores most of them as separate objects instead of inline."""
 PATIENCE = 60.0
-"""Seconds that a run may take, and that it may take to end."""
+"""Timeout of a run in seconds."""
 DRAWS = 5
 """
-How many points are drawn for a kill at most. Workers share the tasks differently each time, so a point of theirs may
-not be reached; then it is the driver's turn.
+Maximum number of points drawn for a kill. The distribution of tasks over workers varies, so a point of a worker may not
+be reached; the following draws are points of the driver.
 """
 
 
@@ -64,7 +64,7 @@ def some_arrays(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
 OLD, NEW = some_arrays(cohort.ids(0, 7)), some_arrays(cohort.ids(7, 4), seed=1)
 GONE = ["S0001", "S0004"]
 APPENDED = cohort.expected_append(OLD, NEW)
-"""Ragged before and after: columns are of three samples."""
+"""With chunk columns of three samples, the last one is partial both before and after the append."""
 
 type Arrays = dict[str, np.ndarray]
 
@@ -75,28 +75,28 @@ type Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Operation:
     """
-    One that is killed.
+    An operation to kill.
 
     Attributes
     ----------
     command
-        Its arguments, in a folder that has ``store.vcz``, ``batch.vcz`` and ``job.yaml``.
+        Command-line arguments, relative to a folder with ``store.vcz``, ``batch.vcz`` and ``job.yaml``.
     before, after
-        What is in the store. None before a store that the operation makes.
-    gone
-        Samples that it removes: on plain Zarr their values may be missing in part already.
-    again
-        What it says when it was done already, and there is nothing to do.
-    makes
-        The store that it makes, if it makes one.
+        Content of ``store.vcz`` before, and of the resulting store after the operation.
+    already_done
+        Words of its error message when it is rerun after completion; empty if that succeeds.
+    removed
+        Samples that it removes. On plain Zarr, an interrupted removal may have erased some of their values.
+    output
+        Name of the new store that it creates, if any.
     """
 
     command: tuple[str, ...]
     before: Arrays
     after: Arrays
-    again: str
-    gone: tuple[str, ...] = ()
-    makes: str | None = None
+    already_done: str
+    removed: tuple[str, ...] = ()
+    output: str | None = None
 
 
 REMOVED = cohort.expected_remove(OLD, GONE)
@@ -113,25 +113,25 @@ OPERATIONS = {
         REMOVED,
         cohort.expected_compact(REMOVED),
         "exists; choose another path",
-        makes="new.vcz",
+        output="new.vcz",
     ),
     "copy": Operation(
         ("copy-store-to-icechunk", "store.vcz", "new.icechunk"),
         OLD,
         OLD,
         "holds a repository already",
-        makes="new.icechunk",
+        output="new.icechunk",
     ),
     "run": Operation(("run", "job.yaml"), OLD, cohort.expected_remove(APPENDED, GONE), "", tuple(GONE)),
 }
 KINDS = ("format2", "format3", "icechunk")
-"""Format 2 has consolidated metadata."""
+"""Storage formats; the format 2 store has consolidated metadata."""
 EXECUTORS = ("threads", "processes")
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation on a kind of store, with an executor."""
+    """An operation on a kind of store with an executor; `operation` is a key of `OPERATIONS`."""
 
     operation: str
     kind: str
@@ -142,42 +142,42 @@ class Case:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such an operation on this kind of store."""
+        """Whether the operation is supported on this kind of store."""
         if self.operation == "regrid-shards":
             return self.kind != "format2"
         return self.kind != "icechunk" or self.operation not in ("copy", "compact-output")
 
     @property
-    def what(self) -> Operation:
-        """What is done."""
+    def spec(self) -> Operation:
+        """The operation itself."""
         return OPERATIONS[self.operation]
 
     @property
     def target(self) -> str:
-        """The store that is written to."""
-        return self.what.makes or "store.vcz"
+        """Name of the store that is written."""
+        return self.spec.output or "store.vcz"
 
     @property
     def atomic(self) -> bool:
-        """Whether readers see all of it or nothing."""
+        """Whether readers see either the old or the new store."""
         is_replaced = self.operation.startswith(("compact", "regrid"))
         return self.target == "new.icechunk" or self.kind == "icechunk" or is_replaced
 
     @property
     def arguments(self) -> list[str]:
-        """Of ``vczstore``."""
-        return [*self.what.command, "--executor", self.executor, "--max-workers", "2"]
+        """Arguments of ``vczstore``."""
+        return [*self.spec.command, "--executor", self.executor, "--max-workers", "2"]
 
     def make(self, folder: Path) -> None:
-        """All that the command needs."""
+        """Create a folder with the store, the batch and the job file."""
         folder.mkdir(parents=True)
         layout: dict[str, Any] = {"variants_chunk": VARIANTS_CHUNK}
         if self.kind == "icechunk":
-            cohort.write_icechunk(folder / "store.vcz", self.what.before, **layout)
+            cohort.write_icechunk(folder / "store.vcz", self.spec.before, **layout)
         else:
-            old = self.kind == "format2"
-            layout |= {"zarr_format": 2 if old else 3, "consolidated": old}
-            cohort.write_vcz(folder / "store.vcz", self.what.before, **layout)
+            is_format2 = self.kind == "format2"
+            layout |= {"zarr_format": 2 if is_format2 else 3, "consolidated": is_format2}
+            cohort.write_vcz(folder / "store.vcz", self.spec.before, **layout)
         cohort.write_vcz(folder / "batch.vcz", NEW, variants_chunk=VARIANTS_CHUNK)
         steps = ["append: batch.vcz", f"remove: [{', '.join(GONE)}]", *["tag: release-1"] * (self.kind == "icechunk")]
         job = "\n".join(["store: store.vcz", "steps:", *(f"  - {step}" for step in steps)])
@@ -195,20 +195,20 @@ CASES = [
 @dataclass(frozen=True)
 class Point:
     """
-    Where a run is stopped.
+    The point at which a run is stopped.
 
     Attributes
     ----------
     role
-        ``driver``, or ``worker``: the first that gets there.
+        ``driver``, or ``worker`` for the first worker that reaches the point.
     place, nth
-        A line of vczstore, or ``write`` for any change of a file; and which time that it is reached.
+        A line of vczstore, or ``write`` for any change of a file; and the 1-based number of the pass through it.
     delay
-        How many seconds after that.
+        Seconds between reaching the point and the signal.
     signal
-        Which signal.
-    everybody
-        Whether all processes get it, as they do from a terminal.
+        The signal's number.
+    to_group
+        Whether the signal goes to all processes of the run, as from a terminal.
     """
 
     role: str
@@ -216,17 +216,17 @@ class Point:
     nth: int
     delay: float
     signal: int
-    everybody: bool
+    to_group: bool
 
     def __str__(self) -> str:
-        to = "everybody" if self.everybody else f"the {self.role}"
+        target = "all processes" if self.to_group else f"the {self.role}"
         after = f" and {1000 * self.delay:.2f} ms" if self.delay else ""
-        return f"{signal.Signals(self.signal).name} to {to} at {self.place} #{self.nth}{after}"
+        return f"{signal.Signals(self.signal).name} to {target} at {self.place} #{self.nth}{after}"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended, and what of it was left after some seconds."""
+    """Status, output and duration of a run, and problems: a timeout, and processes left behind."""
 
     status: int
     out: str
@@ -237,45 +237,47 @@ class Ended:
 
 def run(folder: Path, arguments: list[str], trap: dict[str, Any] | None = None, forks: Forks | None = None) -> Ended:
     """
-    Run ``vczstore`` in a folder, in a session of its own, and wait for all of its processes.
+    Run ``vczstore`` in a folder, in a new session, and wait for all of its processes.
 
     Parameters
     ----------
     folder, arguments
-        What is run, and where.
+        Working directory and arguments.
     trap
-        What the trap is told; None for none.
+        Configuration of the trap; None to run without it.
     forks
-        What runs it as a fork; None to start a new Python, as users do.
+        Server that forks the run; None to start a new Python process, as users do.
     """
     mark = f"survival-{os.getpid()}-{time.monotonic_ns()}"
     environment = {"VCZSTORE_SURVIVAL": mark}
     if trap is not None:
         environment |= {"PYTHONPATH": str(TRAP), "VCZSTORE_TRAP": json.dumps(trap)}
-    begun = time.monotonic()
-    with TemporaryDirectory(prefix="vczstore-said-") as said:
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="vczstore-output-") as output:
         if forks is None:
-            pid, status = _run_spawned(folder, arguments, environment, Path(said))
+            pid, status = _run_spawned(folder, arguments, environment, Path(output))
         else:
-            pid, status = forks.run(folder, arguments, environment, Path(said), PATIENCE)
-        seconds = time.monotonic() - begun
+            pid, status = forks.run(folder, arguments, environment, Path(output), PATIENCE)
+        seconds = time.monotonic() - started
         deadline = time.monotonic() + 10
         while (left := _marked(mark, pid)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        told = tuple(f"process {p.pid} is left: {' '.join(_cmdline(p))[:200]}" for p in left)
+        remaining = tuple(f"process {p.pid} is left: {' '.join(_cmdline(p))[:200]}" for p in left)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        out, err = (Path(said, name).read_text() for name in ("out", "err"))
+        out, err = (Path(output, name).read_text() for name in ("out", "err"))
     hung = () if status is not None else (f"it takes more than {PATIENCE:.0f} s",)
-    return Ended(-9 if status is None else status, out, err, seconds, (*hung, *told))
+    return Ended(-9 if status is None else status, out, err, seconds, (*hung, *remaining))
 
 
-def _run_spawned(folder: Path, arguments: list[str], environment: dict[str, str], said: Path) -> tuple[int, int | None]:
-    """As `Forks.run` does."""
+def _run_spawned(
+    folder: Path, arguments: list[str], environment: dict[str, str], output: Path
+) -> tuple[int, int | None]:
+    """Run ``vczstore`` in a new Python process; parameters and return values as in `Forks.run`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("ICECHUNK_LOG", "PYTHONPATH", "VCZSTORE_TRAP")}
     command = [sys.executable, "-c", _LIKE_A_SHELL, *arguments]
-    with Path(said, "out").open("w") as out, Path(said, "err").open("w") as err:
+    with Path(output, "out").open("w") as out, Path(output, "err").open("w") as err:
         options: dict[str, Any] = {"cwd": folder, "env": {**kept, **environment}, "start_new_session": True}
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options) as process:
             try:
@@ -287,22 +289,22 @@ def _run_spawned(folder: Path, arguments: list[str], environment: dict[str, str]
 
 _LIKE_A_SHELL = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the handler of the test runner may be another
+signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT may be ignored in the test runner
 from vczstore.__main__ import run
 run()
 """
 
 
 def _marked(mark: str, session: int) -> list[psutil.Process]:
-    """The processes that are of a run: by its session, or by its mark if they have left that."""
-    found = []
+    """The running processes of a run: those in its session, and those with its mark in their environment."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if os.getsid(process.pid) == session or process.environ().get("VCZSTORE_SURVIVAL") == mark:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
@@ -312,11 +314,11 @@ def _cmdline(process: psutil.Process) -> list[str]:
         return ["?"]
 
 
-# ---- what is there --------------------------------------------------------------------------
+# ---- content of stores ----------------------------------------------------------------------
 
 
 def read(place: Path) -> Arrays | None:
-    """What zarr-python reads from the store, reopened. None where there is no store."""
+    """All arrays of the store at `place`, read with zarr-python; None if there is no store."""
     if (place / "zarr.json").exists() or (place / ".zgroup").exists():
         return cohort.read_vcz(place)
     if not place.exists() or not icechunk.Repository.exists(_storage(place)):
@@ -330,14 +332,14 @@ def read(place: Path) -> Arrays | None:
 
 
 def read_elsewhere(place: Path) -> Arrays | None:
-    """The same, by another process."""
+    """As `read`, in another process."""
     code = "import pickle, sys; from tests.system.survival import kills; from pathlib import Path\n"
     code += "pickle.dump(kills.read(Path(sys.argv[1])), sys.stdout.buffer)"
     import pickle
 
     done = subprocess.run([sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, cwd=ROOT, check=True)
-    found: Arrays | None = pickle.loads(done.stdout)
-    return found
+    arrays: Arrays | None = pickle.loads(done.stdout)
+    return arrays
 
 
 def _storage(place: Path) -> icechunk.Storage:
@@ -345,7 +347,7 @@ def _storage(place: Path) -> icechunk.Storage:
 
 
 def objects(repository: Path) -> dict[str, int]:
-    """How many objects of each kind a repository has."""
+    """Number of objects of each kind in a repository."""
     kinds = ("chunks", "manifests", "snapshots", "transactions")
     return {kind: sum(1 for p in (repository / kind).rglob("*") if p.is_file()) for kind in kinds}
 
@@ -355,254 +357,254 @@ def collect_garbage(repository: Path) -> None:
     vczstore.gc(repository)
 
 
-def _is(found: Arrays | None, model: Arrays | None) -> bool:
-    if found is None or model is None:
-        return found is model
+def _matches(arrays: Arrays | None, model: Arrays | None) -> bool:
+    if arrays is None or model is None:
+        return arrays is model
     try:
-        cohort.assert_same(found, model)
+        cohort.assert_same(arrays, model)
     except AssertionError:
         return False
     return True
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Element by element, bit by bit."""
+    """Elementwise equality, bit for bit."""
     if a.dtype.kind == "f":
         return np.asarray(a.view("u4") == b.view("u4"))
     return np.asarray(a.astype(object) == b.astype(object))
 
 
-def between(found: Arrays, what: Operation) -> list[str]:
+def between(arrays: Arrays, operation: Operation) -> list[str]:
     """
-    What is wrong with a store on plain Zarr that a killed operation has left between old and new.
+    Return the problems of a plain Zarr store that a killed operation has left in an intermediate state.
 
-    Arrays are as long as before or after, and up to there hold what belongs there; the samples that are removed may
-    be so in part. Sample IDs come last.
+    Each array must have the old or the new length and valid values up to there, except that values of samples being
+    removed may be old or erased. ``sample_id`` must be extended or erased last.
     """
-    wrong = []
-    lengths = {len(what.before["sample_id"]), len(what.after["sample_id"])}
+    problems = []
+    lengths = {len(operation.before["sample_id"]), len(operation.after["sample_id"])}
     models = {len(m["sample_id"]): m for m in (OLD, APPENDED)}
-    blanked = [s for s in what.gone if s not in found["sample_id"].tolist()]
-    for name, values in found.items():
+    erased_ids = [s for s in operation.removed if s not in arrays["sample_id"].tolist()]
+    for name, values in arrays.items():
         if "samples" not in cohort.DIMENSIONS[name]:
             if not _equal(values, OLD[name]).all():
-                wrong.append(f"{name}, which has no samples, has changed")
+                problems.append(f"{name}, which has no samples, has changed")
             continue
-        n = values.shape[cohort.DIMENSIONS[name].index("samples")]
-        if n not in lengths:
-            wrong.append(f"{name} has {n} samples, neither the old number nor the new")
+        length = values.shape[cohort.DIMENSIONS[name].index("samples")]
+        if length not in lengths:
+            problems.append(f"{name} has {length} samples, neither the old number nor the new")
             continue
-        if n < len(found["sample_id"]):
-            wrong.append(f"{name} has {n} samples, and sample_id has {len(found['sample_id'])} already")
-        present = models[n]
-        removed = cohort.expected_remove(present, list(what.gone))
-        gone = cohort.expected_remove(present, blanked)
+        if length < len(arrays["sample_id"]):
+            problems.append(f"{name} has {length} samples, and sample_id has {len(arrays['sample_id'])} already")
+        present = models[length]
+        removed = cohort.expected_remove(present, list(operation.removed))
+        erased = cohort.expected_remove(present, erased_ids)
         if not (_equal(values, present[name]) | _equal(values, removed[name])).all():
-            wrong.append(f"{name} has values that are neither old nor new")
-        is_gone = ~_equal(gone[name], present[name])
-        if name != "sample_id" and not _equal(values, removed[name])[is_gone].all():
-            wrong.append(f"{name} has values of samples whose IDs are removed already")
-    return wrong
+            problems.append(f"{name} has values that are neither old nor new")
+        must_be_erased = ~_equal(erased[name], present[name])
+        if name != "sample_id" and not _equal(values, removed[name])[must_be_erased].all():
+            problems.append(f"{name} has values of samples whose IDs are removed already")
+    return problems
 
 
 # ---- one case -------------------------------------------------------------------------------
 
 _BEGINS = re.compile(r"ransaction|Icechunk\S+\.create$|NewPlainStore")
-"""The functions in which the phase begins that writes."""
+"""Functions that begin the writing phase."""
 _UNTOUCHED = re.compile(r"nothing was (committed|written|created)|store is as it was|readers see the old samples;")
-"""What a run says that has changed nothing."""
+"""Messages of a run that has changed nothing."""
 _INTERRUPTED_REVEAL = "if an append was stopped here, run that append again"
-"""In what verify says of a store on plain Zarr whose new samples have become visible in part; to run again mends it."""
+"""Words in the errors of verify for a plain Zarr store whose new samples are partly visible; a rerun fixes that."""
 
 
 @dataclass
 class Bench:
-    """A case, where it is tried, and what was learnt from the run that was not killed."""
+    """A case, the folder for its runs, and the points and results of its undisturbed run."""
 
     case: Case
     folder: Path
     forks: Forks | None
     events: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
-    """Of each role, the event from which on it is stopped."""
+    """For each role, the index of the first event at which it may be stopped."""
     objects: dict[str, int] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
     seconds: float = 0.0
 
     @cached_property
     def template(self) -> Path:
-        """What every run begins with."""
-        place = self.folder / "template"
-        self.case.make(place)
-        return place
+        """A folder that is copied for each run."""
+        folder = self.folder / "template"
+        self.case.make(folder)
+        return folder
 
     def calibrate(self) -> None:
-        """Run it once, and keep all points."""
-        place, notes = self.folder / "undisturbed", self.folder / "notes"
-        shutil.copytree(self.template, place)
+        """Run the case undisturbed, and keep all points."""
+        folder, notes = self.folder / "undisturbed", self.folder / "notes"
+        shutil.copytree(self.template, folder)
         notes.mkdir()
-        done = run(place, self.case.arguments, self._trap(place, notes), self.forks)
-        assert (done.status, done.left) == (0, ()), (self.case, done)
-        assert _is(read(place / self.case.target), self.case.what.after), self.case
+        ended = run(folder, self.case.arguments, self._trap(folder, notes), self.forks)
+        assert (ended.status, ended.left) == (0, ()), (self.case, ended)
+        assert _matches(read(folder / self.case.target), self.case.spec.after), self.case
         for file in sorted(notes.iterdir()):
             role = file.name.partition("-")[0]
             events = [(t, p) for t, p in json.loads(file.read_text()) if p == "write" or p.count(":") == 2]
-            # until the command begins its work, the way an interrupt is told is Python's own
+            # before the command begins its work, Python itself reports an interrupt
             first = next((i for i, (_, p) in enumerate(events) if p.startswith(("vczstore/api", "vczstore/job"))), 0)
-            if len(events) > len(self.events.get(role, ())):  # of several workers, the busiest
+            if len(events) > len(self.events.get(role, ())):  # keep the busiest of several workers
                 self.events[role], self.first[role] = events, first if role == "driver" else 0
         assert self.events.get("driver"), self.case
-        self.seconds = done.seconds
-        target = place / self.case.target
+        self.seconds = ended.seconds
+        target = folder / self.case.target
         if self._is_repository(target):
             collect_garbage(target)
             self.objects = objects(target)
         else:
             self.files = self._files(target)
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
-    def _trap(self, place: Path, notes: Path, **said: Any) -> dict[str, Any]:
-        return {"roots": [f"{root}{os.sep}" for root in ROOTS], "watched": str(place), "folder": str(notes), **said}
+    def _trap(self, watched: Path, notes: Path, **config: Any) -> dict[str, Any]:
+        return {"roots": [f"{root}{os.sep}" for root in ROOTS], "watched": str(watched), "folder": str(notes), **config}
 
     def draw(self, rng: random.Random, *, only_driver: bool) -> Point:
-        """A point."""
+        """Draw a point at random."""
         roles = ["driver"] if only_driver else sorted(self.events)
         role = rng.choice(roles) if rng.random() < 0.8 else "driver"
         events, first = self.events[role], self.first[role]
         writing = next((i for i, (_, place) in enumerate(events) if i >= first and _BEGINS.search(place)), first)
         writes = [i for i, (_, place) in enumerate(events) if i >= first and place == "write"]
-        way, delay = rng.choice(["line", "line late", "moment", *["write"] * bool(writes)]), 0.0
-        if way == "write":
-            at = rng.choice(writes)
-        elif way == "moment":
+        method, delay = rng.choice(["line", "line late", "moment", *["write"] * bool(writes)]), 0.0
+        if method == "write":
+            index = rng.choice(writes)
+        elif method == "moment":
             moment = rng.uniform(events[writing][0], events[-1][0])
-            at = max(writing, sum(t <= moment for t, _ in events) - 1)
-            delay = max(0.0, moment - events[at][0])
+            index = max(writing, sum(t <= moment for t, _ in events) - 1)
+            delay = max(0.0, moment - events[index][0])
         else:
-            start = writing if way == "line late" else first
-            there: dict[str, list[int]] = {}
+            start = writing if method == "line late" else first
+            by_line: dict[str, list[int]] = {}
             for i, (_, place) in enumerate(events[start:], start):
-                there.setdefault(place, []).append(i)
-            there.pop("write", None)
-            at = rng.choice(there[rng.choice(sorted(there))])
-        place = events[at][1]
-        nth = sum(p == place for _, p in events[: at + 1])
+                by_line.setdefault(place, []).append(i)
+            by_line.pop("write", None)
+            index = rng.choice(by_line[rng.choice(sorted(by_line))])
+        place = events[index][1]
+        nth = sum(p == place for _, p in events[: index + 1])
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-        everybody = number == signal.SIGINT and rng.random() < 0.5
-        return Point(role, place, nth, delay, int(number), everybody)
+        to_group = number == signal.SIGINT and rng.random() < 0.5
+        return Point(role, place, nth, delay, int(number), to_group)
 
     def kill(self, number: int, point: Point, *, elsewhere: bool = False) -> Kill:
-        """Stop one run, look at what it leaves, and run it again."""
-        place, notes = self.folder / f"kill-{number}", self.folder / f"kill-{number}-notes"
-        shutil.copytree(self.template, place)
+        """Stop one run, check the store it leaves, on plain Zarr repair every other one, and rerun it."""
+        folder, notes = self.folder / f"kill-{number}", self.folder / f"kill-{number}-notes"
+        shutil.copytree(self.template, folder)
         notes.mkdir()
         try:
-            ended = run(place, self.case.arguments, self._trap(place, notes, trigger=asdict(point)), self.forks)
+            ended = run(folder, self.case.arguments, self._trap(folder, notes, trigger=asdict(point)), self.forks)
             is_hit = (notes / "hit.json").exists()
-            state, wrong = self._judge(place, ended, point, is_hit=is_hit, elsewhere=elsewhere)
-            if state != "unreadable" and number % 2 and self._is_plain(place / self.case.target):
-                wrong += self._repair(place, state)
-            wrong += self._again(place, state)
+            state, problems = self._judge(folder, ended, point, is_hit=is_hit, elsewhere=elsewhere)
+            if state != "unreadable" and number % 2 and self._is_plain(folder / self.case.target):
+                problems += self._repair(folder, state)
+            problems += self._rerun(folder, state)
         finally:
-            shutil.rmtree(place)
+            shutil.rmtree(folder)
             shutil.rmtree(notes)
-        return Kill(self.case, point, is_hit, state, ended, wrong)
+        return Kill(self.case, point, is_hit, state, ended, problems)
 
     def _judge(
-        self, place: Path, ended: Ended, point: Point, *, is_hit: bool, elsewhere: bool
+        self, folder: Path, ended: Ended, point: Point, *, is_hit: bool, elsewhere: bool
     ) -> tuple[str, list[str]]:
-        """Whether what is there is old, new, or on plain Zarr between these; and what is wrong."""
-        what, target, wrong = self.case.what, place / self.case.target, list(ended.left)
-        old = None if what.makes else what.before
+        """Return the state of the store ("old", "new", "between" or "unreadable"), and a list of problems."""
+        operation, target, problems = self.case.spec, folder / self.case.target, list(ended.left)
+        old = None if operation.output else operation.before
         try:
-            found = read(target)
-            if elsewhere and not _is(read_elsewhere(target), found):
-                wrong.append("another process reads something else")
+            arrays = read(target)
+            if elsewhere and not _matches(read_elsewhere(target), arrays):
+                problems.append("another process reads something else")
         except Exception as error:
-            return "unreadable", [*wrong, f"it cannot be read: {type(error).__name__}: {error}"]
-        state = "old" if _is(found, old) else "new" if _is(found, what.after) else "between"
+            return "unreadable", [*problems, f"it cannot be read: {type(error).__name__}: {error}"]
+        state = "old" if _matches(arrays, old) else "new" if _matches(arrays, operation.after) else "between"
         if state == "between":
-            if self.case.atomic or found is None:
-                wrong.append("readers see neither old nor new")
+            if self.case.atomic or arrays is None:
+                problems.append("readers see neither old nor new")
             else:
-                wrong += between(found, what)
-        if what.makes and not _is(read(place / "store.vcz"), what.before):
-            wrong.append("the source has changed")
-        wrong += self._wrong_end(ended, point, state, is_hit=is_hit)
-        if found is not None:
+                problems += between(arrays, operation)
+        if operation.output and not _matches(read(folder / "store.vcz"), operation.before):
+            problems.append("the source has changed")
+        problems += self._problems_at_exit(ended, point, state, is_hit=is_hit)
+        if arrays is not None:
             errors = [str(error) for error in vczstore.verify(target).errors]
             if state == "between":
                 errors = [error for error in errors if _INTERRUPTED_REVEAL not in error]
-            elif self.case.kind == "format2":  # stopped between a document and the consolidated metadata
+            elif self.case.kind == "format2":  # stopped between writing metadata and consolidated metadata
                 errors = [e for e in errors if "consolidated" not in e or _INTERRUPTED_REVEAL not in e]
-            wrong += [f"verify: {error}" for error in errors[:3]]
-        return state, wrong
+            problems += [f"verify: {error}" for error in errors[:3]]
+        return state, problems
 
-    def _wrong_end(self, ended: Ended, point: Point, state: str, *, is_hit: bool) -> list[str]:
-        """How it ended, and what it said."""
-        wrong = []
+    def _problems_at_exit(self, ended: Ended, point: Point, state: str, *, is_hit: bool) -> list[str]:
+        """Return the problems with a run's exit status and messages."""
+        problems = []
         killed = is_hit and point.signal == signal.SIGKILL and point.role == "driver"
         allowed = {0} if not is_hit else {0, -9} if killed else {0, 1} if point.role == "worker" else {0, 130, 143}
-        if is_hit and point.everybody:
+        if is_hit and point.to_group:
             allowed |= {130, 143}
         if ended.status not in allowed:
-            wrong.append(f"it ended with status {ended.status}")
+            problems.append(f"it ended with status {ended.status}")
         if ended.status == 0 and state != "new":
-            wrong.append(f"it said that it had succeeded, and the store is {state}")
-        said = ended.err.strip()
-        if not killed and (len(said.splitlines()) > 1 or "Traceback" in said or "unexpected" in said):
-            wrong.append(f"it said more than a line: {said[-1500:]!r}")
-        if _UNTOUCHED.search(said) and state == "new":
-            wrong.append(f"it said what is not true: {said!r}, and the store is new")
-        return wrong
+            problems.append(f"it said that it had succeeded, and the store is {state}")
+        message = ended.err.strip()
+        if not killed and (len(message.splitlines()) > 1 or "Traceback" in message or "unexpected" in message):
+            problems.append(f"it said more than a line: {message[-1500:]!r}")
+        if _UNTOUCHED.search(message) and state == "new":
+            problems.append(f"it said what is not true: {message!r}, and the store is new")
+        return problems
 
-    def _repair(self, place: Path, state: str) -> list[str]:
-        """Let it be repaired: nothing is left of the kill but an operation to complete."""
-        target = place / self.case.target
+    def _repair(self, folder: Path, state: str) -> list[str]:
+        """Repair the store, which must clean up everything except an operation to complete; return the problems."""
+        target = folder / self.case.target
         repaired = vczstore.repair(target)
-        wrong = [f"repair: {damage}" for damage in repaired.errors]
-        found = read(target)
-        if state != "between" and not _is(found, self.case.what.before if state == "old" else self.case.what.after):
-            wrong.append(f"repair: the store is not {state} any more")
-        elif state == "between" and found is not None:
-            wrong += [f"repair: {one}" for one in between(found, self.case.what)]
-        return wrong + [f"repair: {half} is left" for half in target.rglob("*.partial")]
+        problems = [f"repair: {error}" for error in repaired.errors]
+        arrays, spec = read(target), self.case.spec
+        if state != "between" and not _matches(arrays, spec.before if state == "old" else spec.after):
+            problems.append(f"repair: the store is not {state} any more")
+        elif state == "between" and arrays is not None:
+            problems += [f"repair: {problem}" for problem in between(arrays, spec)]
+        return problems + [f"repair: {path} is left" for path in target.rglob("*.partial")]
 
-    def _again(self, place: Path, state: str) -> list[str]:
-        """Run it again, and look at what is there then."""
-        what, target = self.case.what, place / self.case.target
+    def _rerun(self, folder: Path, state: str) -> list[str]:
+        """Rerun the operation, and return the problems with its outcome."""
+        operation, target = self.case.spec, folder / self.case.target
         if self.case.operation == "compact-output" and state == "old" and target.exists():
-            shutil.rmtree(target)  # as it says
-        # the workers that might be left are those of the first
+            shutil.rmtree(target)  # as its error message says
+        # threads are enough here, because only the killed run is checked for leftover workers
         quick = self.case if self.forks is None else replace(self.case, executor="threads")
-        ended = run(place, quick.arguments, None, self.forks)
-        wrong = [f"again: {left}" for left in ended.left]
-        is_done = state == "new" and what.again and what.again in ended.err
+        ended = run(folder, quick.arguments, None, self.forks)
+        problems = [f"again: {left}" for left in ended.left]
+        is_done = state == "new" and operation.already_done and operation.already_done in ended.err
         if ended.status != (1 if is_done else 0):
-            wrong.append(f"again: it ended with status {ended.status}: {ended.err[-500:]!r}")
+            problems.append(f"again: it ended with status {ended.status}: {ended.err[-500:]!r}")
         try:
-            found = read(target)
+            arrays = read(target)
         except Exception as error:
-            return [*wrong, f"again: it cannot be read: {type(error).__name__}: {error}"]
-        if not _is(found, what.after):
-            wrong.append("again: the store is not what the operation makes of it")
-            return wrong
-        wrong += [f"again: verify: {damage}" for damage in vczstore.verify(target).errors[:3]]
+            return [*problems, f"again: it cannot be read: {type(error).__name__}: {error}"]
+        if not _matches(arrays, operation.after):
+            problems.append("again: the store is not what the operation makes of it")
+            return problems
+        problems += [f"again: verify: {error}" for error in vczstore.verify(target).errors[:3]]
         if self._is_repository(target):
             if self.case.operation == "run":
                 repository = icechunk.Repository.open(_storage(target))
                 tagged = {name: repository.lookup_tag(name) for name in repository.list_tags()}
                 if tagged != {"release-1": repository.lookup_branch("main")}:
-                    wrong.append(f"again: tags are {tagged}")
+                    problems.append(f"again: tags are {tagged}")
             before = objects(target)
             collect_garbage(target)
             if (after := objects(target)) != self.objects:
-                wrong.append(f"objects are {before}, {after} once garbage is collected, undisturbed {self.objects}")
-            if not _is(read(target), what.after):
-                wrong.append("the store has changed when garbage was collected")
+                problems.append(f"objects are {before}, {after} once garbage is collected, undisturbed {self.objects}")
+            if not _matches(read(target), operation.after):
+                problems.append("the store has changed when garbage was collected")
         elif extra := {f for f in self._files(target) - self.files if not f.endswith(".partial")}:
-            wrong.append(f"there are files that do not belong there: {sorted(extra)[:5]}")
-        return wrong
+            problems.append(f"there are files that do not belong there: {sorted(extra)[:5]}")
+        return problems
 
     @staticmethod
     def _is_plain(target: Path) -> bool:
@@ -614,24 +616,24 @@ class Bench:
 
     @staticmethod
     def _files(target: Path) -> frozenset[str]:
-        """All in the store, and what lies beside it."""
+        """Paths of everything in the store, and of its siblings in the folder."""
         inside = {str(p.relative_to(target.parent)) for p in target.rglob("*")}
         return frozenset(inside | {p.name for p in target.parent.iterdir()})
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What became of one."""
+    """A kill and its outcome."""
 
     case: Case
     point: Point
     is_hit: bool
     state: str
     ended: Ended
-    wrong: list[str]
+    problems: list[str]
 
     def __str__(self) -> str:
-        verdict = "; ".join(self.wrong) or "well"
+        verdict = "; ".join(self.problems) or "well"
         hit = "" if self.is_hit else " (never reached)"
         return f"{self.case}: {self.point}{hit}: status {self.ended.status}, {self.state}: {verdict}"
 
@@ -642,16 +644,16 @@ class Kill:
 @dataclass(frozen=True)
 class Campaign:
     """
-    Many kills.
+    A series of kills.
 
     Attributes
     ----------
     seed
-        What the points are drawn from.
+        Seed of the random points.
     cases
-        Which cases take their turns.
+        Cases to kill, in turn.
     spawned
-        Whether each run is a new Python, as it is for users, instead of a fork.
+        Whether each run is a new Python process, as for users, instead of a fork.
     """
 
     seed: int
@@ -659,7 +661,7 @@ class Campaign:
     spawned: bool = False
 
     def kills(self, n: int, first: int = 0) -> Iterator[tuple[int, Kill]]:
-        """The kills from a number on, and before each those whose points were not reached."""
+        """Yield `n` kills from number `first` on; a kill is yielded and drawn again while its point is not reached."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="vczstore-kills-")))
             forks = None if self.spawned else shared()
@@ -679,14 +681,14 @@ class Campaign:
                     if kill.is_hit:
                         break
 
-    def tally(self, n: int, first: int = 0, told: Callable[[int, Kill], None] | None = None) -> Tally:
-        """Count those that hit."""
-        tried, bad = 0, []
+    def tally(self, n: int, first: int = 0, report: Callable[[int, Kill], None] | None = None) -> Tally:
+        """Run kills, call `report` after each, and count those whose points were reached."""
+        tried, failures = 0, []
         for i, kill in self.kills(n, first):
             tried += kill.is_hit
-            if kill.wrong:
+            if kill.problems:
                 which = f"--case '^{kill.case}$' " if len(self.cases) == 1 else ""
-                bad.append(f"{which}--seed {self.seed} --first {i} --kills 1: {kill}")
-            if told is not None:
-                told(i, kill)
-        return Tally(tried, tuple(bad))
+                failures.append(f"{which}--seed {self.seed} --first {i} --kills 1: {kill}")
+            if report is not None:
+                report(i, kill)
+        return Tally(tried, tuple(failures))

@@ -1,11 +1,11 @@
 """
-Kills of operations on sets of stores, at seeded lines of vczstore, and what they leave.
+Kill operations on sets of stores at random lines of vczstore, check the stores, and complete the operations.
 
-Each is a fork of one process, which has imported nearly all that they need and begun no thread; icechunk, whose import
-begins some, is left to each. A run without a kill counts the lines of the modules in `COUNTED`; then runs are killed at
-lines drawn from these. What is left is looked at and completed in another fork, as a user would: the parts have the
-same samples, or `info` says what was stopped and any other operation is refused; then the same operation, or `repair`,
-leaves all of it in all parts or none of it in any.
+Each run is a fork of a single-threaded process with preloaded imports, except icechunk, whose import starts threads. An
+undisturbed run counts the executed lines of the modules in `COUNTED`; further runs are killed at randomly drawn lines.
+Another fork then checks and completes the operation as a user would. Either all parts have the same samples, or `info`
+reports the interrupted operation and any other is refused. After a rerun or `repair`, either all parts or none of them
+must have the result of the operation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CASES = (
     *(("remove", "format3"), ("run", "icechunk"), ("run", "format3")),
     *(("append", "groups"), ("run", "groups")),
 )
-"""What is killed by default: operations, and kinds of store."""
+"""Operations to kill, and kinds of store; ``groups`` is a set within one Icechunk repository."""
 PARTS = ("chr1", "chr2")
 ARRAYS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_DP")
 OPERATIONS: Mapping[str, str] = {
@@ -58,20 +58,20 @@ OPERATIONS: Mapping[str, str] = {
     "tag": "vczstore.tag(STORE, 'release-1')",
     "run": "vczstore.run_job('job.yaml')",
 }
-"""What is killed, in a folder that has the set, what comes in, and a job."""
+"""Code of the operations, run in a folder with the set, the batches and a job file."""
 
 
 GROUPS = "set/all.icechunk#{part}"
 
 
 def store_in(folder: Path) -> str:
-    """The name of the set."""
+    """The template of the set in a folder."""
     return GROUPS if (folder / "set/all.icechunk").is_dir() else "set/{part}"
 
 
 def arrays_of(part: str, samples: list[str]) -> dict[str, np.ndarray]:
-    found = cohort.make_arrays(3, samples, seed=PARTS.index(part) + len(samples), fields=("call_DP",))
-    return {name: found[name] for name in ARRAYS}
+    arrays = cohort.make_arrays(3, samples, seed=PARTS.index(part) + len(samples), fields=("call_DP",))
+    return {name: arrays[name] for name in ARRAYS}
 
 
 def before(part: str) -> dict[str, np.ndarray]:
@@ -79,16 +79,16 @@ def before(part: str) -> dict[str, np.ndarray]:
 
 
 def after(operation: str, part: str, *, is_compacted: bool = False) -> dict[str, np.ndarray]:
-    """What an operation leaves of a part, before or after its removed samples leave."""
-    found = before(part)
+    """The arrays of a part after an operation; with `is_compacted`, without the positions of removed samples."""
+    arrays = before(part)
     if operation in ("append", "run"):
-        found = cohort.expected_append(found, arrays_of(part, cohort.ids(4, 3)))
-    found = cohort.expected_remove(found, ["S0001"]) if operation in ("remove", "run") else found
-    return cohort.expected_compact(found) if is_compacted else found
+        arrays = cohort.expected_append(arrays, arrays_of(part, cohort.ids(4, 3)))
+    arrays = cohort.expected_remove(arrays, ["S0001"]) if operation in ("remove", "run") else arrays
+    return cohort.expected_compact(arrays) if is_compacted else arrays
 
 
 def make(folder: Path, kind: str, *, more_steps: bool = False) -> None:
-    """A set, what comes into it, and a job; with `more_steps`, one that compacts and verifies, too."""
+    """Write a set, batches for it, and a job file; with `more_steps`, the job also verifies, and if atomic compacts."""
     write = cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz
     for part in PARTS:
         write(folder / ("plain" if kind == "groups" else "set") / part, before(part))
@@ -101,12 +101,12 @@ def make(folder: Path, kind: str, *, more_steps: bool = False) -> None:
     if more_steps:
         steps += [*(["compact: true"] * is_atomic), "verify: true"]
     steps += ["tag: release-1"] * is_atomic
-    said = "".join(f"  - {step}\n" for step in steps)
-    (folder / "job.yaml").write_text(f"store: {store_in(folder)}\nexecutor: single-threaded\nsteps:\n{said}")
+    lines = "".join(f"  - {step}\n" for step in steps)
+    (folder / "job.yaml").write_text(f"store: {store_in(folder)}\nexecutor: single-threaded\nsteps:\n{lines}")
 
 
 def tally(operation: str, kind: str, n: int, seed: int) -> Tally:
-    """Kill an operation at so many lines, and count what went wrong."""
+    """Kill an operation at `n` random lines, and collect the failures."""
     with TemporaryDirectory() as name:
         make(Path(name, "template"), kind, more_steps=True)
         main = "from tests.system.survival.sets import main; main()"
@@ -123,12 +123,12 @@ def tally(operation: str, kind: str, n: int, seed: int) -> Tally:
 
 
 def campaign(n: int, seed: int) -> Tally:
-    """Kill all cases at so many lines."""
+    """Kill all cases, at `n` lines in total, rounded up to the same number for each."""
     each = -(-n // len(CASES))
     return sum((tally(*case, each, seed) for case in CASES), Tally(0))
 
 
-# ---- in the process that forks --------------------------------------------------------------
+# ---- in the process that is forked ----------------------------------------------------------
 
 
 def main() -> None:
@@ -139,35 +139,35 @@ def main() -> None:
     text = f"import vczstore; STORE = {store_in(folder / 'template')!r}; {OPERATIONS[operation]}"
     source = compile(text, "<operation>", "exec")
     count = folder / "lines"
-    bad = []
+    failures = []
 
     def case(name: str, at: int | None) -> Path:
-        """What an operation leaves that is killed at a line."""
-        place = folder / name
-        shutil.copytree(folder / "template", place)
-        killed = _in_child(place, partial(_count, source, count, at))
+        """Run the operation in a copy of the template, killed at line number `at` unless None; return the copy."""
+        copy = folder / name
+        shutil.copytree(folder / "template", copy)
+        killed = _in_child(copy, partial(_count, source, count, at))
         if killed is not (at is not None):
-            bad.append(f"line {at}: the operation ended, or failed")
-        return place
+            failures.append(f"line {at}: the operation ended, or failed")
+        return copy
 
     case("whole", None)
     total = int(count.read_text())
     for i, at in enumerate(sorted(random.Random(seed).choices(range(1, total + 1), k=n))):
-        place = case(str(i), at)
-        if _in_child(place, partial(_look, operation, source, place / "wrong", at, is_repaired=i % 2 == 0)):
-            bad.append(f"line {at} of {total}: looking was killed")
-        bad.extend((place / "wrong").read_text().splitlines() if (place / "wrong").exists() else ())
-        shutil.rmtree(place)
-    print(json.dumps(bad))
+        copy = case(str(i), at)
+        if _in_child(copy, partial(_complete, operation, source, copy / "wrong", at, is_repaired=i % 2 == 0)):
+            failures.append(f"line {at} of {total}: the check was killed")
+        failures.extend((copy / "wrong").read_text().splitlines() if (copy / "wrong").exists() else ())
+        shutil.rmtree(copy)
+    print(json.dumps(failures))
 
 
-def _in_child(place: Path, run: Callable[[], None]) -> bool:
-    """Run something in a folder, in a fork: whether it was killed."""
+def _in_child(folder: Path, run: Callable[[], None]) -> bool:
+    """Call `run` in a fork with this working directory; return whether the fork was killed."""
     child = os.fork()
     if child == 0:
         try:
             os.environ["ICECHUNK_LOG"] = "off"
-            os.chdir(place)
+            os.chdir(folder)
             run()
         except BaseException:
             traceback.print_exc()
@@ -177,7 +177,7 @@ def _in_child(place: Path, run: Callable[[], None]) -> bool:
 
 
 def _count(source: Any, count: Path, at: int | None) -> None:
-    """Run an operation, and be killed before a line; or note how many lines there were."""
+    """Run an operation, killed before line number `at`; if None, write the number of lines to the file `count`."""
     monitoring, lines = sys.monitoring, 0
 
     def on_line(code: Any, _line: int) -> Any:
@@ -198,38 +198,43 @@ def _count(source: Any, count: Path, at: int | None) -> None:
         count.write_text(str(lines))
 
 
-def _look(operation: str, source: Any, wrong: Path, at: int, *, is_repaired: bool) -> None:
-    """Look at what was left, and complete it."""
+def _complete(operation: str, source: Any, wrong: Path, at: int, *, is_repaired: bool) -> None:
+    """Check the set after a kill, complete the operation, check the set again, and write the failures to `wrong`."""
     store = store_in(Path())
-    told = list(vczstore.info(store).errors)
-    pending = [one for one in told if " is done in " in one]
-    said = []
+    errors = list(vczstore.info(store).errors)
+    pending = [error for error in errors if " is done in " in error]
+    failures = []
     if not pending and len(states := {_state(operation, part) for part in PARTS}) > 1:
-        said.append(f"the parts are {states}, and info says {told}")
+        failures.append(f"the parts are {states}, and info says {errors}")
     if pending and at % 3 == 0:
         try:
             vczstore.remove(store, ["S0002"], impl="zarr", dry_run=True)
-            said.append("another operation is not refused")
+            failures.append("another operation is not refused")
         except vczstore.VczstoreError as error:
             if " is done in " not in str(error):
-                said.append(f"another operation is refused with: {error}")
+                failures.append(f"another operation is refused with: {error}")
     if is_repaired:
         vczstore.repair(store, quick=True)
-    # what follows the commits of a job is done when it is run again
+    # a rerun of the job does the steps that follow its commits
     is_half_done = {_state(operation, part) for part in PARTS} & {"not compacted", "not tagged"}
     if not is_repaired or is_half_done or list(vczstore.info(store).errors):
-        with suppress(vczstore.VczstoreError):  # all of it may be done
+        with suppress(vczstore.VczstoreError):  # the operation may be complete already
             exec(source, {})
     ended = {_state(operation, part) for part in PARTS}
     if ended not in ({"before"}, {"after"}) or (not is_repaired and ended != {"after"}):
-        said.append(f"in the end the parts are {ended}; info said {told}")
+        failures.append(f"in the end the parts are {ended}; info said {errors}")
     if left := [*vczstore.info(store).errors, *Path("set").glob(".*")]:
-        said.append(f"in the end there is still {left}")
-    wrong.write_text("\n".join(f"line {at}: {one}" for one in said))
+        failures.append(f"in the end there is still {left}")
+    wrong.write_text("\n".join(f"line {at}: {failure}" for failure in failures))
 
 
 def _state(operation: str, part: str) -> str:
-    """Whether a part is as it was, as it should be, or neither; read with zarr alone."""
+    """
+    State of a part, read without vczstore.
+
+    ``before`` or ``after`` the operation, ``not compacted`` or ``not tagged`` after a job, ``neither``, or ``tagged
+    wrongly``.
+    """
     is_group = Path("set/all.icechunk").is_dir()
     place = Path("set/all.icechunk" if is_group else f"set/{part}")
     is_icechunk = (place / "snapshots").is_dir()
@@ -239,7 +244,7 @@ def _state(operation: str, part: str) -> str:
         mode="r",
         use_consolidated=False,
     )
-    found = {name: np.asarray(array[...]) for name, array in top.arrays()}
+    arrays = {name: np.asarray(array[...]) for name, array in top.arrays()}
     if operation == "tag" or (operation == "run" and is_icechunk):
         import icechunk
 
@@ -249,14 +254,14 @@ def _state(operation: str, part: str) -> str:
             return "tagged wrongly"
         if operation == "tag":
             return "after" if tagged else "before"
-        if not tagged and _same(found, after(operation, part, is_compacted=True)):
+        if not tagged and _same(arrays, after(operation, part, is_compacted=True)):
             return "not tagged"
     compacts = operation == "run" and is_icechunk
     expected = {"before": before(part), "after": after(operation, part, is_compacted=compacts)}
     if compacts:
         expected["not compacted"] = after(operation, part)
-    return next((name for name, one in expected.items() if _same(found, one)), "neither")
+    return next((name for name, model in expected.items() if _same(arrays, model)), "neither")
 
 
-def _same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
-    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
+def _same(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
+    return arrays.keys() == expected.keys() and all(np.array_equal(arrays[name], expected[name]) for name in expected)

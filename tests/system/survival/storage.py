@@ -1,9 +1,9 @@
 """
-Storage that fails: servers that answer with errors, stall, hang up or lose their answers, and disks that are full.
+Failing storage: servers that return errors, stall, reset connections or lose responses, and full disks.
 
-A fault is survived, or is one error in bounded time; readers see the old or the new; and the same operation, run again
-when storage works, completes it. Faults are made from a seed and a number; which of several requests at once they meet
-is up to threads.
+An operation must either tolerate a fault or raise one error within bounded time, readers must see the old or the new
+state, and a rerun on working storage must complete it. Faults are drawn from a seed and a number, but with concurrent
+requests, thread scheduling determines which of them are affected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from vczstore.stores import lock, object_store
 from vczstore.stores.base import UNCHANGED
 
 SECONDS = 60
-"""How long an operation may take to give up."""
+"""Maximum duration of an operation on failing storage."""
 KINDS = ("format3", "icechunk")
 PLACES = ("server", "server", "disk")
 FIELDS = (
@@ -51,14 +51,14 @@ REMOVED = "S0002"
 type Arrays = dict[str, np.ndarray]
 
 
-def _some(samples: list[str], seed: int) -> Arrays:
+def _arrays_of(samples: list[str], seed: int) -> Arrays:
     arrays = cohort.make_arrays(10, samples, seed=seed)
     return {name: arrays[name] for name in FIELDS}
 
 
-OLD = cohort.expected_remove(_some(cohort.ids(0, 7), 0), [REMOVED])
-BATCH = _some(cohort.ids(7, 5), 1)
-RECALLED = _some(["S0000", "S0005"], 2)
+OLD = cohort.expected_remove(_arrays_of(cohort.ids(0, 7), 0), [REMOVED])
+BATCH = _arrays_of(cohort.ids(7, 5), 1)
+RECALLED = _arrays_of(["S0000", "S0005"], 2)
 
 
 # ---- places ---------------------------------------------------------------------------------
@@ -67,20 +67,20 @@ RECALLED = _some(["S0000", "S0005"], 2)
 @dataclass
 class Site:
     """
-    A store, and what comes into it, in some place that will fail.
+    A store and sources for it, on storage that will fail.
 
     Attributes
     ----------
     kind
-        Of the store.
+        Kind of the store.
     top
-        The folder or URL that all is in.
+        Folder or URL that contains the store and the sources.
     options
-        The storage options that go through what fails.
+        Storage options, with the endpoint of the failing proxy.
     reader
-        Opens a Zarr store or a repository in it, without vczstore, past what fails.
+        Opens the store at a path below `top` without vczstore, and bypasses the proxy.
     work
-        A folder on a disk that has room.
+        A folder on a disk that does not fail.
     """
 
     kind: str
@@ -101,7 +101,7 @@ class Site:
         return f"{self.top}/{name}.vcz"
 
     def read(self, name: str = "store.vcz") -> Arrays:
-        """What readers see, as far as ``sample_id`` says that there are samples."""
+        """The arrays as seen by readers, truncated to the number of samples in ``sample_id``."""
         arrays = cohort.read_vcz(self.reader(f"cohort/{name}"))
         n = len(arrays["sample_id"])
         return {
@@ -110,7 +110,7 @@ class Site:
         }
 
     def job(self) -> Path:
-        """A job file."""
+        """Write a job file; return its path."""
         steps = [{"append": self.source("batch")}, {"remove": {"samples": ["S0001"]}}]
         tag = [{"tag": "release"}] if self.kind == "icechunk" else []
         store = {"url": self.store, **({"storage-options": self.options} if self.options else {})}
@@ -126,7 +126,7 @@ def _sources(put: Callable[[str, Arrays], None]) -> None:
 
 @contextmanager
 def on_disk(kind: str, work: Path) -> Iterator[tuple[Site, Callable[[int | None], None]]]:
-    """A folder, and what limits what can be written there from now on, in bytes; None takes the limit away."""
+    """A site on a disk, and a function to limit the bytes that can be written from now on; None removes the limit."""
     with _disk() as (folder, limit):
         (folder / "cohort").mkdir()
         write = cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz
@@ -142,17 +142,17 @@ def on_disk(kind: str, work: Path) -> Iterator[tuple[Site, Callable[[int | None]
 
 @contextmanager
 def _disk() -> Iterator[tuple[Path, Callable[[int | None], None]]]:
-    """A disk of its own if this machine lets us have one; else one on which no file may become large."""
+    """A tmpfs if we may mount one, with a limit on its free space; else a folder, with a limit on the file size."""
     with tempfile.TemporaryDirectory(prefix="vczstore-disk-") as name:
-        folder, everything = Path(name), 2**28
+        folder, capacity = Path(name), 2**28
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={everything}", "tmpfs", name], check=False, capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={capacity}", "tmpfs", name], check=False, capture_output=True
         )
         if mounted.returncode == 0:
 
             def limit(room: int | None) -> None:
                 used = shutil.disk_usage(folder).used
-                size = everything if room is None else max(4096, used + room)
+                size = capacity if room is None else max(4096, used + room)
                 subprocess.run(["mount", "-o", f"remount,size={size}", name], check=True)
 
             try:
@@ -173,14 +173,14 @@ def _disk() -> Iterator[tuple[Path, Callable[[int | None], None]]]:
 
 @contextmanager
 def server() -> Iterator[s3.S3Server]:
-    """An S3 server, credentials for it, and little patience."""
-    with little_patience(), mock.patch.dict(os.environ, s3.CREDENTIALS), s3.serve() as found:
-        yield found
+    """An S3 server, with its credentials in the environment, and short timeouts."""
+    with short_timeouts(), mock.patch.dict(os.environ, s3.CREDENTIALS), s3.serve() as running:
+        yield running
 
 
 @contextmanager
-def little_patience() -> Iterator[None]:
-    """Requests are made again soon, and not for long."""
+def short_timeouts() -> Iterator[None]:
+    """Shorten retries, timeouts and the lifetime of locks."""
     with ExitStack() as stack:
         for module, name, value in (
             (object_store, "RETRIES", 3),
@@ -194,14 +194,14 @@ def little_patience() -> Iterator[None]:
 
 
 @contextmanager
-def on_server(found: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[tuple[Site, faults.Proxy]]:
-    """A bucket, and the proxy that operations go through."""
-    bucket = found.url(name).removeprefix("s3://")
-    with faults.before(found.endpoint) as proxy:
+def on_server(running: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[tuple[Site, faults.Proxy]]:
+    """A site in a bucket, and the proxy between operations and the server."""
+    bucket = running.url(name).removeprefix("s3://")
+    with faults.before(running.endpoint) as proxy:
 
         def top(prefix: str) -> Any:
             http = {"allow_http": True}
-            return S3Store(bucket, prefix=prefix, endpoint=found.endpoint, region="us-east-1", client_options=http)
+            return S3Store(bucket, prefix=prefix, endpoint=running.endpoint, region="us-east-1", client_options=http)
 
         def put(name: str, arrays: Arrays, write: Callable[..., None] = cohort.write_vcz) -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +216,7 @@ def on_server(found: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[
             storage = icechunk.s3_storage(
                 bucket=bucket,
                 prefix=name,
-                endpoint_url=found.endpoint,
+                endpoint_url=running.endpoint,
                 region="us-east-1",
                 allow_http=True,
                 force_path_style=True,
@@ -226,7 +226,7 @@ def on_server(found: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[
 
         _sources(put)
         put("cohort/store.vcz", OLD, cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)
-        yield Site(kind, f"s3://{bucket}", {**found.options, "endpoint": proxy.endpoint}, reader, work), proxy
+        yield Site(kind, f"s3://{bucket}", {**running.options, "endpoint": proxy.endpoint}, reader, work), proxy
 
 
 # ---- operations -----------------------------------------------------------------------------
@@ -235,18 +235,20 @@ def on_server(found: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[
 @dataclass(frozen=True)
 class Operation:
     """
-    What is done while storage fails.
+    An operation to run on failing storage.
 
     Attributes
     ----------
     call
-        Does it.
+        Runs the operation.
     expected
-        What the store holds then, of what it held before.
+        Returns the store's arrays after the operation, given those before.
     overwrites
-        Whether on plain Zarr values of samples that readers see are overwritten one after the other.
+        Whether on plain Zarr it overwrites values of visible samples, one chunk after the other.
     out
-        Whether the result is a store of its own.
+        Whether it writes a new store.
+    kinds
+        Kinds of store that support it.
     """
 
     call: Callable[[Site], object]
@@ -268,38 +270,38 @@ def _job(arrays: Arrays) -> Arrays:
     return cohort.expected_remove(cohort.expected_append(arrays, BATCH), ["S0001"])
 
 
-def _with(site: Site) -> dict[str, Any]:
+def _options(site: Site) -> dict[str, Any]:
     return {"storage_options": site.options or None}
 
 
 OPERATIONS = {
     "append": Operation(
-        lambda site: vczstore.append(site.store, site.source("batch"), **_with(site)),
+        lambda site: vczstore.append(site.store, site.source("batch"), **_options(site)),
         lambda arrays: cohort.expected_append(arrays, BATCH),
     ),
     "append by zarr": Operation(
-        lambda site: vczstore.append(site.store, site.source("batch"), impl="zarr", **_with(site)),
+        lambda site: vczstore.append(site.store, site.source("batch"), impl="zarr", **_options(site)),
         lambda arrays: cohort.expected_append(arrays, BATCH),
     ),
     "update": Operation(
-        lambda site: vczstore.update(site.store, site.source("recalled"), **_with(site)),
+        lambda site: vczstore.update(site.store, site.source("recalled"), **_options(site)),
         lambda arrays: cohort.expected_update(arrays, RECALLED),
         overwrites=True,
     ),
     "remove": Operation(
-        lambda site: vczstore.remove(site.store, ["S0001", "S0006"], **_with(site)),
+        lambda site: vczstore.remove(site.store, ["S0001", "S0006"], **_options(site)),
         lambda arrays: cohort.expected_remove(arrays, ["S0001", "S0006"]),
         overwrites=True,
     ),
     "remove and purge": Operation(
-        lambda site: vczstore.remove(site.store, ["S0001"], purge=True, **_with(site)),
+        lambda site: vczstore.remove(site.store, ["S0001"], purge=True, **_options(site)),
         lambda arrays: cohort.expected_remove(arrays, ["S0001"]),
         kinds=("icechunk",),
     ),
-    "purge": Operation(lambda site: vczstore.purge(site.store, **_with(site)), kinds=("icechunk",)),
-    "tag": Operation(lambda site: vczstore.tag(site.store, "release", **_with(site)), kinds=("icechunk",)),
+    "purge": Operation(lambda site: vczstore.purge(site.store, **_options(site)), kinds=("icechunk",)),
+    "tag": Operation(lambda site: vczstore.tag(site.store, "release", **_options(site)), kinds=("icechunk",)),
     "compact": Operation(
-        lambda site: vczstore.compact(site.store, **_with(site)), cohort.expected_compact, kinds=("icechunk",)
+        lambda site: vczstore.compact(site.store, **_options(site)), cohort.expected_compact, kinds=("icechunk",)
     ),
     "compact to": Operation(_compact_to, cohort.expected_compact, out=True, kinds=("format3",)),
     "copy": Operation(_copy, lambda _: BATCH, out=True, kinds=("icechunk",)),
@@ -307,26 +309,26 @@ OPERATIONS = {
 }
 
 
-# ---- trying ---------------------------------------------------------------------------------
+# ---- trials ---------------------------------------------------------------------------------
 
 
 def plan_of(rng: random.Random) -> faults.Plan:
-    """Which requests fail, and how."""
+    """Draw a fault, and the requests that it affects."""
     fault = rng.choice((429, 500, 503, "reset", "stall", "lost answer", "lost answer"))
     methods = rng.choice((None, None, "PUT", "PUT", "GET", "DELETE", "POST"))
     first, share = rng.randrange(120), rng.choice((0.02, 0.1, 0.3))
-    how = rng.choice(("once", "once", "some", "first of each", "lasting", "lasting"))
-    draw, seen, done = random.Random(rng.random()), set[tuple[str, str]](), []
+    mode = rng.choice(("once", "once", "some", "first of each", "lasting", "lasting"))
+    draw, seen, matching = random.Random(rng.random()), set[tuple[str, str]](), []
 
     def plan(number: int, method: str, path: str) -> faults.Fault:
-        if methods not in (None, method) or number < first * (how in ("once", "lasting")):
+        if methods not in (None, method) or number < first * (mode in ("once", "lasting")):
             return None
         new = (method, path) not in seen
         seen.add((method, path))
-        match how:
+        match mode:
             case "once":
-                done.append(number)
-                is_due = len(done) == 1
+                matching.append(number)
+                is_due = len(matching) == 1
             case "some":
                 is_due = draw.random() < share
             case "first of each":
@@ -338,40 +340,40 @@ def plan_of(rng: random.Random) -> faults.Plan:
     return plan
 
 
-def _same(found: Arrays, wanted: Arrays) -> bool:
+def _same(arrays: Arrays, expected: Arrays) -> bool:
     try:
-        cohort.assert_same(found, wanted)
+        cohort.assert_same(arrays, expected)
     except AssertionError:
         return False
     return True
 
 
 def _attempt(operation: Operation, site: Site) -> tuple[str, list[str]]:
-    """Do it while storage fails: the error, if there was one, and what is wrong about it."""
-    began, found, message = time.monotonic(), [], ""
+    """Run an operation on failing storage; return the error message, or "", and problems with the error or duration."""
+    started, problems, message = time.monotonic(), [], ""
     try:
         operation.call(site)
     except VczstoreError as error:
         message = str(error)
         if "\n" in message or not message:
-            found.append(f"does not say in one line what is wrong: {message!r}")
-    except Exception as error:  # anything else is what we look for
+            problems.append(f"does not say in one line what is wrong: {message!r}")
+    except Exception as error:  # any other error is a problem
         message = repr(error)
-        found.append(f"raised {message[:300]}")
-    if time.monotonic() - began > SECONDS:
-        found.append(f"took {time.monotonic() - began:.0f} s")
-    return message, found
+        problems.append(f"raised {message[:300]}")
+    if time.monotonic() - started > SECONDS:
+        problems.append(f"took {time.monotonic() - started:.0f} s")
+    return message, problems
 
 
-def _again(operation: Operation, site: Site) -> str:
-    """The same when storage works again; a lease that could not be given back runs out meanwhile."""
-    until = time.monotonic() + 30
+def _rerun(operation: Operation, site: Site) -> str:
+    """Rerun on working storage, after stale leases have expired; return the error message, or ""."""
+    deadline = time.monotonic() + 30
     while True:
         try:
             operation.call(site)
             return ""
         except BusyError as error:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return str(error)
             time.sleep(0.5)
         except VczstoreError as error:
@@ -380,57 +382,57 @@ def _again(operation: Operation, site: Site) -> str:
 
 def attempt(name: str, site: Site, begin: Callable[[], None], end: Callable[[], None]) -> list[str]:
     """
-    Do something while storage fails, and again when it does not.
+    Run an operation on failing storage, and if that fails, again on working storage.
 
     Parameters
     ----------
     name
         A key of `OPERATIONS`.
     site
-        Where.
+        Store and sources.
     begin, end
-        Called when storage begins to fail, and when it ends to.
+        Functions that make the storage begin and stop failing.
 
     Returns
     -------
     list of str
-        What went wrong that may not.
+        The problems.
     """
     operation = OPERATIONS[name]
     old = site.read()
-    wanted = operation.expected(old)
+    expected = operation.expected(old)
     begin()
-    message, found = _attempt(operation, site)
+    message, problems = _attempt(operation, site)
     end()
     now = site.read()
-    is_done = _same(now, wanted) if not operation.out else not message
+    is_done = _same(now, expected) if not operation.out else not message
     if not message and not is_done:
-        return [*found, "says that it is done, and is not"]
+        return [*problems, "says that it is done, and is not"]
     if message and not operation.out and not (is_done or _same(now, old)):
-        # where nothing is transactional, values of samples follow one after the other
+        # without transactions, values of samples may be overwritten in part
         is_between = operation.overwrites and site.kind != "icechunk"
         if not (is_between and set(old["sample_id"]) <= set(now["sample_id"]) | {"S0001", "S0006"}):
-            found.append(f"is neither old nor new after: {message}")
+            problems.append(f"is neither old nor new after: {message}")
     if UNCHANGED in message and not operation.out and not _same(now, old):
-        found.append(f"says that nothing was committed, and it was: {message}")
+        problems.append(f"says that nothing was committed, and it was: {message}")
     if message:
         if name == "compact to":
             _delete(site.out, site)
-        refused = _again(operation, site)
+        error = _rerun(operation, site)
         now = site.read("out" if operation.out else "store.vcz")
-        if not _same(now, wanted):
-            found.append(f"is not completed by running it again ({refused or 'which says that it is done'})")
-        elif refused and not is_done:
-            found.append(f"cannot be run again: {refused}")
-        if found:
-            found.append(f"the error was: {message}")
-    if name == "tag" and "release" not in vczstore.tags(site.store, **_with(site)):
-        found.append("there is no tag")
-    return found
+        if not _same(now, expected):
+            problems.append(f"is not completed by running it again ({error or 'which says that it is done'})")
+        elif error and not is_done:
+            problems.append(f"cannot be run again: {error}")
+        if problems:
+            problems.append(f"the error was: {message}")
+    if name == "tag" and "release" not in vczstore.tags(site.store, **_options(site)):
+        problems.append("there is no tag")
+    return problems
 
 
 def _delete(url: str, site: Site) -> None:
-    """What the message tells to do before it is run again."""
+    """Delete the output of an operation, as its error message says, before a rerun."""
     if not site.options:
         shutil.rmtree(url, ignore_errors=True)
         return
@@ -440,9 +442,9 @@ def _delete(url: str, site: Site) -> None:
 
 
 def run(n: int, seed: int, *, first: int = 0) -> Tally:
-    """Try so many faults of a seed."""
-    bad = []
-    with server() as found:
+    """Try `n` faults of a seed, from number `first` on."""
+    failures = []
+    with server() as running:
         for number in range(first, first + n):
             rng = random.Random(f"{seed} {number}")
             name = list(OPERATIONS)[number % len(OPERATIONS)]
@@ -451,12 +453,12 @@ def run(n: int, seed: int, *, first: int = 0) -> Tally:
                 if place == "disk":
                     room = rng.choice((0, 0, rng.randrange(30_000), rng.randrange(200_000)))
                     with on_disk(kind, Path(folder)) as (site, limit):
-                        wrong = attempt(name, site, partial(limit, room), partial(limit, None))
-                    what = f"{name} on {kind}, a disk with room for {room:,} bytes"
+                        problems = attempt(name, site, partial(limit, room), partial(limit, None))
+                    description = f"{name} on {kind}, a disk with room for {room:,} bytes"
                 else:
-                    with on_server(found, kind, Path(folder), f"faults-{seed}-{number}") as (site, proxy):
+                    with on_server(running, kind, Path(folder), f"faults-{seed}-{number}") as (site, proxy):
                         plan = plan_of(rng)
-                        wrong = attempt(name, site, partial(proxy.follow, plan), partial(proxy.follow, faults.never))
-                    what = f"{name} on {kind}, a server that fails"
-            bad += [f"storage.run(1, {seed}, first={number}): {what}: {one}" for one in wrong]
-    return Tally(n, tuple(bad))
+                        problems = attempt(name, site, partial(proxy.follow, plan), partial(proxy.follow, faults.never))
+                    description = f"{name} on {kind}, a server that fails"
+            failures += [f"storage.run(1, {seed}, first={number}): {description}: {problem}" for problem in problems]
+    return Tally(n, tuple(failures))

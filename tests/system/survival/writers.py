@@ -1,4 +1,4 @@
-"""Writers at once: every commit lands, each once, whoever else commits to the same Icechunk repository meanwhile."""
+"""Concurrent writers: every commit to an Icechunk repository must land exactly once."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.support import cohort, forks, s3
 from tests.system.survival import Tally
 from tests.system.survival.kills import GONE, OLD, PATIENCE, VARIANTS_CHUNK, some_arrays
 
-CONFLICT, AGAIN = 4, 0
-"""The status of who has lost to others too often, and how often its command is then run again: it is retried itself."""
+CONFLICT, RERUNS = 4, 0
+"""Exit status after too many conflicts, and number of reruns: none, because the command itself retries."""
 BATCH = 2
-"""Samples that each writer appends."""
+"""Number of samples that each writer appends."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A repository: how the command line calls it, and how icechunk does."""
+    """A repository: URL and options for the command line, and storage for icechunk."""
 
     url: str
     options: tuple[str, ...]
@@ -35,13 +35,13 @@ class Place:
 
     @property
     def repository(self) -> icechunk.Repository:
-        """Reopened."""
+        """The repository, opened again on each access."""
         return icechunk.Repository.open(self.storage())
 
 
 @dataclass(frozen=True)
 class Writer:
-    """What one of them does, as the command line has it."""
+    """A writer's command line without the store, and the name of the operation in the commit's metadata."""
 
     name: str
     command: tuple[str, ...]
@@ -50,7 +50,7 @@ class Writer:
 
 @contextlib.contextmanager
 def local(folder: Path) -> Iterator[Callable[[str], Place]]:
-    """Repositories in a folder."""
+    """Return a function from names to repositories in a folder."""
 
     def place(name: str) -> Place:
         return Place(str(folder / name), (), lambda: icechunk.local_filesystem_storage(str(folder / name)))
@@ -60,13 +60,13 @@ def local(folder: Path) -> Iterator[Callable[[str], Place]]:
 
 @contextlib.contextmanager
 def at_moto(folder: Path) -> Iterator[Callable[[str], Place]]:
-    """Repositories in a bucket."""
+    """Return a function from names to repositories in a bucket."""
     with s3.serve() as server:
         bucket = server.url("writers").removeprefix("s3://")
 
         def place(name: str) -> Place:
-            said = (f"endpoint={server.endpoint}", "region=us-east-1")
-            options = tuple(word for option in said for word in ("--storage-option", option))
+            settings = (f"endpoint={server.endpoint}", "region=us-east-1")
+            options = tuple(word for setting in settings for word in ("--storage-option", setting))
             return Place(
                 f"s3://{bucket}/{name}",
                 options,
@@ -88,11 +88,11 @@ def at_moto(folder: Path) -> Iterator[Callable[[str], Place]]:
 PLACES = {"local": local, "moto": at_moto}
 
 
-def at_once(place: Place, writers: list[Writer], environment: Mapping[str, str]) -> dict[str, tuple[int, str]]:
-    """Run all of them, and say how each has ended."""
+def run_concurrently(place: Place, writers: list[Writer], environment: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Run all writers concurrently; return the exit status and the output of each by name."""
     running = {writer: _start(place, writer, environment) for writer in writers}
     ended = {writer.name: _wait(process) for writer, process in running.items()}
-    for _ in range(AGAIN):
+    for _ in range(RERUNS):
         lost = [writer for writer in writers if ended[writer.name][0] == CONFLICT]
         ended |= {writer.name: _wait(_start(place, writer, environment)) for writer in lost}
     return ended
@@ -100,11 +100,11 @@ def at_once(place: Place, writers: list[Writer], environment: Mapping[str, str])
 
 def _wait(process: subprocess.Popen[str]) -> tuple[int, str]:
     try:
-        said, _ = process.communicate(timeout=2 * PATIENCE)
+        output, _ = process.communicate(timeout=2 * PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         return -9, f"it takes more than {2 * PATIENCE:.0f} s: {process.communicate()[0]}"
-    return process.returncode, said
+    return process.returncode, output
 
 
 def _start(place: Place, writer: Writer, environment: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -115,11 +115,11 @@ def _start(place: Place, writer: Writer, environment: Mapping[str, str]) -> subp
     )
 
 
-# ---- what they do ---------------------------------------------------------------------------
+# ---- rounds ---------------------------------------------------------------------------------
 
 
 def appending(folder: Path, n: int, seed: int) -> tuple[list[Writer], dict[str, dict[str, np.ndarray]]]:
-    """Writers that append a batch each; and the batches by writer."""
+    """Return `n` writers that append a batch each, and the arrays of the batches by writer."""
     batches = {f"W{i}": some_arrays([f"W{i}-{j}" for j in range(BATCH)], seed=seed + i) for i in range(n)}
     for name, arrays in batches.items():
         cohort.write_vcz(folder / f"{name}.vcz", arrays, variants_chunk=VARIANTS_CHUNK)
@@ -132,18 +132,18 @@ RECOMPUTING = Writer("recomputing", ("recompute", "--fields", "AN"), "recompute"
 
 def one_round(where: str, n: int, seed: int, *, mixed: bool) -> Tally:
     """
-    Writers at once on a new repository.
+    Run concurrent writers on a new repository.
 
     Parameters
     ----------
     where
-        One of `PLACES`.
+        A key of `PLACES`.
     n
-        How many append.
+        Number of writers that append.
     seed
-        What their batches are made from, and the order in which they are started.
+        Seed of their batches and of their starting order.
     mixed
-        Whether one removes and one recomputes besides.
+        Whether to add a writer that removes samples and one that recomputes a field.
     """
     environment = s3.CREDENTIALS if where == "moto" else {}
     with TemporaryDirectory(prefix="vczstore-writers-") as name, PLACES[where](Path(name)) as places:
@@ -153,15 +153,15 @@ def one_round(where: str, n: int, seed: int, *, mixed: bool) -> Tally:
         writers, batches = appending(folder, n, seed)
         writers += [REMOVING, RECOMPUTING] * mixed
         random.Random(seed).shuffle(writers)
-        ended = at_once(place, writers, environment)
-        wrong = [f"{name} ended with {status}: {said[-300:]!r}" for name, (status, said) in ended.items() if status]
-        wrong += _lost(place, writers, batches)
-        what = f"{len(writers)} writers on {where}{', mixed' if mixed else ''}, seed {seed}"
-        return Tally(len(writers), tuple(f"{what}: {one}" for one in wrong))
+        ended = run_concurrently(place, writers, environment)
+        problems = [f"{name} ended with {status}: {out[-300:]!r}" for name, (status, out) in ended.items() if status]
+        problems += _problems(place, writers, batches)
+        description = f"{len(writers)} writers on {where}{', mixed' if mixed else ''}, seed {seed}"
+        return Tally(len(writers), tuple(f"{description}: {problem}" for problem in problems))
 
 
 def _move(template: Path, place: Place) -> None:
-    """Put the files of a repository where it is to be."""
+    """Move the files of a local repository to their place: a path, or objects in a bucket."""
     if not place.options:
         template.rename(place.url)
         return
@@ -184,54 +184,54 @@ def _move(template: Path, place: Place) -> None:
             put(store, path.relative_to(template).as_posix(), path.read_bytes())
 
 
-def _lost(place: Place, writers: list[Writer], batches: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """What of the writers' work is not there, or there twice, or not as it should be."""
-    wrong = []
+def _problems(place: Place, writers: list[Writer], batches: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """Return the problems of the final store: lost or repeated commits, and wrong values."""
+    problems = []
     repository = place.repository
     history = list(repository.ancestry(branch="main"))
     done = Counter(str(info.metadata["vczstore"]["operation"]) for info in history[:-2])
     if (planned := Counter(writer.operation for writer in writers)) != done:
-        wrong.append(f"commits are {dict(done)}, {dict(planned)} were to be made")
-    found = cohort.read_vcz(repository.readonly_session("main").store)
-    came = found["sample_id"].tolist()[len(OLD["sample_id"]) :]
-    order = [str(sample).partition("-")[0] for sample in came[::BATCH]]
+        problems.append(f"commits are {dict(done)}, {dict(planned)} were to be made")
+    arrays = cohort.read_vcz(repository.readonly_session("main").store)
+    appended = arrays["sample_id"].tolist()[len(OLD["sample_id"]) :]
+    order = [str(sample).partition("-")[0] for sample in appended[::BATCH]]
     if sorted(order) != sorted(batches):
-        return [*wrong, f"samples that came are {came}"]
+        return [*problems, f"samples that came are {appended}"]
     model = cohort.expected_append(OLD, *(batches[name] for name in order))
     if REMOVING in writers:
         model = cohort.expected_remove(model, GONE)
-    computed = found.pop("variant_AN", None)
+    computed = arrays.pop("variant_AN", None)
     try:
-        cohort.assert_same(found, model)
+        cohort.assert_same(arrays, model)
     except AssertionError as error:
-        wrong.append(f"the store is not what they make of it: {' '.join(str(error).split())[:200]}")
+        problems.append(f"the store is not what they make of it: {' '.join(str(error).split())[:200]}")
     if RECOMPUTING in writers:
-        (then,) = [info.id for info in history if "recompute" in info.message] or [history[0].id]
-        genotypes = cohort.read_vcz(repository.readonly_session(snapshot_id=then).store)["call_genotype"]
+        (snapshot,) = [info.id for info in history if "recompute" in info.message] or [history[0].id]
+        genotypes = cohort.read_vcz(repository.readonly_session(snapshot_id=snapshot).store)["call_genotype"]
         if computed is None or not np.array_equal(computed, (genotypes >= 0).sum(axis=(1, 2))):
-            wrong.append("AN is not that of the samples that were there when it was computed")
-    return wrong
+            problems.append("AN is not that of the samples that were there when it was computed")
+    return problems
 
 
-def run(n: int, seed: int, *, told: Callable[[str, Tally], None] | None = None) -> Tally:
+def run(n: int, seed: int, *, report: Callable[[str, Tally], None] | None = None) -> Tally:
     """
-    Rounds of writers, in turn in a folder and in a bucket, all appending and mixed, until so many commits were tried.
+    Run rounds of writers, alternating between folder and bucket and between appends and mixed operations.
 
     Parameters
     ----------
     n
-        How many commits.
+        Minimum number of commits.
     seed
-        The first round's; the next one's is one more.
-    told
-        Told of each round.
+        Seed of the first round, incremented for each further round.
+    report
+        Called after each round.
     """
     total = Tally(0)
     rounds = [("local", 6, False), ("local", 3, True), ("moto", 4, False), ("moto", 2, True)]
     while total.tried < n:
         where, appends, mixed = rounds[seed % len(rounds)]
-        one = one_round(where, appends, seed, mixed=mixed)
-        if told is not None:
-            told(where, one)
-        total, seed = total + one, seed + 1
+        tally = one_round(where, appends, seed, mixed=mixed)
+        if report is not None:
+            report(where, tally)
+        total, seed = total + tally, seed + 1
     return total

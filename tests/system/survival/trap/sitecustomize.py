@@ -1,9 +1,9 @@
 """
-Imported by every Python of a run that is to be killed, whose PYTHONPATH names this folder: see
+Imported by every Python process of a run to be killed, because this folder is in PYTHONPATH; see
 `tests.system.survival.kills`.
 
-It watches which lines of vczstore are executed, and which files are written. Without a trigger it notes them all, with
-the time; with one it sends a signal there. Signals come from within, so that they come at that point and at no other.
+It traces executed lines of vczstore and written files. Without a trigger it records all of them with their times; with
+one it sends a signal at that point. The process sends the signal itself, so that it arrives exactly there.
 """
 
 import atexit
@@ -15,52 +15,52 @@ import threading
 import time
 
 FUNCTION = 1
-"""The flag of code objects that are functions (CO_OPTIMIZED): what runs when a module is imported has it not."""
+"""Flag of the code objects of functions (CO_OPTIMIZED); module-level code does not have it."""
 CHANGES = frozenset({"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"})
 WRITE = "write"
-"""The place of all changes of files, in any line."""
+"""The place of every change of a file, whichever line makes it."""
 
 
-def begin(said):
-    """Note all points of this process, or wait for one of them."""
+def begin(config):
+    """Record all points of this process, or wait for the trigger's point."""
     role = "worker" if "--multiprocessing-fork" in sys.orig_argv else "driver"
     if any("resource_tracker" in argument for argument in sys.orig_argv):
         return
-    trigger = said.get("trigger")
+    trigger = config.get("trigger")
     if trigger is None:
-        _watch(said, None, _Notes(said["folder"], role))
+        _watch(config, None, _Recorder(config["folder"], role))
     elif trigger["role"] == role:
         n = itertools.count(1)
 
         def count(place):
             if next(n) == trigger["nth"]:
-                _fire(said["folder"], role, place, trigger)
+                _fire(config["folder"], role, place, trigger)
 
-        _watch(said, trigger["place"], count)
+        _watch(config, trigger["place"], count)
 
 
-class _Notes:
-    """All points of a process, kept in a file when it ends."""
+class _Recorder:
+    """Record all points of a process, and save them to a file at exit."""
 
     def __init__(self, folder, role):
-        self.path, self.seen = os.path.join(folder, f"{role}-{os.getpid()}.json"), []
+        self.path, self.events = os.path.join(folder, f"{role}-{os.getpid()}.json"), []
         if role == "driver":
             atexit.register(self.save)
         else:
-            from multiprocessing.util import Finalize  # processes of a pool run nothing else at their end
+            from multiprocessing.util import Finalize  # pool workers do not run atexit functions
 
             Finalize(None, self.save, exitpriority=100)
 
     def __call__(self, place):
-        self.seen.append((time.time(), place))
+        self.events.append((time.time(), place))
 
     def save(self):
         with open(self.path, "w") as file:
-            json.dump(self.seen[:], file)
+            json.dump(self.events[:], file)
 
 
-def _watch(said, place, tell):
-    """Tell of one place, or of all."""
+def _watch(config, place, callback):
+    """Call `callback` with every place that is reached, or only with `place`."""
     if place in (None, WRITE):
 
         def on_event(event, args):
@@ -69,12 +69,12 @@ def _watch(said, place, tell):
                 changes = writes and not isinstance(args[0], int)
             else:
                 changes = event in CHANGES
-            if changes and os.path.abspath(os.fsdecode(args[0])).startswith(said["watched"]):
-                tell(WRITE)
+            if changes and os.path.abspath(os.fsdecode(args[0])).startswith(config["watched"]):
+                callback(WRITE)
 
         sys.addaudithook(on_event)
     if place != WRITE:
-        monitoring, roots = sys.monitoring, tuple(said["roots"])
+        monitoring, roots = sys.monitoring, tuple(config["roots"])
 
         def on_line(code, number):
             file = code.co_filename
@@ -83,7 +83,7 @@ def _watch(said, place, tell):
             base = next(os.path.dirname(root.rstrip(os.sep)) for root in roots if file.startswith(root))
             here = f"{file[len(base) + 1 :]}:{number}:{code.co_qualname}"
             if place in (None, here):
-                return tell(here)
+                return callback(here)
             return monitoring.DISABLE
 
         monitoring.use_tool_id(monitoring.PROFILER_ID, "survival")
@@ -92,7 +92,7 @@ def _watch(said, place, tell):
 
 
 def _fire(folder, role, place, trigger):
-    """Send the signal, unless another process of the run has done so."""
+    """Send the signal, unless another process of the run has already sent it."""
     try:
         hit = os.open(os.path.join(folder, "hit.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
@@ -102,7 +102,7 @@ def _fire(folder, role, place, trigger):
 
     def send():
         time.sleep(trigger["delay"])
-        if trigger["everybody"]:
+        if trigger["to_group"]:
             os.killpg(os.getpgrp(), trigger["signal"])
         else:
             os.kill(os.getpid(), trigger["signal"])
