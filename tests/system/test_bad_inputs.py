@@ -1,4 +1,4 @@
-"""Broken and hostile inputs over all commands: one line, the right status, the store as it was."""
+"""Broken and hostile inputs to all commands: a one-line message, the right exit status, and an unchanged store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import cohort, forks
 from tests.system.survival import inputs
 
 CASES, STEP, ROUNDS = 10, 2, 12
-"""Every second case of 220: all commands are among them."""
+"""Every second of the first 240 cases, which cover all commands."""
 COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if command.reads and "format3" in command.kinds]
 
 
@@ -25,7 +25,7 @@ COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if comman
 def test_generated_inputs(number: int) -> None:
     tally = inputs.run(CASES, seed=0, first=number * CASES * STEP + 1, step=STEP)
     assert tally.tried == CASES
-    assert not tally.failures, "\n\n".join(tally.bad)
+    assert not tally.failures, "\n\n".join(tally.failures)
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_cases_are_of_all_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", ["variants", "samples"])
 def test_huge_shapes(tmp_path: Path, dimension: str) -> None:
-    """All arrays agree on them, so that nothing contradicts itself."""
+    """All arrays have the same huge dimension, so that the metadata are consistent."""
     for command in COMMANDS_OF_PLAIN:
         role = inputs.COMMANDS[command].reads.split()[-1]
 
@@ -53,11 +53,11 @@ def test_huge_shapes(tmp_path: Path, dimension: str) -> None:
 
         folder = tmp_path / command
         folder.mkdir()
-        found = inputs.Case(f"10^15 {dimension}", "format3", command, damage, role, statuses=(1,)).try_in(folder)
-        assert found is None, found
+        problems = inputs.Case(f"10^15 {dimension}", "format3", command, damage, role, statuses=(1,)).try_in(folder)
+        assert problems is None, problems
 
 
-# ---- a fuzzer -------------------------------------------------------------------------------
+# ---- fuzzing --------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(inputs.ODD),
@@ -69,7 +69,7 @@ DOCUMENTS = ("zarr.json", *(f"{name}/zarr.json" for name in inputs.FIELDS))
 
 @st.composite
 def documents(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A document of a VCZ in which one or two values are others, or are gone."""
+    """A metadata document of a VCZ with one or two values replaced or deleted."""
     name = draw(st.sampled_from(DOCUMENTS))
     document = json.loads((inputs.templates() / "format3" / "store.vcz" / name).read_bytes())
     for _ in range(draw(st.integers(1, 2))):
@@ -86,7 +86,7 @@ def documents(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @st.composite
 def chunks(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A chunk of a VCZ that was cut, changed in places, or made longer."""
+    """A chunk of a VCZ, truncated, with changed bytes, or extended."""
     store = inputs.templates() / "format3" / "store.vcz"
     files = sorted(path for path in store.rglob("*") if path.is_file() and path.name != "zarr.json")
     path = draw(st.sampled_from(files))
@@ -97,7 +97,7 @@ def chunks(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def fuzz(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, command: str, *, late: bool) -> None:
-    """The same is damaged in the store or in the batch, whichever the command reads."""
+    """Run a command after replacing a file of the first VCZ that it reads, the store or the batch."""
     role = inputs.COMMANDS[command].reads.split()[0]
 
     def damage(folder: Path) -> None:
@@ -106,12 +106,12 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, co
         path.write_bytes(content)
 
     case = inputs.Case(f"{name} of {role} is {content[:300]!r}", "format3", command, damage, role, late=late)
-    found = case.try_in(tmp_path_factory.mktemp("fuzz"))
-    assert found is None, found
+    problems = case.try_in(tmp_path_factory.mktemp("fuzz"))
+    assert problems is None, problems
 
 
 BOUNDED = settings(
-    # others each time if somebody asks for more
+    # deterministic by default, random if the variable asks for more examples
     max_examples=int(os.environ.get("VCZSTORE_TEST_EXAMPLES", "25")),
     derandomize="VCZSTORE_TEST_EXAMPLES" not in os.environ,
     deadline=None,
@@ -134,7 +134,7 @@ def test_any_chunk(tmp_path_factory: pytest.TempPathFactory, damaged: tuple[str,
     fuzz(tmp_path_factory, *damaged, command, late=True)
 
 
-# ---- a few of them as programs --------------------------------------------------------------
+# ---- in separate processes ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_any_chunk(tmp_path_factory: pytest.TempPathFactory, damaged: tuple[str,
     ],
 )
 @pytest.mark.slow
-def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -> None:
-    """What only a process of its own shows: what is written at its end, by threads, by Rust."""
+def test_in_a_separate_process(tmp_path: Path, kind: str, command: str, damage: object) -> None:
+    """A separate process also shows output written at exit, by threads, and by Rust code."""
     case = inputs.Case("", kind, command, damage)
     case.make_in(tmp_path)
     before = inputs.tree(tmp_path)
@@ -172,16 +172,16 @@ def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -
     ],
 )
 @pytest.mark.slow
-def test_a_path_that_is_no_text(tmp_path: Path, arguments: str) -> None:
-    """Linux takes any bytes for a name, and a terminal of UTF-8 does not show them."""
+def test_a_path_that_is_not_utf_8(tmp_path: Path, arguments: str) -> None:
+    """Linux allows any bytes in file names, but standard output only takes UTF-8."""
     name = os.fsdecode(b"store-\xff")
     cohort.write_vcz(tmp_path / name, cohort.some_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, cohort.ids(7, 4)))
     (tmp_path / "gone.txt").write_text("HG99999999\n")
     command, *others = arguments.split()
     program = [forks.program("vczstore"), command, name, *others]
-    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    done = subprocess.run(program, capture_output=True, cwd=tmp_path, env=strict, check=False, timeout=60)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(program, capture_output=True, cwd=tmp_path, env=environment, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"store-\\udcff" in done.stdout
     if "--report" in others:

@@ -1,7 +1,7 @@
 """
-Every command and snippet of the README and the guide is run in order, in a folder with small VCFs.
+Run every command and snippet of the README and the guide in order, in a folder with small VCFs.
 
-Programs are forks, see tests.support.forks.
+Commands run as forks, see tests.support.forks.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ HEADER = """\
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what is made once for all workers, one after the other."""
+    """A folder with test data, created once for all workers."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "pages"
     with FileLock(f"{folder}.lock"):
         if not (folder / "ready").exists():
-            _make(folder / "made")
+            _make(folder / "vcfs")
             _convert(folder / "converted")
             (folder / "ready").touch()
     return folder
 
 
 @pytest.fixture
-def made(shared: Path) -> Path:
-    """A folder with the VCF, and ``data`` with the two parts of it as bio2zarr converts them."""
-    return shared / "made"
+def vcfs(shared: Path) -> Path:
+    """A folder with the VCF, and the subfolder ``data`` with VCZs of its two parts."""
+    return shared / "vcfs"
 
 
 def _make(folder: Path) -> None:
@@ -76,15 +76,15 @@ def _make(folder: Path) -> None:
 
 
 def programs(folder: Path | None = None) -> dict[str, str]:
-    """An environment with the programs of this one, or with those of a folder before them."""
-    # as in a user's shell: it is for the command to keep icechunk quiet
+    """Environment variables with the programs of this environment, and before these those of a folder, in ``PATH``."""
+    # as in a user's shell, where the command itself must keep icechunk quiet
     environment = {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"}
     folders = [*([str(folder)] if folder else []), str(Path(sys.executable).parent), os.environ["PATH"]]
     return {**environment, "PATH": os.pathsep.join(folders)}
 
 
 def run(folder: Path, command: str) -> str:
-    """Run a command in a folder, with the programs of this environment; returns what it prints, which is no error."""
+    """Run a command in a folder, assert that it succeeds without output on standard error; return its output."""
     environment, words = programs(forks.folder()), shlex.split(command)
     words[0] = shutil.which(words[0], path=environment["PATH"]) or words[0]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -93,24 +93,24 @@ def run(folder: Path, command: str) -> str:
 
 
 def show(folder: Path, command: str) -> str:
-    """The same of vcztools, in this process: it is the judge, not the judged."""
+    """Run vcztools in this process; return its output."""
     from vcztools.cli import vcztools_main
 
     program, *arguments = shlex.split(command)
     assert program == "vcztools"
     with chdir(folder), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vcztools' own affair
-        done = CliRunner().invoke(vcztools_main, arguments)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+        warnings.simplefilter("ignore")  # warnings within vcztools
+        result = CliRunner().invoke(vcztools_main, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def assert_shown(folder: Path, original: Path, samples: Sequence[str], backend: str) -> None:
-    """``vcztools query -l`` and ``vcztools view`` show these samples, with what bcftools shows of them."""
+    """Assert that vcztools lists these samples, and shows the same records as bcftools for the original VCF."""
     assert show(folder, f"vcztools query -l data/store.vcz{backend}").split() == list(samples)
     absent = [sample for sample in SAMPLES if sample not in samples]
-    judged = vcf.bcftools_records(original / "sample.vcf.gz", without=absent)
-    assert vcf.records(show(folder, f"vcztools view data/store.vcz{backend}")) == judged
+    expected = vcf.bcftools_records(original / "sample.vcf.gz", without=absent)
+    assert vcf.records(show(folder, f"vcztools view data/store.vcz{backend}")) == expected
 
 
 FIRST, APPENDED, REMOVED = SAMPLES[:2], SAMPLES, (SAMPLES[0], SAMPLES[2])
@@ -131,19 +131,19 @@ DOCUMENTED = {
         ("vczstore remove data/store.vcz NA00002 --zarr-backend-storage icechunk", REMOVED),
     ],
 }
-"""Each command, and the samples that are in the store after it; they are those before the next."""
+"""Commands in order, with the samples in the store after each."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", DOCUMENTED)
-def test_commands(made: Path, tmp_path: Path, which: str) -> None:
-    shutil.copytree(made / "data", tmp_path / "data")
-    backend = " --backend-storage icechunk" if which == "icechunk" else ""
-    for command, samples in DOCUMENTED[which]:
+@pytest.mark.parametrize("variant", DOCUMENTED)
+def test_commands(vcfs: Path, tmp_path: Path, variant: str) -> None:
+    shutil.copytree(vcfs / "data", tmp_path / "data")
+    backend = " --backend-storage icechunk" if variant == "icechunk" else ""
+    for command, samples in DOCUMENTED[variant]:
         printed = run(tmp_path, command)
         program, name, *_ = command.split()
         assert printed.startswith(f"{name} data/store.vcz: " if program == "vczstore" else "")
-        assert_shown(tmp_path, made, samples, backend)
+        assert_shown(tmp_path, vcfs, samples, backend)
 
 
 # ---- pages ----------------------------------------------------------------------------------
@@ -164,13 +164,13 @@ FILES = {
     "batch-8": (SITES, ("NA00008", "NA00009")),
     "recalled": (SITES, ("NA00001",)),
 }
-"""The VCFs that pages speak of: sites and samples."""
+"""The VCFs used in pages: sites and samples."""
 GVCFS = {
     "mother": ("1 1000 A <NON_REF> 1999 GT:DP:GQ 0/0:30:40", "1 2000 C T,<NON_REF> . GT:DP:GQ 0/1:31:99"),
     "father": ("1 1500 G T,<NON_REF> . GT:DP:GQ 0/1:28:99", "1 1501 A <NON_REF> 2500 GT:DP:GQ 0/0:29:10"),
     "child": ("1 1000 A <NON_REF> 2600 GT:DP:GQ 0/0:33:50",),
 }
-"""The same of gVCFs; see `tests.support.gvcf.text`."""
+"""The gVCFs used in pages: records for `tests.support.gvcf.text`."""
 DEFINITIONS = """\
 ##fileformat=VCFv4.3
 ##FILTER=<ID=PASS,Description="All filters passed">
@@ -184,7 +184,7 @@ DEFINITIONS = """\
 FROM_VCF = ("README.md", "tutorial.md")
 """Pages that convert VCFs themselves."""
 FROM_SCRATCH = (*FROM_VCF, "howto-append.md", "howto-sample-grid.md")
-"""Pages that make their stores themselves; for others there are ``cohort.vcz`` and ``cohort.icechunk``."""
+"""Pages that create their stores themselves; others find ``cohort.vcz`` and ``cohort.icechunk`` in the folder."""
 IN_S3 = ("howto-object-storage.md",)
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 COLLECT = (
@@ -199,11 +199,11 @@ INSTEAD = {
     "uv run python -m tests.system.survival": f"{sys.executable} -m tests.system.survival --help",
     "uv run python -m tests.benchmarks": f"{sys.executable} -m tests.benchmarks --help",
 }
-"""Commands that would run this test, take long or need the network; and what is run for each."""
+"""Replacements of commands that would run this test, take long or need the network."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
-    """The fenced blocks of a page: language, title and text. A fence that is not closed is an error."""
+    """The fenced blocks of a page: language, title and text. Raise an error if a fence is not closed."""
     lines = iter(page.read_text().splitlines())
     for line in lines:
         if line.lstrip().startswith("```"):
@@ -215,7 +215,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _convert(folder: Path) -> None:
-    """The VCFs that pages speak of, as bio2zarr converts them, and stores made of them."""
+    """Write the VCFs used in pages, their VCZs, and stores of these."""
     import vczstore
 
     folder.mkdir()
@@ -245,23 +245,23 @@ def _calls(alt: str, samples: Sequence[str], seed: int) -> list[str]:
 
 @pytest.fixture
 def workplace(shared: Path, tmp_path: Path, page: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The folder in which a page is run, and its environment."""
+    """The folder in which the commands of a page run, and their environment."""
     folder = tmp_path / "work"
     ignored = ["cohort.*"] * (page.name in FROM_SCRATCH) + ["*.vcz"] * (page.name in FROM_VCF)
     shutil.copytree(shared / "converted", folder, ignore=shutil.ignore_patterns(*ignored))
-    shutil.copytree(shared / "made" / "data", folder / "data")
+    shutil.copytree(shared / "vcfs" / "data", folder / "data")
     environment = programs(forks.folder())
     if page.name not in IN_S3:
         yield folder, environment
         return
     with s3.serve() as server:
         _upload(folder / "batch-7.vcz", server)
-        reach = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ALLOW_HTTP": "true"}
-        yield folder, {**environment, **s3.CREDENTIALS, **reach}
+        endpoint = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ALLOW_HTTP": "true"}
+        yield folder, {**environment, **s3.CREDENTIALS, **endpoint}
 
 
 def _upload(store: Path, server: s3.S3Server) -> None:
-    """Put a VCZ into the bucket that pages speak of."""
+    """Upload a VCZ to the bucket used in pages."""
     import obstore
     from obstore.store import S3Store
 
@@ -292,15 +292,15 @@ def test_pages(page: Path, workplace: tuple[Path, dict[str, str]]) -> None:
 
 
 def _run_shell(text: str, folder: Path, environment: dict[str, str]) -> None:
-    """Run a block, but for the lines that CI runs word for word, or others run instead of."""
+    """Run a block, without the lines that CI runs verbatim, and with the replacements in `INSTEAD`."""
     in_ci = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
-    here = []
+    remaining = []
     for line in text.splitlines():
         if line in INSTEAD:
             _succeed(shlex.split(INSTEAD[line]), folder, {**environment, "PYTHONPATH": str(ROOT)}, line)
         elif line not in in_ci:
-            here.append(line)
-    _succeed(["bash", "-euo", "pipefail", "-c", "\n".join(here)], folder, environment, text)
+            remaining.append(line)
+    _succeed(["bash", "-euo", "pipefail", "-c", "\n".join(remaining)], folder, environment, text)
 
 
 def _succeed(command: Sequence[str], folder: Path, environment: dict[str, str], shown: str) -> None:
@@ -312,7 +312,7 @@ def _succeed(command: Sequence[str], folder: Path, environment: dict[str, str], 
 
 
 def _write_yaml(path: Path, text: str) -> None:
-    """A job file or an executor file, under the name in its title."""
+    """Write a job file or an executor file, under the name in its title, and load it."""
     from vczstore.configuration import executor_file
     from vczstore.jobs import model
 
@@ -324,8 +324,8 @@ def _write_yaml(path: Path, text: str) -> None:
         assert executor_file.load_executor(str(path)).name
 
 
-def test_a_block_of_another_language_is_found(tmp_path: Path) -> None:
-    """The control of the test above."""
+def test_a_block_of_another_language_fails(tmp_path: Path) -> None:
+    """Control of `test_pages`."""
     page = tmp_path / "page.md"
     page.write_text('```console\n$ x\n```\n\n```yaml title="a.yaml"\nname: threads\n```\n')
     assert list(blocks(page)) == [("console", "", "$ x\n"), ("yaml", "a.yaml", "name: threads\n")]

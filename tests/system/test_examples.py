@@ -1,4 +1,4 @@
-"""The examples run as they stand, and the commands that schedulers are given are commands."""
+"""The examples run unchanged, and the commands in configurations of schedulers are valid."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_nightly(tmp_path: Path) -> None:
 
 
 def commands() -> dict[str, list[str]]:
-    """The command that each scheduler is given."""
+    """The command in each scheduler's configuration, without ``vczstore``."""
     crontab = (SCHEDULE / "crontab").read_text().splitlines()[-1].partition("vczstore ")[2].partition(">>")[0]
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment]
@@ -66,7 +66,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def _in_text(name: str, pattern: str) -> list[str]:
-    """The command in a file of a language of its own; what stands in braces is filled in by its tool."""
+    """The command in a workflow file, with placeholders in braces replaced."""
     (line,) = re.findall(pattern, (SCHEDULE / name).read_text(), re.MULTILINE)
     return shlex.split(re.sub(r"\$?\{.*?\}", "nightly.yaml", line))
 
@@ -75,11 +75,11 @@ def _of_flow() -> list[str]:
     flow = ast.parse((SCHEDULE / "prefect_flow.py").read_text())
     (call,) = [n for n in ast.walk(flow) if isinstance(n, ast.Call) and ast.unparse(n.func) == "subprocess.run"]
     assert isinstance(call.args[0], ast.List)
-    return ["nightly.yaml" if isinstance(one, ast.Name) else ast.literal_eval(one) for one in call.args[0].elts][1:]
+    return ["nightly.yaml" if isinstance(e, ast.Name) else ast.literal_eval(e) for e in call.args[0].elts][1:]
 
 
 def _of_shell(command: list[str]) -> list[str]:
-    """What a shell is to run, after the variable that names the release."""
+    """The command run by a shell, after the assignment of the release's name."""
     shell, flag, line = command
     assert (Path(shell).name, flag) == ("sh", "-c")
     assert line.startswith("RELEASE=$$(date +%")
@@ -87,13 +87,13 @@ def _of_shell(command: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", commands())
-def test_scheduled_commands_are_commands(name: str) -> None:
+def test_scheduled_commands_are_valid(name: str) -> None:
     command, *args = commands()[name]
     context = main.commands[command].make_context(command, args)
     assert context.params["file"].endswith("nightly.yaml")
 
 
-def test_the_timer_and_the_cron_job_are_whole() -> None:
+def test_the_timer_and_the_cron_job() -> None:
     timer = configparser.ConfigParser(interpolation=None)
     timer.read(SCHEDULE / "vczstore-nightly.timer")
     assert timer["Timer"]["oncalendar"] == "*-*-* 02:30:00"
@@ -106,7 +106,7 @@ def test_every_file_is_in_the_table() -> None:
     assert [p.name for p in SCHEDULE.iterdir() if p.name != "README.md" and f"({p.name})" not in table] == []
 
 
-def test_an_option_that_is_none_is_found() -> None:
-    """The control of the tests above."""
+def test_an_unknown_option_is_detected() -> None:
+    """Control of `test_scheduled_commands_are_valid`."""
     with pytest.raises(click.NoSuchOption):
         main.commands["run"].make_context("run", ["nightly.yaml", "--reports", "x"])

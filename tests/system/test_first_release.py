@@ -1,4 +1,4 @@
-"""Stores as vczstore 0.1.0 leaves them, made here with zarr-python alone: they are named, mended, and go on."""
+"""Stores as written by vczstore 0.1.0, imitated with zarr-python alone: they are recognised and repaired."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ARRAYS = {
     for name, values in cohort.make_arrays(7, cohort.ids(0, 5)).items()
     if name == "sample_id" or not name.startswith(("sample_", "dosage", "local_"))
 }
-"""Fields that are ``call_*``, which are all that version 0.1.0 knows; five samples in chunks of three."""
+"""``call_*`` fields only, the ones that version 0.1.0 supports; five samples in chunks of three."""
 BATCH = {**cohort.make_arrays(7, cohort.ids(10, 4), seed=1)}
 BATCH = {name: BATCH[name] for name in ARRAYS}
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def calls(group: zarr.Group) -> list[str]:
@@ -37,7 +37,7 @@ def calls(group: zarr.Group) -> list[str]:
 
 
 def created(group: zarr.Group) -> None:
-    """As its `create` leaves it: as many empty IDs as the source had samples, and ``call_*`` of none."""
+    """Imitate `create`: ``sample_id`` has an empty ID for each source sample, but ``call_*`` have no samples."""
     array_of(group, "sample_id")[...] = ""
     for name in calls(group):
         array = array_of(group, name)
@@ -45,7 +45,7 @@ def created(group: zarr.Group) -> None:
 
 
 def appended(group: zarr.Group) -> None:
-    """And as its `append` leaves that: the empty IDs have calls of the fill value, in chunks that are absent."""
+    """Imitate `create` and `append`: the empty IDs have calls with the fill value, in missing chunks."""
     created(group)
     n, more = 5, len(BATCH["sample_id"])
     ids = array_of(group, "sample_id")
@@ -58,7 +58,7 @@ def appended(group: zarr.Group) -> None:
 
 
 def removed(group: zarr.Group) -> None:
-    """As its `remove` leaves it: masks are False, and only ``call_*`` is missing."""
+    """Imitate `remove`: only ``call_*`` are set to missing, and masks to False."""
     array_of(group, "sample_id")[2] = ""
     for name in calls(group):
         array = array_of(group, name)
@@ -67,7 +67,7 @@ def removed(group: zarr.Group) -> None:
 
 
 def make(folder: Path, kind: str, change: Callable[[zarr.Group], None]) -> Path:
-    """A store that was left so."""
+    """Write a store and apply a change; return its path."""
     if kind != "icechunk":
         cohort.write_vcz(folder / "store.vcz", ARRAYS, zarr_format=2 if kind == "format2" else 3)
         change(zarr.open_group(folder / "store.vcz", mode="r+"))
@@ -83,14 +83,14 @@ def make(folder: Path, kind: str, change: Callable[[zarr.Group], None]) -> Path:
 
 
 def run(*arguments: object, status: int = 0) -> str:
-    done = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert done.exit_code == status, done.output
-    return done.output
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output
+    return result.output
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
-def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str) -> None:
+def test_a_created_store_is_recognised_and_repaired(tmp_path: Path, kind: str) -> None:
     store, way = make(tmp_path, kind, created), Way(kind, "cubed")
     cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
     before = cohort.digest(store)
@@ -119,18 +119,18 @@ def test_calls_of_samples_without_an_id_are_made_missing(
     gone = [2] if change is removed else list(range(5))
     before = way.read(store)
     assert not vczstore.verify(store).ok
-    assert any("not missing, in call_" in why for why in vczstore.verify_removal(store, ["S9999"]).reasons)
+    assert any("not missing, in call_" in reason for reason in vczstore.verify_removal(store, ["S9999"]).reasons)
 
     assert "values of samples that have no ID any more, in call_" in run("repair", store)
     assert vczstore.verify(store).errors == []
-    found = way.read(store)
-    kept = [i for i in range(len(found["sample_id"])) if i not in gone]
+    repaired = way.read(store)
+    kept = [i for i in range(len(repaired["sample_id"])) if i not in gone]
     for name in ARRAYS:
         if name.startswith("call_"):
-            missing = {"i": -1, "f": cohort.MISSING, "b": name.endswith("_mask")}.get(found[name].dtype.kind, ".")
+            missing = {"i": -1, "f": cohort.MISSING, "b": name.endswith("_mask")}.get(repaired[name].dtype.kind, ".")
             expected = before[name].copy()
             expected[:, gone] = missing
-            cohort.assert_same({name: found[name]}, {name: expected})
+            cohort.assert_same({name: repaired[name]}, {name: expected})
     if kind == "icechunk":
         vczstore.purge(store)
     assert vczstore.verify_removal(store, ["S9999"]).reasons == ()
@@ -141,22 +141,22 @@ def test_calls_of_samples_without_an_id_are_made_missing(
 
 
 @pytest.mark.slow
-def test_what_its_removal_left_of_other_fields_is_made_missing(tmp_path: Path) -> None:
-    """Version 0.1.0 blanks ``call_*`` only: what is known of the person in ``sample_*`` stays."""
+def test_sample_fields_of_removed_samples_are_made_missing(tmp_path: Path) -> None:
+    """Version 0.1.0 erases ``call_*`` only, and leaves personal data in ``sample_*``."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(7, cohort.ids(0, 5)))
     removed(zarr.open_group(tmp_path / "store.vcz", mode="r+"))
     assert "sample_pca, sample_sex: made missing" in run("repair", tmp_path / "store.vcz")
-    found = cohort.read_vcz(tmp_path / "store.vcz")
-    assert found["sample_sex"][2] == -1
-    assert (found["sample_pca"][2].view("u4") == 0x7F800001).all()
+    repaired = cohort.read_vcz(tmp_path / "store.vcz")
+    assert repaired["sample_sex"][2] == -1
+    assert (repaired["sample_pca"][2].view("u4") == 0x7F800001).all()
     assert vczstore.verify_removal(tmp_path / "store.vcz", ["S9999"]).erased
 
 
-def test_what_was_copied_of_the_source_s_samples_leaves(tmp_path: Path) -> None:
-    """Its `create` of one source copies ``sample_*``, too."""
+def test_sample_fields_copied_from_the_source_are_deleted(tmp_path: Path) -> None:
+    """`create` in version 0.1.0 also copies ``sample_*`` from a single source."""
     store = tmp_path / "store.vcz"
-    kept = {**ARRAYS, "sample_sex": np.array([1, 2, 1, 2, 1], "i1")}
-    cohort.write_vcz(store, kept)
+    arrays = {**ARRAYS, "sample_sex": np.array([1, 2, 1, 2, 1], "i1")}
+    cohort.write_vcz(store, arrays)
     created(zarr.open_group(store, mode="r+"))
     run("repair", store)
     assert cohort.read_vcz(store)["sample_sex"].shape == (0,)
@@ -165,7 +165,7 @@ def test_what_was_copied_of_the_source_s_samples_leaves(tmp_path: Path) -> None:
     assert vczstore.verify(store).ok
 
 
-def test_ids_that_are_not_empty_are_no_such_store(tmp_path: Path) -> None:
+def test_a_store_with_ids_without_values_is_not_repaired(tmp_path: Path) -> None:
     store = make(tmp_path, "format3", created)
     array_of(zarr.open_group(store, mode="r+"), "sample_id")[1] = "S0001"
     before = cohort.digest(store)

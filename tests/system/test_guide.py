@@ -1,4 +1,4 @@
-"""The guide: its generated pages are up to date, its links lead somewhere, and its site can be built."""
+"""The guide: generated pages are up to date, links are valid, and the site can be built."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GENERATED = {"reference-commands.md": reference.commands, "reference-python.md":
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_pages_are_fresh(name: str) -> None:
     """If not: ``REGENERATE=1 uv run pytest -n 0 tests/system/test_guide.py -k fresh``."""
-    made = GENERATED[name]()
+    generated = GENERATED[name]()
     if os.environ.get("REGENERATE"):
-        (GUIDE / name).write_text(made)
-    assert (GUIDE / name).read_text() == made
+        (GUIDE / name).write_text(generated)
+    assert (GUIDE / name).read_text() == generated
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+def test_the_readme_is_short_and_its_links_are_valid() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     local = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
@@ -33,20 +33,20 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
-def test_files_that_are_named_are_there() -> None:
-    """Pages name files of the repository as code, since a site has only pages."""
+def test_files_named_in_pages_exist() -> None:
+    """Pages refer to files of the repository as inline code, because the site does not contain them."""
     for page in [ROOT / "README.md", *GUIDE.glob("*.md")]:
         named = re.findall(r"`((?:tests|examples|plans|executors|vczstore)/[\w./-]+)`", page.read_text())
         assert [path for path in named if not (ROOT / path).exists()] == [], page.name
 
 
-def test_nothing_says_to_install_the_other_package() -> None:
-    """The name ``vczstore`` on PyPI is that of the first release, another package."""
+def test_no_file_says_to_install_the_other_package() -> None:
+    """``vczstore`` on PyPI is another package, the first release."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     kept = [ROOT / name for name in tracked if not name.startswith("tests/") and (ROOT / name).suffix != ".lock"]
     pattern = re.compile(r"pip install (-\S+ )*['\"]?vczstore")
-    found = [path.name for path in kept if path.is_file() and pattern.search(path.read_text(errors="ignore"))]
-    assert found == ["install.md"]  # which warns of it
+    names = [path.name for path in kept if path.is_file() and pattern.search(path.read_text(errors="ignore"))]
+    assert names == ["install.md"]  # which warns against it
 
 
 @pytest.mark.slow

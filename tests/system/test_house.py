@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, who may touch private interfaces, and that the README is true."""
+"""Rules of the code base: imports between packages, use of private interfaces, and commands in README and guide."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ PRIVATE = {
     "cubed.storage": {"plans/core/cubed_backend.py"},
     "cubed.runtime": {"executors/factory.py", "executors/lithops.py", "executors/local.py"},
 }
-"""Private interfaces of other libraries, and the modules that may use each."""
+"""Private modules of other libraries, and our modules that may import them."""
 
 
 def _imports(path: Path, *, for_types: bool) -> set[str]:
-    """The modules that a file imports, at any depth; those for type checkers only if asked for."""
+    """Names of the modules imported in a file, also within functions; with `for_types`, also under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
     skipped = set()
     if not for_types:
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 skipped |= set(ast.walk(node))
-    found = set()
+    names = set()
     for node in ast.walk(tree):
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def _within(name: str, package: str) -> bool:
@@ -57,8 +57,8 @@ def _within(name: str, package: str) -> bool:
 
 
 @pytest.mark.slow
-def test_imports_point_one_way() -> None:
-    """As the contracts in ``pyproject.toml`` say, which also refuse circles."""
+def test_import_contracts() -> None:
+    """Imports between packages follow the contracts in ``pyproject.toml``, which also forbid cycles."""
     command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -66,16 +66,16 @@ def test_imports_point_one_way() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_private_interfaces_stay_behind_one_module(path: Path) -> None:
-    where = str(path.relative_to(ROOT))
+def test_private_interfaces_are_used_only_where_allowed(path: Path) -> None:
+    module = str(path.relative_to(ROOT))
     imported = _imports(path, for_types=False)
     for package, allowed in PRIVATE.items():
         used = any(_within(name, package) for name in imported)
-        assert not used or where in allowed, package
+        assert not used or module in allowed, package
 
 
-def test_choices_are_what_there_is() -> None:
-    """The command line offers what the API takes."""
+def test_choices_are_valid_options() -> None:
+    """The API accepts all choices of the command line."""
     from vczstore.execution.options import Options
 
     for backend in BACKENDS:
@@ -87,14 +87,14 @@ def test_choices_are_what_there_is() -> None:
     assert tuple(FIELDS) == INFO_FIELDS
 
 
-def test_the_readme_and_ci_name_the_same_commands() -> None:
+def test_the_readme_and_ci_have_the_same_commands() -> None:
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     assert "pip install -q uv && uv run vczstore demo\n" in readme
     assert "pip install -q uv && uv run pytest\n" in readme
     assert "pip install -q uv && uv run pytest\n" in ci
 
 
-def test_the_guide_shows_commands_whose_results_are_judged() -> None:
+def test_commands_of_0_1_0_in_the_guide_are_tested() -> None:
     source = (ROOT / "tests" / "system" / "test_documented_commands.py").read_text()
     page = (ROOT / "examples" / "guide" / "howto-from-0.1.0.md").read_text()
     shown = re.findall(r"^vczstore (?:append|remove|copy-store-to-icechunk) .*$", page, flags=re.MULTILINE)
@@ -112,13 +112,13 @@ def test_the_walkthrough_runs(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_nothing_of_a_test_or_benchmark_is_in_the_packages() -> None:
+def test_the_packages_contain_no_test_code() -> None:
     assert not [p for p in MODULES if "pytest" in p.read_text()]
 
 
 @pytest.mark.slow
 def test_no_test_imports_from_a_test() -> None:
-    """What several tests use is public, in tests/support or in a package of tests/system that holds no tests."""
+    """Shared test code must be public, and in tests/support or a package of tests/system without tests."""
     for path in TESTS:
         imported = {name for name in _imports(path, for_types=True) if _within(name, "tests")}
         assert not {name for name in imported if re.search(r"\.(test_\w+|conftest)(\.|$)", name)}, path
@@ -129,8 +129,8 @@ def test_no_test_imports_from_a_test() -> None:
         assert not {n.attr for n in used if n.attr.startswith("_") and not n.attr.startswith("__")}, path
 
 
-def test_tests_lie_where_what_they_test_lies() -> None:
-    """Folders of tests are those of the tree, and that of the suites over the whole."""
+def test_folders_of_tests_mirror_the_packages() -> None:
+    """The only other folder is tests/system, for tests of the whole."""
     folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS if path.name.startswith("test_")}
     packages = {path.parent.relative_to(ROOT) for path in MODULES}
     mirrored = {Path(*folder.parts[1:]) if folder.parts[0] == "vczstore" else folder for folder in packages}

@@ -1,7 +1,7 @@
 """
-All that is done to samples, against the NumPy model: on every kind of store, by every implementation and executor.
+Append, update and remove against the NumPy model, on every kind of store, by every implementation and executor.
 
-Every kind meets impl zarr and cubed; of the other pairs each kind, implementation and executor is there.
+Implementations zarr and cubed run on every kind of store; other combinations are sampled.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ type Arrays = dict[str, np.ndarray]
 LEGACY = "format2_legacy"
 N_VARIANTS, VARIANTS_CHUNK, SAMPLES_CHUNK = 10, 4, 3
 OLD, BATCHES = cohort.ids(0, 7), (cohort.ids(7, 5), cohort.ids(12, 4))
-"""7 samples in chunks of 3, then 5 and 4: the first batch begins in the ragged column, the second on a boundary."""
+"""7 samples in chunks of 3, then 5 and 4: the first batch starts in a partial column, the second on a boundary."""
 GONE = ["S0013", "S0000", "S0006", "S0007", "S0002"]
-"""From the store and both batches, and from whole, shared and neighbouring chunk columns."""
+"""Removed samples from the store and both batches, and from full, shared and neighbouring chunk columns."""
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT", "call_FC")
-"""On other executors than threads: each dtype that is pickled in its own way. What is done to fields is the same."""
+"""Fields for executors other than threads: one for each kind of dtype that is pickled differently."""
 ALL_FIELDS = ("zarr", "cubed")
-"""Implementations on threads with all fields; that of xarray, which takes longest, has them on Icechunk alone."""
+"""Implementations tested on threads with all fields. That of xarray, the slowest, has all fields only on Icechunk."""
 
 
 def _arrays(way: Way, samples: list[str], seed: int) -> Arrays:
@@ -59,7 +59,7 @@ IN_PROCESS = [
     *(Way(kind, "cubed", "single-threaded") for kind in ("format2", "icechunk")),
     *(Way(kind, impl) for kind, impl in zip(FLEXIBLE, ("zarr", "cubed"), strict=True)),
 ]
-"""Of impl zarr there is one row for each kind, for all executors: it has no tasks."""
+"""One row per kind for impl zarr, because it has no tasks and so no executor."""
 IN_PROCESSES = [
     *(Way(kind, "cubed", "processes") for kind in ("format2", "icechunk", "icechunk_flexible")),
     Way("format3", "xarray", "processes"),
@@ -71,7 +71,7 @@ IN_PROCESSES = [
 
 @dataclass(frozen=True)
 class Legacy:
-    """zarr-python 2.18, in an environment of its own."""
+    """zarr-python 2.18 in a separate environment, and a folder for the stores it writes."""
 
     python: Path
     folder: Path
@@ -81,7 +81,7 @@ class Legacy:
         subprocess.run([self.python, script, *args], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
 
     def write(self, store: Path, arrays: Arrays) -> None:
-        """A store of `_arrays`; each is written once for all workers, and copied."""
+        """Write a store; each is written once for all workers, and copied."""
         samples = arrays["sample_id"]
         original = self.folder / f"{samples[0]}-{len(samples)}-{len(arrays)}.vcz"
         with FileLock(f"{original}.lock"):
@@ -103,13 +103,13 @@ class Legacy:
         }
 
     def read(self, store: Path) -> tuple[Arrays, Arrays]:
-        """Everything in a store as zarr-python 2.18 reads it, through the consolidated metadata and without them."""
+        """All arrays of a store, read by zarr-python 2.18 with and without consolidated metadata."""
         saved = store.with_suffix(".read.npz")
         self._run("read", store, saved)
         with np.load(saved) as arrays:
             return tuple(
-                {name.removeprefix(how): arrays[name] for name in arrays if name.startswith(how)}
-                for how in ("consolidated/", "plain/")
+                {name.removeprefix(mode): arrays[name] for name in arrays if name.startswith(mode)}
+                for mode in ("consolidated/", "plain/")
             )
 
 
@@ -123,7 +123,7 @@ def legacy(legacy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Leg
 
 @dataclass(frozen=True)
 class Cohort:
-    """A store and the batches for it, on disk and as the model has them."""
+    """A store and batches for it, on disk and as arrays."""
 
     way: Way
     store: Path
@@ -133,11 +133,11 @@ class Cohort:
     legacy: Legacy | None
 
     def assert_holds(self, expected: Arrays) -> None:
-        """The store holds this, whoever reads it."""
+        """Assert that the store has these arrays, with every reader."""
         cohort.assert_same(self.way.read(self.store), expected)
         if self.legacy is not None:
-            for found in self.legacy.read(self.store):
-                cohort.assert_same(found, expected)
+            for arrays in self.legacy.read(self.store):
+                cohort.assert_same(arrays, expected)
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
             cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, expected)
 
@@ -147,7 +147,7 @@ type MakeCohort = Callable[[Way], Cohort]
 
 @pytest.fixture
 def make_cohort(tmp_path: Path, request: pytest.FixtureRequest) -> MakeCohort:
-    """Makes a store of a kind and two batches, the second of the other format where the kind is not legacy."""
+    """Return a function that writes a store and two batches of different Zarr formats."""
 
     def make(way: Way) -> Cohort:
         arrays = [_arrays(way, samples, seed=i) for i, samples in enumerate([OLD, *BATCHES])]
@@ -177,34 +177,34 @@ def _check(result: vczstore.Result, way: Way, counts: dict[str, int]) -> None:
     assert (result.tasks is None) == (way.impl == "zarr")
 
 
-def _append(made: Cohort) -> Arrays:
-    before = [cohort.digest(batch) for batch in made.batches]
-    result = vczstore.append(made.store, *made.batches, **made.way.options)
-    _check(result, made.way, {"sources": 2, "samples added": 9})
-    assert [cohort.digest(batch) for batch in made.batches] == before
-    return cohort.expected_append(made.old, *made.incoming)
+def _append(case: Cohort) -> Arrays:
+    before = [cohort.digest(batch) for batch in case.batches]
+    result = vczstore.append(case.store, *case.batches, **case.way.options)
+    _check(result, case.way, {"sources": 2, "samples added": 9})
+    assert [cohort.digest(batch) for batch in case.batches] == before
+    return cohort.expected_append(case.old, *case.incoming)
 
 
-def _remove(made: Cohort, present: Arrays, gone: list[str]) -> Arrays:
-    result = vczstore.remove(made.store, gone, **made.way.options)
-    _check(result, made.way, {"samples removed": len(gone)})
-    return cohort.expected_remove(present, gone)
+def _remove(case: Cohort, present: Arrays, removed: list[str]) -> Arrays:
+    result = vczstore.remove(case.store, removed, **case.way.options)
+    _check(result, case.way, {"samples removed": len(removed)})
+    return cohort.expected_remove(present, removed)
 
 
-def _recall(made: Cohort, samples: list[str]) -> tuple[Path, Arrays]:
-    """From both ends of the store, in an order and on chunks of their own, and of the other format."""
-    recalled = _arrays(made.way, [samples[i] for i in (-1, 0, 4, 1, -2)], seed=9)
-    source = made.store.with_name("recalled.vcz")
-    other = 2 if made.way.kind in ("format3", "icechunk", *FLEXIBLE) else 3
+def _recall(case: Cohort, samples: list[str]) -> tuple[Path, Arrays]:
+    """Write re-called samples from both ends of the store, with a different order, chunks and Zarr format."""
+    recalled = _arrays(case.way, [samples[i] for i in (-1, 0, 4, 1, -2)], seed=9)
+    source = case.store.with_name("recalled.vcz")
+    other = 2 if case.way.kind in ("format3", "icechunk", *FLEXIBLE) else 3
     cohort.write_vcz(source, recalled, zarr_format=other, variants_chunk=3, samples_chunk=2)
     return source, recalled
 
 
-def _update(made: Cohort, present: Arrays) -> Arrays:
-    source, recalled = _recall(made, present["sample_id"].tolist())
+def _update(case: Cohort, present: Arrays) -> Arrays:
+    source, recalled = _recall(case, present["sample_id"].tolist())
     before = cohort.digest(source)
-    result = vczstore.update(made.store, source, **made.way.options)
-    _check(result, made.way, {"sources": 1, "samples updated": 5})
+    result = vczstore.update(case.store, source, **case.way.options)
+    _check(result, case.way, {"sources": 1, "samples updated": 5})
     assert cohort.digest(source) == before
     return cohort.expected_update(present, recalled)
 
@@ -212,24 +212,24 @@ def _update(made: Cohort, present: Arrays) -> Arrays:
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
 @pytest.mark.slow
 def test_append_then_update_then_remove(way: Way, make_cohort: MakeCohort) -> None:
-    """By three calls, each of which finds what the one before it has left."""
-    made = make_cohort(way)
-    appended = _append(made)
-    made.assert_holds(appended)
-    updated = _update(made, appended)
-    made.assert_holds(updated)
-    made.assert_holds(_remove(made, updated, GONE))
+    """Run the operations in separate calls."""
+    case = make_cohort(way)
+    appended = _append(case)
+    case.assert_holds(appended)
+    updated = _update(case, appended)
+    case.assert_holds(updated)
+    case.assert_holds(_remove(case, updated, GONE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", IN_PROCESSES, ids=lambda way: way.id)
 def test_append_update_and_remove_in_one_run(way: Way, make_cohort: MakeCohort) -> None:
-    """In one run, because processes take long to start: each is compiled against what the one before it leaves."""
-    made = make_cohort(way)
-    appended = cohort.expected_append(made.old, *made.incoming)
-    source, recalled = _recall(made, appended["sample_id"].tolist())
-    place, memory = open_store(made.store), Memory()
-    batches = [open_store(batch).open() for batch in made.batches]
+    """Run the plans together, because processes start slowly; each is compiled for the result of the previous one."""
+    case = make_cohort(way)
+    appended = cohort.expected_append(case.old, *case.incoming)
+    source, recalled = _recall(case, appended["sample_id"].tolist())
+    place, memory = open_store(case.store), Memory()
+    batches = [open_store(batch).open() for batch in case.batches]
     plans = [compile_append(place, place.open(), batches, memory)]
     plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
     plans.append(compile_remove(place, plans[-1].after, GONE, memory))
@@ -240,18 +240,18 @@ def test_append_update_and_remove_in_one_run(way: Way, make_cohort: MakeCohort) 
         strict=True,
     ):
         _check(result, way, counts)
-    made.assert_holds(cohort.expected_remove(cohort.expected_update(appended, recalled), GONE))
+    case.assert_holds(cohort.expected_remove(cohort.expected_update(appended, recalled), GONE))
 
 
 @pytest.mark.slow
-def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
-    """What the rows of the legacy kind rest on: what zarr-python 2.18 wrote differs from what zarr-python 3 writes."""
-    made = make_cohort(Way(LEGACY, "zarr"))
-    made.assert_holds(made.old)
-    assert (made.store / ".zmetadata").exists()
-    assert (made.store / "call_AD" / "0" / "2" / "0").exists()
-    assert (made.store / "call_DP" / "0.2").exists()
-    document = json.loads((made.store / "sample_id" / ".zarray").read_text())
+def test_the_legacy_store_has_legacy_metadata(make_cohort: MakeCohort) -> None:
+    """Control of the rows with the legacy kind: its stores differ from those written by zarr-python 3."""
+    case = make_cohort(Way(LEGACY, "zarr"))
+    case.assert_holds(case.old)
+    assert (case.store / ".zmetadata").exists()
+    assert (case.store / "call_AD" / "0" / "2" / "0").exists()
+    assert (case.store / "call_DP" / "0.2").exists()
+    document = json.loads((case.store / "sample_id" / ".zarray").read_text())
     assert document["fill_value"] == 0
     assert document["filters"] == [{"id": "vlen-utf8"}]
     assert document["dimension_separator"] == "/"
@@ -259,47 +259,47 @@ def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
 
 @pytest.mark.slow
 def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_path: Path) -> None:
-    """The copy is what zarr-python 2.18 reads, through consolidated metadata and without them."""
-    made = make_cohort(Way(LEGACY, "cubed"))
+    """zarr-python 2.18 reads the compacted stores, with and without consolidated metadata."""
+    case = make_cohort(Way(LEGACY, "cubed"))
     gone = [OLD[1], OLD[4], OLD[5]]
-    vczstore.remove(made.store, gone)
-    vczstore.compact(made.store, tmp_path / "output.vcz")
-    expected = cohort.select(made.old, [sample for sample in OLD if sample not in gone])
-    for found in made.legacy.read(tmp_path / "output.vcz"):
-        cohort.assert_same(found, expected)
-    vczstore.compact(made.store)
-    for found in made.legacy.read(made.store):
-        cohort.assert_same(found, expected)
-    for store in (made.store, tmp_path / "output.vcz"):
+    vczstore.remove(case.store, gone)
+    vczstore.compact(case.store, tmp_path / "output.vcz")
+    expected = cohort.select(case.old, [sample for sample in OLD if sample not in gone])
+    for arrays in case.legacy.read(tmp_path / "output.vcz"):
+        cohort.assert_same(arrays, expected)
+    vczstore.compact(case.store)
+    for arrays in case.legacy.read(case.store):
+        cohort.assert_same(arrays, expected)
+    for store in (case.store, tmp_path / "output.vcz"):
         assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.slow
 def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
-    """zarr-python 2.18 reads the old samples, by consolidated metadata too, whichever edit an append got to."""
-    made = make_cohort(Way(LEGACY, "cubed"))
-    plan, place = vczstore.plan("append", made.store, made.batches[0]), zarr.storage.LocalStore(made.store)
+    """After repair, zarr-python 2.18 reads either the old or the new samples, also with consolidated metadata."""
+    case = make_cohort(Way(LEGACY, "cubed"))
+    plan, place = vczstore.plan("append", case.store, case.batches[0]), zarr.storage.LocalStore(case.store)
     for write in plan.writes:
         write.by_zarr(place)
     for edit in plan.edits[:4]:
         edit.apply(place)
-    assert len(vczstore.repair(made.store, quick=True).done) == 1
-    for found in made.legacy.read(made.store):
-        cohort.assert_same(found, made.old)
+    assert len(vczstore.repair(case.store, quick=True).done) == 1
+    for arrays in case.legacy.read(case.store):
+        cohort.assert_same(arrays, case.old)
     for edit in plan.edits[:-1]:
         edit.apply(place)
-    assert len(vczstore.repair(made.store, quick=True).done) == 1
-    for found in made.legacy.read(made.store):
-        cohort.assert_same(found, cohort.expected_append(made.old, made.incoming[0]))
+    assert len(vczstore.repair(case.store, quick=True).done) == 1
+    for arrays in case.legacy.read(case.store):
+        cohort.assert_same(arrays, cohort.expected_append(case.old, case.incoming[0]))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_a_legacy_store_moves_to_icechunk(make_cohort: MakeCohort, tmp_path: Path, impl: str) -> None:
-    """With chunks that format 3 decodes and others that it does not; and a legacy batch comes after it."""
-    made = make_cohort(Way(LEGACY, "zarr"))
+    """Some codecs have no equivalent in format 3; then a legacy batch is appended."""
+    case = make_cohort(Way(LEGACY, "zarr"))
     moved = Way("icechunk", impl)
-    vczstore.copy_store_to_icechunk(made.store, tmp_path / "moved.vcz", **moved.options)
-    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), made.old)
-    vczstore.append(tmp_path / "moved.vcz", made.batches[0], **moved.options)
-    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), cohort.expected_append(made.old, made.incoming[0]))
+    vczstore.copy_store_to_icechunk(case.store, tmp_path / "moved.vcz", **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), case.old)
+    vczstore.append(tmp_path / "moved.vcz", case.batches[0], **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), cohort.expected_append(case.old, case.incoming[0]))

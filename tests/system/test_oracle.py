@@ -1,4 +1,4 @@
-"""bcftools and vcztools are the judges: what they show of a store has to be what they show of the whole VCF."""
+"""bcftools and vcztools as references: their output for a store must be the same as for the complete VCF."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Layout:
 
 
 WIDE = 10_000
-"""The usual number of samples in a chunk, far more than there are here."""
+"""A typical chunk length along the samples axis, larger than all examples."""
 PLAIN = Layout(60, 30)
-"""One chunk, for all examples."""
+"""A layout in which all examples have a single chunk."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An example, and the store that it is kept in."""
+    """An example, and the kind, layout and source format of its store."""
 
     example: str
     kind: str
     layout: Layout
     zarr_format: int
-    """Of what bio2zarr writes."""
+    """Zarr format of the VCZs that bio2zarr writes."""
 
     @property
     def id(self) -> str:
@@ -55,7 +55,7 @@ class Case:
 
 
 CASES = [
-    # 60 variants and 23 samples, on several rows of chunks and on one
+    # 60 variants and 23 samples, in several rows of chunks or in one
     Case("calls", "format2", Layout(16, 1), 2),
     Case("calls", "format3", Layout(60, 7), 3),
     Case("calls", "icechunk", Layout(16, 3), 2),
@@ -67,15 +67,14 @@ CASES = [
     Case("triploid", "format3", Layout(20, WIDE), 3),
 ]
 """
-Every example on two kinds, every kind with each operation, and widths of chunks. All kinds on all widths are for
-test_model.py.
+Every example on two kinds of store, and a sample of chunk layouts, which test_model.py covers more fully.
 """
 cases = pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 
 
 @dataclass(frozen=True)
 class Library:
-    """The VCFs of the examples and what bio2zarr makes of them, each made once for all workers."""
+    """The VCFs of the examples and their VCZs, each written once for all workers."""
 
     folder: Path
 
@@ -100,7 +99,7 @@ class Library:
 
     @cache  # noqa: B019 - there is one library
     def view(self, example: str) -> str:
-        """What vcztools shows of the whole VCF."""
+        """The output of vcztools for the complete VCF."""
         return vcztools_view(self.vcz(example, WHOLE, 3, PLAIN))
 
 
@@ -113,7 +112,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 
 def make_store(kind: str, source: Path, folder: Path) -> Path:
-    """A store of its own, made from a VCZ of the library."""
+    """Copy a VCZ of the library to a store of the given kind; return its path."""
     store = folder / "store.vcz"
     if kind == "icechunk":
         cohort.copy_to_icechunk(source, store)
@@ -126,22 +125,22 @@ def view(kind: str, store: Path) -> str:
     return vcztools_view(store, icechunk=kind == "icechunk")
 
 
-# ---- the judges agree -----------------------------------------------------------------------
+# ---- the references agree -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 @pytest.mark.slow
-def test_vcztools_shows_what_bcftools_shows(library: Library, example: str) -> None:
-    """Without vczstore: what the other tests rest on."""
-    judged = bcftools_records(library.vcf(example))
-    assert records(library.view(example)) == judged
-    assert judged[0].split("\t")[9:] == list(EXAMPLES[example].samples)
-    assert len(judged) > 10
+def test_vcztools_and_bcftools_agree(library: Library, example: str) -> None:
+    """Control of the other tests, without vczstore."""
+    expected = bcftools_records(library.vcf(example))
+    assert records(library.view(example)) == expected
+    assert expected[0].split("\t")[9:] == list(EXAMPLES[example].samples)
+    assert len(expected) > 10
 
 
 @pytest.mark.slow
-def test_the_fields_are_as_various_as_they_should_be(library: Library) -> None:
-    """Every Type and Number is there, with ends of lists; and parts that have to be widened."""
+def test_the_examples_cover_all_types_and_shapes(library: Library) -> None:
+    """Control: every Type and Number, padded lists, dtypes that must be widened, and ploidies 1 to 3."""
     first, second = (zarr.open_group(library.vcz("fields", i, 3, PLAIN), mode="r") for i in (0, 1))
     fields = [name for name in first.array_keys() if name.startswith("call_") and "genotype" not in name]
     assert len(fields) == len(vcf.TYPES) * len(vcf.NUMBERS)
@@ -162,7 +161,7 @@ def test_the_fields_are_as_various_as_they_should_be(library: Library) -> None:
 @cases
 @pytest.mark.slow
 def test_append_and_remove(library: Library, tmp_path: Path, case: Case) -> None:
-    """All parts in one call, on the chunks of the store; then samples of every part leave."""
+    """Append all parts in one call, with the store's chunks; then remove samples of several parts."""
     parts = EXAMPLES[case.example].parts
     first, *others = [library.vcz(case.example, i, case.zarr_format, case.layout) for i in range(len(parts))]
     store = make_store(case.kind, first, tmp_path)
@@ -171,13 +170,13 @@ def test_append_and_remove(library: Library, tmp_path: Path, case: Case) -> None
     assert shown == library.view(case.example)
     assert records(shown) == bcftools_records(library.vcf(case.example))
     vczstore.remove(store, gone(case.example))
-    judged = bcftools_records(library.vcf(case.example), without=gone(case.example))
-    assert not set(gone(case.example)) & set(judged[0].split("\t"))
-    assert records(view(case.kind, store)) == judged
+    expected = bcftools_records(library.vcf(case.example), without=gone(case.example))
+    assert not set(gone(case.example)) & set(expected[0].split("\t"))
+    assert records(view(case.kind, store)) == expected
 
 
 GONE = {"fields": (1, 4), "mixed_ploidy": (0, 3, 6), "triploid": (4, 1), "calls": (22, 0, 9, 8, 13)}
-"""Of each example, in any order; from ragged, from shared and from neighbouring chunks."""
+"""Indices of the removed samples of each example, from partial, shared and neighbouring chunks."""
 
 
 def gone(example: str) -> list[str]:
@@ -187,7 +186,7 @@ def gone(example: str) -> list[str]:
 @pytest.mark.parametrize(("kind", "source_format"), [("format2", 3), ("format3", 2), ("icechunk", 2)])
 @pytest.mark.slow
 def test_append_one_by_one(library: Library, tmp_path: Path, kind: str, source_format: int) -> None:
-    """Sources of either format, on chunks of their own."""
+    """Append sources of either format, with chunks that differ from the store's."""
     store = make_store(kind, library.vcz("calls", 0, 3 if kind == "format3" else 2, Layout(16, 3)), tmp_path)
     samples, parts = EXAMPLES["calls"].samples, EXAMPLES["calls"].parts
     for i in range(1, len(parts)):
@@ -200,33 +199,37 @@ def test_append_one_by_one(library: Library, tmp_path: Path, kind: str, source_f
 # ---- update ---------------------------------------------------------------------------------
 
 RECALLED = {"fields": (4, 0), "mixed_ploidy": (5, 0, 3), "triploid": (0, 4), "calls": (22, 0, 9, 8, 13)}
-"""Of each example, in an order of their own. The first has all fields, so that all sources are equally wide."""
+"""
+Indices of the re-called samples of each example, not in the order of the store.
+
+They include a sample with all fields, so that the dimensions of the source have the same sizes as the store's.
+"""
 
 
 UPDATED = [CASES[i] for i in (0, 4, 6, 8)]
-"""Every example once, and every kind."""
+"""Every example once, and every kind of store."""
 
 
 @pytest.mark.parametrize("case", UPDATED, ids=[case.id for case in UPDATED])
 @pytest.mark.slow
 def test_update(library: Library, tmp_path: Path, case: Case) -> None:
-    """The store shows what the VCF shows in which the columns of these samples are exchanged."""
+    """The records are the same as in a VCF with the re-called columns of these samples."""
     samples = [EXAMPLES[case.example].samples[i] for i in RECALLED[case.example]]
     text = EXAMPLES[case.example].make()
-    judged = bcftools_records(vcf.write_vcf(tmp_path / "recalled.vcf.gz", vcf.recall(text, samples)))
+    expected = bcftools_records(vcf.write_vcf(tmp_path / "recalled.vcf.gz", vcf.recall(text, samples)))
     part = vcf.split_by_samples(tmp_path / "recalled.vcf.gz", samples, tmp_path / "part.vcf.gz")
-    assert judged != bcftools_records(library.vcf(case.example))
+    assert expected != bcftools_records(library.vcf(case.example))
     assert bcftools_records(part)[0].split("\t")[9:] == samples
     source = vcf.to_vcz(part, tmp_path / "part.vcz", case.zarr_format, case.layout.variants, case.layout.samples)
     store = make_store(case.kind, library.vcz(case.example, WHOLE, case.zarr_format, case.layout), tmp_path)
     vczstore.update(store, source)
-    assert records(view(case.kind, store)) == judged
+    assert records(view(case.kind, store)) == expected
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_remove_what_was_appended_and_append_it_again(library: Library, tmp_path: Path, kind: str) -> None:
-    """A removed sample comes back as a new one, at the end."""
+def test_append_remove_and_append_again(library: Library, tmp_path: Path, kind: str) -> None:
+    """A returning sample is added as a new sample at the end."""
     zarr_format = 3 if kind == "format3" else 2
     first, *others = [library.vcz("calls", part, zarr_format, Layout(16, 3)) for part in range(3)]
     store = make_store(kind, first, tmp_path)

@@ -1,4 +1,4 @@
-"""What stores survive, in small: ``python -m tests.system.survival`` tries as much as one has time for."""
+"""A small sample of the stress tests in ``python -m tests.system.survival``, and regression tests of their findings."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from vczstore.errors import Interrupted
 from vczstore.stores.leftovers import HALF_WRITTEN, half_written
 
 CASES = (
-    *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
-    *(Case("remove", *how) for how in (("format2", "threads"), ("icechunk", "processes"))),
-    *(Case("compact", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
-    *(Case("regrid", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+    *(Case("append", *on) for on in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
+    *(Case("remove", *on) for on in (("format2", "threads"), ("icechunk", "processes"))),
+    *(Case("compact", *on) for on in (("format3", "threads"), ("icechunk", "threads"))),
+    *(Case("regrid", *on) for on in (("format3", "threads"), ("icechunk", "threads"))),
     Case("regrid-shards", "format3", "threads"),
-    *(Case("copy", *how) for how in (("format2", "threads"), ("format3", "processes"))),
-    *(Case("run", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+    *(Case("copy", *on) for on in (("format2", "threads"), ("format3", "processes"))),
+    *(Case("run", *on) for on in (("format3", "threads"), ("icechunk", "threads"))),
 )
-"""Each operation, each kind of store and each executor, but not all of their combinations."""
+"""Every operation, kind of store and executor, but not all combinations."""
 OF_SETS = [case for case in sets.CASES if case not in {("run", "icechunk"), ("append", "groups"), ("run", "format3")}]
-"""The same; a run of one kind of set appends and removes, and one kill is repaired and one done again."""
+"""A subset of `sets.CASES`; of two kills of each, one is followed by repair and one by a rerun."""
 
 
 @pytest.mark.slow
@@ -70,19 +70,19 @@ def test_erasure(layout: Layout) -> None:
     assert tally.tried > 5
 
 
-# ---- the harness sees what it is there to see ------------------------------------------------
+# ---- controls of the harness -----------------------------------------------------------------
 
 
-def test_what_is_neither_old_nor_new_is_seen() -> None:
-    what = kills.OPERATIONS["append"]
-    assert kills.between(kills.OLD, what) == []
+def test_between_detects_invalid_intermediate_states() -> None:
+    append = kills.OPERATIONS["append"]
+    assert kills.between(kills.OLD, append) == []
     longer = {**kills.OLD, "call_DP": kills.APPENDED["call_DP"]}
-    assert kills.between(longer, what) == []
+    assert kills.between(longer, append) == []
     other = {**kills.OLD, "call_DP": kills.OLD["call_DP"].copy()}
     other["call_DP"][7, 3] += 1
-    assert kills.between(other, what) == ["call_DP has values that are neither old nor new"]
+    assert kills.between(other, append) == ["call_DP has values that are neither old nor new"]
     early = {**kills.OLD, "sample_id": kills.APPENDED["sample_id"]}
-    assert len(kills.between(early, what)) == sum("samples" in cohort.DIMENSIONS[n] for n in kills.FIELDS) - 1
+    assert len(kills.between(early, append)) == sum("samples" in cohort.DIMENSIONS[n] for n in kills.FIELDS) - 1
     remove = kills.OPERATIONS["remove"]
     half = {**kills.OLD, "call_GL": kills.REMOVED["call_GL"]}
     assert kills.between(half, remove) == []
@@ -92,29 +92,29 @@ def test_what_is_neither_old_nor_new_is_seen() -> None:
     assert kills.between(wrong, remove) == ["call_GL has values that are neither old nor new"]
 
 
-# ---- what it has found -----------------------------------------------------------------------
+# ---- regression tests ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["within the commit", "after it"])
 @pytest.mark.slow
-def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_an_interrupt_after_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     store, batch = tmp_path / "store", tmp_path / "batch.vcz"
     cohort.write_icechunk(store, kills.OLD)
     cohort.write_vcz(batch, kills.NEW)
     commit = icechunk.Session.commit
 
-    def and_interrupt(session: icechunk.Session, *args: object, **options: object) -> None:
+    def commit_and_interrupt(session: icechunk.Session, *args: object, **options: object) -> None:
         commit(session, *args, **options)
         signal.raise_signal(signal.SIGINT)
 
-    def interrupted(executor: ThreadsExecutor) -> None:
+    def interrupt_on_close(executor: ThreadsExecutor) -> None:
         monkeypatch.undo()
         signal.raise_signal(signal.SIGINT)
 
     if when == "within the commit":
-        monkeypatch.setattr(icechunk.Session, "commit", and_interrupt)
+        monkeypatch.setattr(icechunk.Session, "commit", commit_and_interrupt)
     else:
-        monkeypatch.setattr(ThreadsExecutor, "close", interrupted)
+        monkeypatch.setattr(ThreadsExecutor, "close", interrupt_on_close)
     with pytest.raises(Interrupted, match=r"^append: interrupted; it was done already$"):
         vczstore.append(store, batch)
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), kills.APPENDED)
@@ -124,43 +124,43 @@ def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.
 def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
     monkeypatch.setattr("vczstore.cli.main.show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
-    assert (found.exit_code, found.stderr) == (130, "remove: interrupted; it was done already\n")
+    result = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
+    assert (result.exit_code, result.stderr) == (130, "remove: interrupted; it was done already\n")
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "command"),
     [
-        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "purge"),  # zarr's
-        ("format3", "call_DP/c/0/0#1", "gc"),  # obstore's
+        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "purge"),  # as named by zarr
+        ("format3", "call_DP/c/0/0#1", "gc"),  # as named by obstore
         ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#1", "purge"),
         ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#12", "gc"),
     ],
 )
 @pytest.mark.slow
 def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
-    """A killed process may have left anybody's data in them, even if they are overwritten later."""
+    """A killed process may leave data of any sample in them, and later writes do not delete them."""
     store = tmp_path / "store.vcz"
     (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, cohort.some_arrays(10, cohort.ids(0, 7)))
-    half = store / name
-    half.parent.mkdir(exist_ok=True)
-    half.write_bytes(b"what S0001 has")
+    path = store / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"what S0001 has")
     vczstore.remove(store, "S0001", impl="zarr")
     if command == "purge":
         verdict = vczstore.verify_removal(store, "S0001")
         assert any("half written" in reason and "vczstore purge" in reason for reason in verdict.reasons)
     else:
         assert vczstore.gc(store, dry_run=True).counts["half-written files deleted"] == 1
-        assert half.exists()
+        assert path.exists()
     assert "1 half-written files deleted" in CliRunner().invoke(main, [command, str(store)]).stdout
-    assert not half.exists()
+    assert not path.exists()
     if command == "purge":
         assert vczstore.verify_removal(store, "S0001").erased
 
 
 @pytest.mark.slow
-def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: Path) -> None:
-    """Which is why it is looked for by its name, which is that of Icechunk's and obstore's common storage."""
+def test_a_killed_icechunk_writer_leaves_an_unlisted_file(tmp_path: Path) -> None:
+    """obstore's listing hides temporary files of the storage layer it shares with Icechunk, so we match their names."""
     script = """if True:
         import icechunk, sys, zarr
         repository = icechunk.Repository.create(icechunk.local_filesystem_storage(sys.argv[1]))
@@ -182,18 +182,18 @@ def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: 
             writer.kill()
             writer.wait()
         left = list((store / "chunks").glob("*#*"))
-        if left:  # else it was finished before the signal came
+        if left:  # else the write completed before the signal
             break
     assert left
     assert list(half_written(store)) == left
-    listed = [found["path"] for page in obstore.list(obstore.store.LocalStore(store)) for found in page]
+    listed = [entry["path"] for page in obstore.list(obstore.store.LocalStore(store)) for entry in page]
     assert [path for path in listed if "#" in path] == []
     assert HALF_WRITTEN in vczstore.gc(store).counts
     assert list((store / "chunks").iterdir()) == []
 
 
 def test_a_repository_that_was_copied_to_an_object_store() -> None:
-    """One that was made in a folder says that writes are not conditional; in a bucket of moto commits were lost."""
+    """A repository created in a folder disables conditional writes, which would lose concurrent commits in a bucket."""
     from vczstore.stores.icechunk_storage import runtime
 
     settings = runtime().storage

@@ -415,8 +415,8 @@ def _changes(
         elif not any(n.startswith("store.vcz/snapshots") for n in before):
             now = readable(folder / "store.vcz")
             # commands that overwrite samples may have changed some values, but not the sample IDs
-            is_edited = command.startswith(("remove", "update", "recompute", "run"))
-            names = ["sample_id"] if is_edited else list(arrays or {})
+            overwrites = command.startswith(("remove", "update", "recompute", "run"))
+            names = ["sample_id"] if overwrites else list(arrays or {})
             if arrays is None or (now is not None and all(_starts_with(now[name], arrays[name]) for name in names)):
                 changed = gone = []
     return [
