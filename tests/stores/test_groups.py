@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import vczstore
 from tests.support import cohort
 from tests.support.extra_arrays import make, put, refused
-from tests.support.permissions import as_nobody, permit
+from tests.support.permissions import permit, without_root
 from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
@@ -180,14 +180,14 @@ def test_a_copy_that_may_not_be_written_is_told_of_first() -> None:
         permit(Path(name), 0o777, 0o666)
         (parent / "zarr.json").chmod(0o444)
         before = cohort.digest(parent)
-        with as_nobody():
+        with without_root():
             done = CliRunner().invoke(main, ["remove", str(store), "S0001"])
         assert done.exit_code == 1
         assert "has a copy of its metadata that is not writable" in done.output
         assert len(done.output.splitlines()) == 1
         assert cohort.digest(parent) == before
         (parent / "zarr.json").chmod(0o666)
-        with as_nobody():
+        with without_root():
             vczstore.remove(store, ["S0001"])
         assert ids_seen_from(parent, 5) == ["S0000", "", "S0002", "S0003", "S0004"]
 

@@ -21,7 +21,7 @@ from tests.support import cohort, forks
 from tests.support.killed import killed
 from tests.support.leaving import GONE, some_arrays
 from tests.support.locks import job_lock
-from tests.support.permissions import LIMITED, as_nobody
+from tests.support.permissions import LIMITED, without_root
 from tests.support.refusals import complain
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
@@ -382,7 +382,7 @@ def test_not_permitted(where: str) -> None:
         store = make(Path(name, "folder"))
         before = cohort.digest(store)
         (store.parent / where).chmod(0o555)
-        with as_nobody():
+        with without_root():
             complain(StorageError, (str(store),), lambda: vczstore.compact(store))
         (store.parent / where).chmod(0o755)
         assert cohort.digest(store) == before

@@ -15,7 +15,7 @@ def permit(folder: Path, folders: int, files: int) -> None:
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
+def without_root() -> Iterator[None]:
     """Drop root privileges within the context, because permissions do not apply to root."""
     if os.geteuid() != 0:
         yield

@@ -103,10 +103,7 @@ def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> 
         pairs = [
             (i, j)
             for i, j in itertools.product(range(len(store)), range(len(source)))
-            if i not in match
-            and j not in match.values()
-            and key[i] == their_key[j]
-            and rule(alts[i], their_alts[j])
+            if i not in match and j not in match.values() and key[i] == their_key[j] and rule(alts[i], their_alts[j])
         ]
         unique = [(i, j) for i, j in pairs if [p[0] for p in pairs].count(i) == 1 == [p[1] for p in pairs].count(j)]
         match.update(unique)

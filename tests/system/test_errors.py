@@ -1,4 +1,4 @@
-"""What goes wrong before the first write leaves every byte as it was; what goes wrong later, the old samples."""
+"""Errors before the first write leave every byte unchanged; later errors leave the old samples visible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import zarr
 import vczstore
 from tests.support import cohort, forks
 from tests.support.covering import in_pairs, in_turn
-from tests.support.permissions import LIMITED, as_nobody, permit
+from tests.support.permissions import LIMITED, permit, without_root
 from tests.support.refusals import complain, mentions
 from tests.support.small_stores import (
     FIELDS,
@@ -66,16 +66,16 @@ IMPLS = ("zarr", "cubed", "xarray")
 
 
 def holds_old_samples(path: Path, old: dict[str, np.ndarray], *, but: Sequence[str] = ()) -> None:
-    """What a reader sees who asks sample_id how many samples there are."""
-    found = read(path)
-    n = len(found["sample_id"])
+    """Assert that a reader sees `old`, up to the number of samples in ``sample_id``; do not compare arrays in `but`."""
+    arrays = read(path)
+    n = len(arrays["sample_id"])
     assert n == len(old["sample_id"])
-    axes = {name: cohort.DIMENSIONS[name] for name in found}
+    axes = {name: cohort.DIMENSIONS[name] for name in arrays}
     cut = {
         name: values[(slice(None),) * axes[name].index("samples") + (slice(n),)] if "samples" in axes[name] else values
-        for name, values in found.items()
+        for name, values in arrays.items()
     }
-    cohort.assert_same(*({k: v for k, v in arrays.items() if k not in but} for arrays in (cut, old)))
+    cohort.assert_same(*({k: v for k, v in side.items() if k not in but} for side in (cut, old)))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def drop(name: str) -> Change:
 
 
 def resize_all(dimension: str, n: int) -> Change:
-    """All arrays with a dimension get another length, so that nothing contradicts itself."""
+    """Resize all arrays with a dimension consistently."""
 
     def change(group: zarr.Group) -> None:
         for name, array in group.arrays():
@@ -111,18 +111,18 @@ def attributes(**values: Any) -> Change:
 
 def both(*changes: Change) -> Change:
     def change(group: zarr.Group) -> None:
-        for one in changes:
-            one(group)
+        for part in changes:
+            part(group)
 
     return change
 
 
-# ---- what metadata and sample IDs tell ------------------------------------------------------
+# ---- incompatible metadata and sample IDs ---------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """A store and a batch that do not fit. In the words, {store} and {batch} are the paths."""
+    """An incompatible store and batch. In `words`, ``{store}`` and ``{batch}`` stand for the paths."""
 
     id: str
     error: type[VczstoreError]
@@ -270,7 +270,7 @@ METADATA = [
                 (f"{{{side}}}", "damaged", "variant_allele has 9", "variant_position has 10", "restore"),
                 **{side: resize("variant_allele", 9, 2)},
             ),
-            # one array is already as long as the append will make it, but not the first by name: no append left that
+            # an interrupted append extends arrays in order of their names, so it cannot have left this state
             Case(
                 f"{side} ahead in one array",
                 DamagedStoreError,
@@ -332,7 +332,7 @@ def test_metadata(store: Path, batch: Path, case: Case) -> None:
 
 
 @pytest.mark.slow
-def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path) -> None:
+def test_sample_in_two_sources(store: Path, batch: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.vcz"
     cohort.write_vcz(other, some_arrays(["S0100", "S0008", "S0010"], seed=2))
     words = ("^append: ", "2 of the samples", str(other), str(batch), "S0008, S0010", "leave them out")
@@ -341,17 +341,17 @@ def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_batch_that_is_there_already(store: Path, batch: Path) -> None:
-    """After a run that was killed there is nothing to do; to remove the samples would withdraw them."""
+def test_a_batch_that_is_already_appended(store: Path, batch: Path) -> None:
+    """After a killed run there may be nothing left to do; the message must not advise to remove the samples."""
     vczstore.append(store, batch, impl="zarr")
     words = (f"^append: all {N_NEW} samples", str(batch), str(store), "appended before", "nothing left to do")
     with unchanged(store, batch):
-        said = complain(SampleError, words, lambda: vczstore.append(store, batch))
-        assert "remove" not in said
+        message = complain(SampleError, words, lambda: vczstore.append(store, batch))
+        assert "remove" not in message
 
 
 @pytest.mark.slow
-def test_later_source_does_not_fit(store: Path, batch: Path, tmp_path: Path) -> None:
+def test_later_source_is_incompatible(store: Path, batch: Path, tmp_path: Path) -> None:
     """All sources are checked before the first is written."""
     other = tmp_path / "other.vcz"
     cohort.write_vcz(other, some_arrays(["S0100"], seed=2))
@@ -367,7 +367,7 @@ def test_no_sources(store: Path) -> None:
 
 @pytest.mark.parametrize("spelling", ["path", "detour", "link"])
 def test_source_is_the_store(store: Path, tmp_path: Path, spelling: str) -> None:
-    """To remove the samples that are "there already" would be bad advice."""
+    """The message must not advise to remove the samples that are in the store already."""
     source = {"path": store, "detour": tmp_path / ".." / tmp_path.name / "store.vcz", "link": tmp_path / "link.vcz"}
     if spelling == "link":
         source["link"].symlink_to(store)
@@ -376,11 +376,11 @@ def test_source_is_the_store(store: Path, tmp_path: Path, spelling: str) -> None
         complain(VczstoreError, words, lambda: vczstore.append(store, source[spelling]))
 
 
-# ---- what the data tell ---------------------------------------------------------------------
+# ---- incompatible data ----------------------------------------------------------------------
 
 
 def site(arrays: dict[str, np.ndarray], row: int) -> str:
-    """chrom:pos REF/ALT."""
+    """A variant as ``chrom:pos REF/ALT``, the format of messages."""
     contig = OLD["contig_id"][arrays["variant_contig"][row]]
     ref, alt = arrays["variant_allele"][row]
     return f"{contig}:{arrays['variant_position'][row]} {ref}/{alt}"
@@ -400,22 +400,22 @@ VARIANTS: dict[str, tuple[int, dict[str, dict[Any, Any]]]] = {
         {"variant_allele": {(7, 0): "GC"}, "variant_position": {7: 79}, "variant_contig": {9: 0}},
     ),
 }
-"""The first variant that differs, and what the batch has otherwise than the store."""
+"""The row of the first variant that differs, and the changed values of the batch."""
 
 
 @pytest.mark.slow
 @in_pairs(store=KINDS, impl=IMPLS, case=VARIANTS, indirect=["store"])
 def test_variants_differ(store: Path, batch: Path, impl: str, case: tuple[int, dict[str, dict[Any, Any]]]) -> None:
     first, differences = case
-    theirs = {**NEW, **{name: altered(NEW[name], *items.items()) for name, items in differences.items()}}
-    assert theirs["variant_contig"][9] != OLD["variant_contig"][9] or "variant_contig" not in differences
+    changed = {**NEW, **{name: altered(NEW[name], *items.items()) for name, items in differences.items()}}
+    assert changed["variant_contig"][9] != OLD["variant_contig"][9] or "variant_contig" not in differences
     for name in differences:
-        edit(batch, put(name, theirs[name]))
-    # both sides, whole: neither may be the beginning of something longer
+        edit(batch, put(name, changed[name]))
+    # the message has both variants in full, not as prefixes of longer words
     words = [
         "^append: ",
         str(batch),
-        *(rf"\b{re.escape(site(arrays, first))}(?!\w)" for arrays in (OLD, theirs)),
+        *(rf"\b{re.escape(site(arrays, first))}(?!\w)" for arrays in (OLD, changed)),
         "same variants",
     ]
     with unchanged(store, batch):
@@ -451,10 +451,10 @@ SAME: dict[str, tuple[Change | None, Change]] = {
 
 @pytest.mark.slow
 @in_pairs(store=KINDS, change=SAME, impl=("zarr", "cubed"), indirect=["store"])
-def test_same_variants_in_other_words(
+def test_same_variants_with_different_encoding(
     store: Path, batch: Path, impl: str, change: tuple[Change | None, Change]
 ) -> None:
-    """Through xarray it is the tasks of cubed that compare them."""
+    """Impl xarray is not tested, because it compares variants with the same tasks as cubed."""
     change_store, change_batch = change
     if change_store is not None:
         edit(store, change_store)
@@ -470,7 +470,7 @@ WIDER: dict[str, tuple[str, Change | None, Change]] = {
     "unsigned": ("call_genotype", None, put("call_genotype", np.full(NEW["call_genotype"].shape, 255, "u1"))),
     "string": ("call_FC", None, put("call_FC", altered(NEW["call_FC"].astype(object), ((7, 2, 1), "ACGT")))),
     "fixed string": ("call_FC", None, put("call_FC", altered(NEW["call_FC"].astype("U3"), ((4, 0, 0), "GT")))),
-    # cut short, two IDs could become one
+    # truncated IDs could become equal
     "sample_id": (
         "sample_id",
         put("sample_id", OLD["sample_id"].astype("U5")),
@@ -498,7 +498,7 @@ def test_value_that_does_not_fit_widens_the_store(
 
 
 def _nothing(path: Path) -> None:
-    """There is no such path."""
+    """Leave the path missing."""
 
 
 def _text(path: Path) -> None:
@@ -581,7 +581,7 @@ BREAKABLE = [
 def test_broken_metadata(
     plain: Path, tmp_path: Path, zarr_format: int, document: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    """The line names the array whose document is broken, be it the store's or a source's."""
+    """The message names the array with the broken metadata, in the store or in a source."""
     broken = tmp_path / "broken.vcz"
     cohort.write_vcz(broken, NEW, zarr_format=zarr_format)
     text = (broken / document).read_bytes()
@@ -595,7 +595,7 @@ def test_broken_metadata(
 
 @pytest.fixture(scope="session")
 def warm(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What an operation imports is imported: the modules may not be everybody's to read."""
+    """Import all modules that operations need, because other users may lack permission to read them."""
     folder = tmp_path_factory.mktemp("warm")
     for kind in KINDS:
         store = shutil.copytree(templates / kind, folder / kind)
@@ -605,7 +605,7 @@ def warm(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def reachable(warm: None) -> Iterator[Path]:
-    """A folder that everybody may enter, which pytest's own are not."""
+    """A folder that all users may enter, unlike pytest's own folders."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -617,15 +617,15 @@ def reachable(warm: None) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("kind", "what"), [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")]
 )
-def test_not_allowed_to_read(templates: Path, reachable: Path, kind: str, what: str, side: str) -> None:
+def test_no_permission_to_read(templates: Path, reachable: Path, kind: str, what: str, side: str) -> None:
     paths = {"store": reachable / "store.vcz", "batch": reachable / "batch.vcz"}
     shutil.copytree(templates / (kind if side == "store" else "format3"), paths["store"])
     shutil.copytree(templates / (kind if side == "batch" else "batch"), paths["batch"])
-    permit(reachable, 0o777, 0o666)  # a store has to be writable to be locked
+    permit(reachable, 0o777, 0o666)  # locking a store requires write permission
     before = cohort.digest(reachable)
     denied = paths[side] / what
     denied.chmod(0)
-    with as_nobody():
+    with without_root():
         words = (str(paths[side]), "(?i)permission")
         complain(VczstoreError, words, lambda: vczstore.append(paths["store"], paths["batch"], impl="zarr"))
     denied.chmod(0o755)
@@ -657,7 +657,7 @@ NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
-def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> None:
+def test_a_link_to_itself(plain: Path, tmp_path: Path, call: Any) -> None:
     place = tmp_path / "loop"
     place.symlink_to(place)
     with unchanged(plain):
@@ -667,13 +667,13 @@ def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> 
 
 
 @in_turn(kind=("format3", "icechunk"), call=NEEDS_TO_READ)
-def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
+def test_no_permission_to_read_the_store(templates: Path, reachable: Path, kind: str, call: Any) -> None:
     place = shutil.copytree(templates / kind, reachable / "store.vcz")
     other = shutil.copytree(templates / "batch", reachable / "batch.vcz")
     permit(reachable, 0o777, 0o666)
     before = cohort.digest(reachable)
     place.chmod(0)
-    with as_nobody():
+    with without_root():
         complain(VczstoreError, (str(place), "(?i)permission|cannot"), lambda: call(place, other))
     place.chmod(0o755)
     assert cohort.digest(reachable) == before
@@ -682,7 +682,7 @@ def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operation", ["append", "remove"])
 @pytest.mark.slow
-def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, operation: str) -> None:
+def test_no_permission_to_write(templates: Path, reachable: Path, kind: str, operation: str) -> None:
     store = shutil.copytree(templates / kind, reachable / "store.vcz")
     batch = shutil.copytree(templates / "batch", reachable / "batch.vcz")
     permit(reachable, 0o555, 0o444)
@@ -690,12 +690,10 @@ def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, opera
         "append": lambda: vczstore.append(store, batch, impl="zarr"),
         "remove": lambda: vczstore.remove(store, "S0001", impl="zarr"),
     }
-    with unchanged(store, batch), as_nobody():
+    with unchanged(store, batch), without_root():
         complain(StorageError, (str(store), "(?i)permission"), calls[operation])
         if kind == "icechunk":
-            time.sleep(
-                1
-            )  # what its threads were still about to write when one had failed, they write without rights too
+            time.sleep(1)  # Icechunk's other threads may still be writing; they must fail while root is dropped, too
     holds_old_samples(store, OLD)
 
 
@@ -705,7 +703,7 @@ UNKNOWN: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "some unknown": (["S0001", "unknown-1", "S0002", "unknown-2"], ("unknown-1", "unknown-2", "nothing was removed")),
     "all unknown": ([f"X{i}" for i in range(30)], tuple(rf"\bX{i}\b" for i in range(30))),
     "none": ([], ("no samples named", "give")),
-    # the mark of a removed sample is no sample
+    # the empty ID of removed samples is not a sample
     "removed ID": ([""], ("''|\"\"|empty", "nothing was removed|removed")),
     "removed ID among others": (["S0001", ""], ("''|\"\"|empty", "nothing was removed|removed")),
     "removed before": (["S0004"], ("S0004", "nothing was removed")),
@@ -715,7 +713,7 @@ UNKNOWN: dict[str, tuple[list[str], tuple[str, ...]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("samples", "words"), UNKNOWN.values(), ids=UNKNOWN)
-def test_remove_what_is_not_there(store: Path, samples: list[str], words: tuple[str, ...]) -> None:
+def test_remove_unknown_samples(store: Path, samples: list[str], words: tuple[str, ...]) -> None:
     vczstore.remove(store, "S0004", impl="zarr")
     with unchanged(store):
         complain(SampleError, ("^remove: ", *words), lambda: vczstore.remove(store, samples))
@@ -738,13 +736,13 @@ def test_remove_from_damaged_store(store: Path, shape: tuple[int, int]) -> None:
     ids=["create", "list", "delete"],
 )
 def test_tags_of_plain_zarr(plain: Path, call: Callable[[Path], object]) -> None:
-    """The message has the command that leads to tags."""
+    """The message has the command that converts the store to one with tags."""
     with unchanged(plain):
         words = ("^tag: ", "plain Zarr", f"vczstore copy-store-to-icechunk {plain}")
         complain(TagError, words, lambda: call(plain))
 
 
-def test_tag_names_are_given_once(repository: Path) -> None:
+def test_tag_names_are_unique(repository: Path) -> None:
     snapshot = vczstore.tag(repository, "v1")
     assert snapshot == head(repository)
     vczstore.tag(repository, "old")
@@ -797,7 +795,7 @@ def test_copy_onto_a_repository(plain: Path, templates: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("what", ["folder", "file", "plain store"])
 def test_copy_onto_something_else(plain: Path, batch: Path, tmp_path: Path, what: str, overwrite: bool) -> None:
-    """--overwrite replaces repositories, nothing else."""
+    """``--overwrite`` replaces only repositories."""
     target = batch if what == "plain store" else tmp_path / "target"
     if what != "plain store":
         (_folder if what == "folder" else _text)(target)
@@ -856,7 +854,7 @@ def test_url_without_backend() -> None:
 
 
 @pytest.mark.parametrize("place", [7, None, [1], b"store.vcz"])
-def test_what_is_no_place(plain: Path, place: Any) -> None:
+def test_an_argument_that_is_not_a_store(plain: Path, place: Any) -> None:
     complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(place, plain))
     complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(plain, place))
 
@@ -864,7 +862,7 @@ def test_what_is_no_place(plain: Path, place: Any) -> None:
 @pytest.mark.parametrize("impl", ["cubed", "xarray"])
 @pytest.mark.parametrize("what", ["Zarr", "Icechunk"])
 def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
-    """Other processes would write to a copy of it."""
+    """Refused, because other processes would write to a copy of the store."""
     memory: Any = zarr.storage.MemoryStore()
     cohort.write_vcz(memory, OLD)
     if what == "Icechunk":
@@ -881,7 +879,7 @@ def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
 
 @pytest.mark.slow
 def test_source_in_memory_and_processes(plain: Path) -> None:
-    """A source may be sent along, or be refused; what may not happen is that it is read as empty."""
+    """A source in memory may be pickled to the workers, or refused, but must not be read as empty."""
     memory = zarr.storage.MemoryStore()
     cohort.write_vcz(memory, NEW)
     with suppress(OptionError):
@@ -892,7 +890,7 @@ def test_source_in_memory_and_processes(plain: Path) -> None:
 
 @pytest.fixture(scope="session")
 def large_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store and a batch with chunks of 8 MB, the last of which is ragged."""
+    """A store, a repository and a batch, with chunks of up to 8 MB and a partial last chunk."""
     folder = tmp_path_factory.mktemp("large")
     for name, n, start in (("store.vcz", 900, 0), ("batch.vcz", 60, 900)):
         arrays = cohort.make_arrays(N_VARIANTS, cohort.ids(start, n))
@@ -910,7 +908,7 @@ def large_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @in_pairs(kind=KINDS, operation=("append", "remove"), impl=("cubed", "xarray"))
 def test_too_little_memory(large_chunks: Path, tmp_path: Path, kind: str, operation: str, impl: str) -> None:
-    """The message says how much is enough, and it is."""
+    """The message says how much memory is needed, and that amount is sufficient."""
     store = shutil.copytree(large_chunks / ("icechunk" if kind == "icechunk" else "store.vcz"), tmp_path / "store.vcz")
     batch = large_chunks / "batch.vcz"
 
@@ -924,12 +922,12 @@ def test_too_little_memory(large_chunks: Path, tmp_path: Path, kind: str, operat
         message = complain(MemoryLimitError, words, lambda: call("310MB"))
     needed = re.search(r"--allowed-mem (\w+)", message)
     assert needed
-    if impl == "cubed":  # through xarray, re-chunking may take more
+    if impl == "cubed":  # with xarray, rechunking may need more
         assert call(needed[1]).committed
 
 
-def test_too_little_memory_for_what_a_dry_run_plans(large_chunks: Path) -> None:
-    """All is checked and nothing is written: what cannot run is not called fine."""
+def test_too_little_memory_in_a_dry_run(large_chunks: Path) -> None:
+    """A dry run also checks the memory."""
     store, batch = large_chunks / "store.vcz", large_chunks / "batch.vcz"
     words = ("^append: ", r"needs \d+MB", "--allowed-mem")
     complain(MemoryLimitError, words, lambda: vczstore.append(store, batch, allowed_mem="310MB", dry_run=True))
@@ -955,7 +953,7 @@ def test_stale_plan(store: Path, batch: Path, tmp_path: Path, operation: str, ch
 
 
 @pytest.mark.slow
-def test_plan_that_was_run(store: Path, batch: Path) -> None:
+def test_run_a_plan_again(store: Path, batch: Path) -> None:
     plan = vczstore.plan("append", store, batch)
     vczstore.run(plan, impl="zarr")
     with unchanged(store):
@@ -965,8 +963,8 @@ def test_plan_that_was_run(store: Path, batch: Path) -> None:
 @pytest.mark.parametrize("impl", ["cubed", "xarray"])
 @pytest.mark.parametrize("during", ["checking", "writing"])
 @pytest.mark.slow
-def test_somebody_else_commits(repository: Path, batch: Path, impl: str, during: str) -> None:
-    """Of two operations on one repository at a time, one is committed and the other says so."""
+def test_concurrent_commit(repository: Path, batch: Path, impl: str, during: str) -> None:
+    """Of two concurrent operations on a repository, one commits and the other one fails."""
     done: list[str | None] = []
 
     def progress(what: str, *_: int) -> None:
@@ -981,7 +979,7 @@ def test_somebody_else_commits(repository: Path, batch: Path, impl: str, during:
     cohort.assert_same(read(repository), cohort.expected_append(cohort.expected_remove(OLD, ["S0003"]), NEW))
 
 
-# ---- faults while it runs -------------------------------------------------------------------
+# ---- faults during a run --------------------------------------------------------------------
 
 FAULTS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "source": ("batch", "call_DP", (1, 0)),
@@ -994,7 +992,7 @@ FAULTS: dict[str, tuple[str, str, tuple[int, ...]]] = {
 @in_pairs(store=KINDS, fault=FAULTS, impl=IMPLS, indirect=["store"])
 @pytest.mark.slow
 def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, str, tuple[int, ...]]) -> None:
-    """The line names the array with the broken chunk: a store may have hundreds of arrays."""
+    """The message names the array with the broken chunk, because a store may have hundreds of arrays."""
     side, field, coords = fault
     broken = store if side == "store" else batch
     edit(broken, truncate(field, *coords))
@@ -1002,16 +1000,16 @@ def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, 
     message = complain(VczstoreError, ("^append: ",), lambda: vczstore.append(store, batch, impl=impl))
     assert head(store) == snapshot
     if side == "store":
-        edit(store, drop(field))  # to be able to read the others
+        edit(store, drop(field))  # so that the other arrays can be read
         holds_old_samples(store, {k: v for k, v in OLD.items() if k != field})
     else:
         holds_old_samples(store, OLD)
-        # with the source mended the same call completes it
+        # once the source is repaired, a rerun completes the append
         shutil.rmtree(batch)
         cohort.write_vcz(batch, NEW)
         vczstore.append(store, batch, impl=impl)
         cohort.assert_same(read(store), cohort.expected_append(OLD, NEW))
-    if impl != "xarray":  # where it is xarray that reads
+    if impl != "xarray":  # xarray reads the chunks itself
         mentions(message, (field, str(broken)))
 
 
@@ -1042,7 +1040,7 @@ def test_truncated_chunk_of_removed_samples(store: Path, impl: str) -> None:
 )
 @pytest.mark.slow
 def test_disk_full(tmp_path: Path, kind: str, options: list[str]) -> None:
-    """One line, status 1, the old samples; and once there is room, the same command completes it."""
+    """One line, status 1, the old samples; and once there is space, a rerun completes the append."""
     fields = [*(f for f in FIELDS if not f.startswith("call_")), "call_GL", "call_DP"]
     old, new = (cohort.make_arrays(400, cohort.ids(*r), seed=r[0]) for r in ((0, 20), (20, 16)))
     old, new = ({k: arrays[k] for k in fields} for arrays in (old, new))
@@ -1067,27 +1065,27 @@ def test_disk_full(tmp_path: Path, kind: str, options: list[str]) -> None:
     holds_old_samples(store, old)
     vczstore.append(store, batch, impl="zarr")
     cohort.assert_same(read(store), cohort.expected_append(old, new))
-    if kind == "format3":  # nothing half-written lies about
+    if kind == "format3":  # no half-written files are left
         vczstore.append(clean, batch, impl="zarr")
         assert cohort.digest(store).keys() == cohort.digest(clean).keys()
 
 
-# ---- stopped in the middle ------------------------------------------------------------------
+# ---- interrupted operations -----------------------------------------------------------------
 
 
 EDITED = tuple(n for n in FIELDS if not n.startswith("call_") or n in ("call_genotype", "call_GL", "call_FT"))
-"""Each array has an edit of its own, all alike."""
+"""Fewer arrays than in `FIELDS`, because each has its own edit, and all edits are alike."""
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """A kind of plain store, and how the append is run again."""
+    """A kind of plain store, and the implementation used to rerun an interrupted append."""
 
     zarr_format: int
     consolidated: bool = False
     impl: str = "zarr"
     first: bool = False
-    """Whether the store has no samples yet, so that arrays come into being."""
+    """Whether the store has no samples yet, so that the append creates arrays."""
 
     @property
     def id(self) -> str:
@@ -1095,7 +1093,7 @@ class Stopped:
         return f"format{self.zarr_format}{''.join(flags)}-{self.impl}"
 
     def make(self, folder: Path) -> tuple[Path, list[Path], dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The store, its sources, what it holds, and what it will hold."""
+        """Write a store and two sources; return their paths, and the arrays before and after the append."""
         whole, *batches = (
             {name: arrays[name] for name in EDITED}
             for arrays in (OLD, NEW, some_arrays(cohort.ids(N_OLD + N_NEW, 3), seed=2))
@@ -1106,7 +1104,7 @@ class Stopped:
             old = {**{n: OLD[n] for n in own}, "sample_id": OLD["sample_id"][:0]}
         layout = {"zarr_format": self.zarr_format, "consolidated": self.consolidated}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that consolidated metadata of format 3 are not in its specification yet
+            warnings.simplefilter("ignore")  # consolidated metadata are not yet specified for format 3
             cohort.write_vcz(folder / "template.vcz", old, **layout)
         sources = [folder / f"batch{i}.vcz" for i in range(2)]
         for path, arrays in zip(sources, batches, strict=True):
@@ -1128,20 +1126,20 @@ STOPPED = [
 
 
 def run_until(store: Path, sources: Sequence[Path], *, writes: int | None = None, edits: int = 0) -> int:
-    """As a run that is stopped: some of the writes, then some of the edits. Returns how many edits there are."""
+    """Imitate an interrupted append: do some of the writes and some of the edits. Return the total number of edits."""
     plan = vczstore.plan("append", store, *sources)
     place = zarr.storage.LocalStore(store)
-    for one in plan.preparations:
-        one.apply(place)
+    for step in plan.preparations:
+        step.apply(place)
     for write in plan.writes[:writes]:
         write.by_zarr(place)
-    for one in plan.edits[:edits]:
-        one.apply(place)
+    for step in plan.edits[:edits]:
+        step.apply(place)
     return len(plan.edits)
 
 
 def consolidated_samples(store: Path) -> dict[str, int]:
-    """How many samples each array has, as consolidated metadata say."""
+    """The number of samples in each array, according to the consolidated metadata."""
     group = zarr.open_group(store, mode="r", use_consolidated=True)
     axes = {name: cohort.DIMENSIONS[name] for name, _ in group.arrays()}
     return {n: group[n].shape[dims.index("samples")] for n, dims in axes.items() if "samples" in dims}
@@ -1151,7 +1149,7 @@ def consolidated_samples(store: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> None:
     """
-    Until sample_id follows, readers see the old samples; and the same append completes it from anywhere.
+    Until sample_id is extended, readers see the old samples; a rerun completes the append from any point.
 
     One kind of store is stopped after each edit; the others after every third, and before and after the last.
     """
@@ -1164,7 +1162,7 @@ def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> Non
         n_edits = run_until(store, sources, edits=k)
         names = set(read(store)) if not stopped.first else None
         if len(read(store)["sample_id"]) == n_new:
-            assert k >= n_edits - 1  # sample_id comes last, and after it only what is consolidated
+            assert k >= n_edits - 1  # sample_id is extended last, followed only by the consolidated metadata
             cohort.assert_same(read(store), expected)
         else:
             holds_old_samples(store, old if not stopped.first else _with_fields_of(store, old))
@@ -1175,17 +1173,17 @@ def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> Non
             result = vczstore.append(store, *sources, impl=stopped.impl)
             assert result.counts == {"sources": 2, "samples added": n_new - len(old["sample_id"])}
             cohort.assert_same(read(store), expected)
-        if stopped.consolidated and k != n_edits - 1:  # for which see the next test but one
+        if stopped.consolidated and k != n_edits - 1:  # see test_append_stopped_before_consolidating
             assert set(consolidated_samples(store).values()) == {n_new}, k
         k = min(k + step, n_edits - 1) if k < n_edits - 1 else k + 1
     assert n_edits >= len([n for n in EDITED if "samples" in cohort.DIMENSIONS[n]])
 
 
 def _with_fields_of(store: Path, old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """In a store without samples, fields that exist already show no samples."""
-    found = read(store)
-    more = {n: v.take(range(0), axis=cohort.DIMENSIONS[n].index("samples")) for n, v in found.items() if n not in old}
-    return {**old, **more}
+    """Add the fields that an interrupted append has created in a store without samples, with no samples, to `old`."""
+    arrays = read(store)
+    new = {n: v.take(range(0), axis=cohort.DIMENSIONS[n].index("samples")) for n, v in arrays.items() if n not in old}
+    return {**old, **new}
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -1203,12 +1201,12 @@ def test_append_stopped_while_writing(tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
 def test_append_stopped_before_consolidating(tmp_path: Path, zarr_format: int) -> None:
-    """The samples are in, and the consolidated metadata do not say so yet: running again brings them up to date."""
+    """The consolidated metadata are stale after the samples have become visible; a rerun updates them."""
     template, sources, _, expected = Stopped(zarr_format, consolidated=True).make(tmp_path)
     n_edits = run_until(shutil.copytree(template, tmp_path / "count.vcz"), sources)
     store = shutil.copytree(template, tmp_path / "store.vcz")
     run_until(store, sources, edits=n_edits - 1)
-    with suppress(SampleError):  # which may say that the samples are there
+    with suppress(SampleError):  # because the samples are already in the store
         vczstore.append(store, *sources, impl="zarr")
     cohort.assert_same(read(store), expected)
     assert set(consolidated_samples(store).values()) == {len(expected["sample_id"])}
@@ -1216,7 +1214,7 @@ def test_append_stopped_before_consolidating(tmp_path: Path, zarr_format: int) -
 
 @pytest.mark.slow
 def test_other_operations_on_a_stopped_append(tmp_path: Path) -> None:
-    """Half an append is no state to build on, though one to look at."""
+    """Other edits are refused, but `info` works."""
     template, sources, _, _ = Stopped(3).make(tmp_path)
     store = shutil.copytree(template, tmp_path / "store.vcz")
     run_until(store, sources, edits=3)
@@ -1235,12 +1233,12 @@ def test_other_operations_on_a_stopped_append(tmp_path: Path) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
-    """As many samples, but others: nothing of the stopped append may come to light. To refuse is fine too."""
+    """The same number of other samples: either refused, or without any data of the interrupted append."""
     template, sources, old, _ = Stopped(3).make(tmp_path)
     store = shutil.copytree(template, tmp_path / "store.vcz")
     run_until(store, sources, edits=3)
-    every = some_arrays([f"T{i}" for i in range(N_NEW + 3)], seed=9)
-    other = {name: every[name] for name in EDITED}
+    arrays = some_arrays([f"T{i}" for i in range(N_NEW + 3)], seed=9)
+    other = {name: arrays[name] for name in EDITED}
     cohort.write_vcz(tmp_path / "other.vcz", other)
     try:
         vczstore.append(store, tmp_path / "other.vcz", impl=impl)
@@ -1253,7 +1251,7 @@ def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_remove_stopped(plain: Path, impl: str) -> None:
-    """IDs go last, so a removal that was stopped can be named again."""
+    """IDs are erased last, so an interrupted removal can be rerun with the same samples."""
     samples = ["S0001", "S0005", "S0006"]
     plan = vczstore.plan("remove", plain, samples)
     for write in plan.writes[:3]:
@@ -1264,14 +1262,14 @@ def test_remove_stopped(plain: Path, impl: str) -> None:
 
 
 @pytest.mark.slow
-def test_remove_stopped_while_ids_are_blanked(plain: Path) -> None:
-    """sample_id has a chunk for every three IDs: one may be written, and the next not."""
+def test_remove_stopped_while_erasing_ids(plain: Path) -> None:
+    """sample_id has chunks of three IDs, of which only some may have been written."""
     samples = ["S0001", "S0005"]
     plan = vczstore.plan("remove", plain, samples)
     for write in plan.writes:
         write.by_zarr(zarr.storage.LocalStore(plain))
     edit(plain, lambda group: group["sample_id"].set_basic_selection(1, ""))
-    with suppress(SampleError):  # which may say what remains to be named
+    with suppress(SampleError):  # the message may name the remaining samples
         vczstore.remove(plain, samples)
     left = [sample for sample in samples if sample in read(plain)["sample_id"]]
     if left:
