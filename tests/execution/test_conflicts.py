@@ -1,4 +1,4 @@
-"""Two writers on one store: whoever comes second is planned again, and no commit is lost."""
+"""Concurrent writers on one store: after a conflict an operation is planned again, and no commit is lost."""
 
 from __future__ import annotations
 
@@ -44,8 +44,12 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass
-class SomebodyElse:
-    """Commits to a store when an operation begins to write, as often as told."""
+class ConcurrentWriter:
+    """
+    A progress callback that changes the store when an operation starts its phase `during`.
+
+    It does so up to `times` times, with a 1-based count as the argument of `change`.
+    """
 
     change: Callable[[int], object]
     times: int = 1
@@ -83,25 +87,25 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.slow
-def test_who_comes_second_plans_again(repository: Path, batch: Path, others: Path, operation: str) -> None:
+def test_a_conflict_is_planned_again(repository: Path, batch: Path, others: Path, operation: str) -> None:
     run, expected = OPERATIONS[operation]
-    somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
-    result = run(repository, batch, progress=somebody)
-    assert somebody.done == 1
+    writer = ConcurrentWriter(lambda _: vczstore.append(repository, others, impl="zarr"))
+    result = run(repository, batch, progress=writer)
+    assert writer.done == 1
     assert result.retries == 1
     cohort.assert_same(read(repository), expected)
     assert head(repository) == result.snapshot
 
 
 @pytest.mark.slow
-def test_what_changed_before_the_first_write(repository: Path, batch: Path, others: Path) -> None:
-    somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"), during="checking")
-    assert vczstore.append(repository, batch, progress=somebody).retries == 1
+def test_a_conflict_before_the_first_write(repository: Path, batch: Path, others: Path) -> None:
+    writer = ConcurrentWriter(lambda _: vczstore.append(repository, others, impl="zarr"), during="checking")
+    assert vczstore.append(repository, batch, progress=writer).retries == 1
     cohort.assert_same(read(repository), cohort.expected_append(APPENDED, NEW))
 
 
 @pytest.mark.slow
-def test_a_plan_that_was_made_before_is_not_made_again(store: Path, others: Path) -> None:
+def test_an_explicit_plan_is_not_planned_again(store: Path, others: Path) -> None:
     plan = vczstore.plan("remove", store, "S0001")
     vczstore.append(store, others)
     complain(ConflictError, ("has changed since the plan was made",), lambda: vczstore.run(plan))
@@ -109,39 +113,39 @@ def test_a_plan_that_was_made_before_is_not_made_again(store: Path, others: Path
 
 
 @pytest.mark.slow
-def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path: Path) -> None:
-    def another(n: int) -> None:
+def test_the_number_of_retries_is_bounded(repository: Path, batch: Path, tmp_path: Path) -> None:
+    def append_one(n: int) -> None:
         cohort.write_vcz(tmp_path / f"{n}.vcz", some_arrays([f"T{n}"], seed=n))
         vczstore.append(repository, tmp_path / f"{n}.vcz", impl="zarr")
 
-    somebody = SomebodyElse(another, times=100)
+    writer = ConcurrentWriter(append_one, times=100)
     words = (re.escape(str(repository)), "changed by another writer", r"retried 2 times")
-    complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=somebody, max_retries=2))
-    assert somebody.done == 3
+    complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=writer, max_retries=2))
+    assert writer.done == 3
     assert read(repository)["sample_id"].tolist() == [*OLD["sample_id"], "T1", "T2", "T3"]
-    # each has committed once, and no other writer
+    # each commit of the concurrent writer landed once, and there are no others
     assert len(list(repository_of(repository).ancestry(branch="main"))) == 2 + 3
 
 
 @pytest.mark.slow
-def test_what_somebody_else_has_done_already_is_not_done_twice(repository: Path, batch: Path) -> None:
-    somebody = SomebodyElse(lambda _: vczstore.append(repository, batch, impl="zarr"))
+def test_an_edit_that_another_writer_has_made_is_not_repeated(repository: Path, batch: Path) -> None:
+    writer = ConcurrentWriter(lambda _: vczstore.append(repository, batch, impl="zarr"))
     words = ("append", "all 4 samples", "already")
-    complain(SampleError, words, lambda: vczstore.append(repository, batch, progress=somebody))
+    complain(SampleError, words, lambda: vczstore.append(repository, batch, progress=writer))
     cohort.assert_same(read(repository), cohort.expected_append(OLD, NEW))
-    somebody = SomebodyElse(lambda _: vczstore.remove(repository, "S0003", impl="zarr"))
-    complain(SampleError, ("remove", "S0003"), lambda: vczstore.remove(repository, ["S0003"], progress=somebody))
+    writer = ConcurrentWriter(lambda _: vczstore.remove(repository, "S0003", impl="zarr"))
+    complain(SampleError, ("remove", "S0003"), lambda: vczstore.remove(repository, ["S0003"], progress=writer))
     cohort.assert_same(read(repository), cohort.expected_remove(cohort.expected_append(OLD, NEW), ["S0003"]))
 
 
 @pytest.mark.slow
-def test_a_job_plans_again(repository: Path, batch: Path, others: Path, tmp_path: Path) -> None:
-    """The tag names the commit that was made, and the ledger knows the batch."""
+def test_a_job_is_planned_again(repository: Path, batch: Path, others: Path, tmp_path: Path) -> None:
+    """The tag refers to the job's commit, and the ledger contains the batch."""
     file = tmp_path / "job.yaml"
     file.write_text("store: store.vcz\nsteps:\n  - append: batch.vcz\n  - remove: [S0001]\n  - tag: release-1\n")
-    somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
-    result = run_job(file, progress=somebody, report=tmp_path / "report")
-    assert (somebody.done, result.retries) == (1, 1)
+    writer = ConcurrentWriter(lambda _: vczstore.append(repository, others, impl="zarr"))
+    result = run_job(file, progress=writer, report=tmp_path / "report")
+    assert (writer.done, result.retries) == (1, 1)
     expected = cohort.expected_remove(cohort.expected_append(APPENDED, NEW), ["S0001"])
     cohort.assert_same(read(repository), expected)
     assert vczstore.tags(repository) == {"release-1": result.snapshot}
@@ -150,22 +154,22 @@ def test_a_job_plans_again(repository: Path, batch: Path, others: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_line_says_so(repository: Path, batch: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr", allow_returning=True), times=2)
-    monkeypatch.setattr("vczstore.cli.main.wants_progress", lambda _: somebody)
-    found = CliRunner().invoke(main, ["append", str(repository), str(batch), "--replans", "0"])
-    assert found.exit_code == 4
-    assert found.stderr.startswith("Error: ")
-    assert found.stderr.count("\n") == 1
+def test_conflicts_in_commands(repository: Path, batch: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = ConcurrentWriter(lambda _: vczstore.append(repository, others, impl="zarr", allow_returning=True), times=2)
+    monkeypatch.setattr("vczstore.cli.main.wants_progress", lambda _: writer)
+    result = CliRunner().invoke(main, ["append", str(repository), str(batch), "--replans", "0"])
+    assert result.exit_code == 4
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
     vczstore.remove(repository, ["S0100", "S0101"])
-    found = CliRunner().invoke(main, ["append", str(repository), str(batch)])
-    assert (found.exit_code, found.stderr) == (0, "")
-    assert "retried 1 time" in found.stdout
+    result = CliRunner().invoke(main, ["append", str(repository), str(batch)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "retried 1 time" in result.stdout
 
 
 @pytest.mark.slow
-def test_all_who_write_at_once_get_through(repository: Path, tmp_path: Path) -> None:
-    """More processes than a writer is planned again: who has lost waits for its turn. Each batch comes in once."""
+def test_all_concurrent_writers_succeed(repository: Path, tmp_path: Path) -> None:
+    """With more writers than retries, losers must wait for their turn. Each batch is appended once."""
     batches = [some_arrays([f"B{i}a", f"B{i}b"], seed=i) for i in range(7)]
     for i, arrays in enumerate(batches):
         cohort.write_vcz(tmp_path / f"{i}.vcz", arrays)
@@ -174,10 +178,10 @@ def test_all_who_write_at_once_get_through(repository: Path, tmp_path: Path) -> 
         subprocess.Popen([*command, str(tmp_path / f"{i}.vcz")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for i in range(len(batches))
     ]
-    said = [w.communicate(timeout=240)[0].decode() for w in writers]
-    assert [w.returncode for w in writers] == [0] * len(batches), said
-    found = read(repository)
-    came = found["sample_id"].tolist()[7::2]
-    assert sorted(came) == [f"B{i}a" for i in range(len(batches))]
-    cohort.assert_same(found, cohort.expected_append(OLD, *(batches[int(name[1])] for name in came)))
+    outputs = [w.communicate(timeout=240)[0].decode() for w in writers]
+    assert [w.returncode for w in writers] == [0] * len(batches), outputs
+    arrays = read(repository)
+    order = arrays["sample_id"].tolist()[7::2]
+    assert sorted(order) == [f"B{i}a" for i in range(len(batches))]
+    cohort.assert_same(arrays, cohort.expected_append(OLD, *(batches[int(name[1])] for name in order)))
     assert len(list(repository_of(repository).ancestry(branch="main"))) == 2 + len(batches)

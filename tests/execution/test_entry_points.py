@@ -1,4 +1,4 @@
-"""Operations and executors of other packages: named as entry points, and there without a change here."""
+"""Operations and executors of other packages, declared as entry points."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ counting = tiny_package:CountingExecutor
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH, as if a package were installed in it."""
+    """A folder for PYTHONPATH that looks as if a package were installed in it."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "tiny_package.py").write_text(MODULE)
     info = folder / "tiny_package-1.0.dist-info"
@@ -87,7 +87,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def vczstore(package: Path, *arguments: object, status: int = 0) -> str:
-    """What the command prints where the package is installed."""
+    """Run a command with the package on the path; return its output, or standard error if it must fail."""
     done = subprocess.run(
         [sys.executable, "-m", "vczstore", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(package)},
@@ -144,8 +144,8 @@ def test_an_executor_of_another_package_runs_plans(package: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_package_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
-    """By its own commands, and in the list of all; the others work."""
+def test_a_package_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """Its command is listed and fails with a message; all other commands work."""
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -159,6 +159,6 @@ def test_a_package_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_package_there_is_neither(tmp_path: Path) -> None:
+def test_neither_is_available_without_the_package(tmp_path: Path) -> None:
     assert "No such command 'set-note'" in vczstore(tmp_path, "set-note", "store", "x", status=2)
     assert "'counting' is none of" in vczstore(tmp_path, "append", "store", "x", "--executor", "counting", status=2)

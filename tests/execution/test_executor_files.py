@@ -1,4 +1,4 @@
-"""Executor files wherever an executor is named, and what a check of an executor says."""
+"""Executor files in place of executor names, and the output of ``executor check``."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ def file(tmp_path: Path) -> Path:
 # ---- files ----------------------------------------------------------------------------------
 
 
-def test_what_the_file_says(file: Path) -> None:
+def test_options_of_a_file(file: Path) -> None:
     options = Options(executor=str(file))
     assert (options.executor, dict(options.executor_options)) == ("single-threaded", {"retries": 7})
     assert (options.memory.allowed, options.memory.reserved) == (10**9, 10**8)
     assert options.work_dir == str(file.parent / "scratch")
 
 
-def test_what_is_given_goes_before_what_the_file_says(file: Path) -> None:
+def test_arguments_override_the_file(file: Path) -> None:
     options = Options(executor=str(file), allowed_mem="3GB", reserved_mem=10**6, work_dir="elsewhere")
     assert (options.memory.allowed, options.memory.reserved) == (3 * 10**9, 10**6)
     assert options.work_dir == "elsewhere"
 
 
 @pytest.mark.slow
-def test_workers_that_are_given_go_before_those_of_the_file(small: Any, tmp_path: Path) -> None:
-    """The file's 0 would be refused."""
+def test_max_workers_overrides_the_file(small: Any, tmp_path: Path) -> None:
+    """The value in the file is invalid."""
     store, batch, old, new = small
     (tmp_path / "threads.yaml").write_text("name: threads\noptions: {max-workers: -1}\n")
     with pytest.raises(StorageError):
@@ -71,7 +71,7 @@ def test_workers_that_are_given_go_before_those_of_the_file(small: Any, tmp_path
 
 
 @pytest.mark.slow
-def test_commands_take_files(small: Any, tmp_path: Path, file: Path) -> None:
+def test_commands_accept_files(small: Any, tmp_path: Path, file: Path) -> None:
     store, batch, old, new = small
     for arguments in (
         ("append", store, batch),
@@ -87,7 +87,7 @@ def test_commands_take_files(small: Any, tmp_path: Path, file: Path) -> None:
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "copy")), expected)
 
 
-def test_a_file_that_is_wrong(small: Any, tmp_path: Path) -> None:
+def test_invalid_files(small: Any, tmp_path: Path) -> None:
     store, batch, *_ = small
     before = cohort.digest(store)
     (tmp_path / "wrong.yaml").write_text("name: thread\n")
@@ -134,7 +134,7 @@ def test_an_engine_of_cubed_has_its_own_options() -> None:
         executors.create("dask", max_workers=3)
 
 
-def test_an_engine_of_cubed_is_named_in_files_only() -> None:
+def test_an_engine_of_cubed_is_allowed_in_files_only() -> None:
     complain(OptionError, ("no executor 'dask'", "file"), lambda: Options(executor="dask"))
 
 
@@ -152,20 +152,20 @@ def test_an_engine_of_cubed_is_named_in_files_only() -> None:
 )
 @pytest.mark.slow
 def test_check(named: str | Path, name: str) -> None:
-    """By name, and by the examples of files that run on this machine."""
+    """Check an executor by name, and the example files that run on this machine."""
     done = call("executor", "check", named, "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["ok"]
-    assert found["executor"] == name
-    assert found["differ"] == []
-    assert found["worker"] == executor_check.versions()
-    assert found["worker"]["Python"].startswith("3.")
-    assert 0 < found["task_seconds"] < 20
-    assert 10**7 < found["peak_mem"] < found["total_mem"]
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    assert report["executor"] == name
+    assert report["differ"] == []
+    assert report["worker"] == executor_check.versions()
+    assert report["worker"]["Python"].startswith("3.")
+    assert 0 < report["task_seconds"] < 20
+    assert 10**7 < report["peak_mem"] < report["total_mem"]
 
 
-def test_check_for_people(file: Path) -> None:
+def test_check_as_text(file: Path) -> None:
     done = call("executor", "check", file)
     assert done.stdout.startswith("single-threaded: ok\n  first task ")
     assert "  cubed       0." in done.stdout
@@ -173,7 +173,7 @@ def test_check_for_people(file: Path) -> None:
 
 @pytest.mark.slow
 def test_check_of_workers_with_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes are spawned, and report what they find themselves."""
+    """Worker processes are spawned, so the patch does not affect the versions that they report."""
     real = executor_check.versions()
     monkeypatch.setattr(executor_check, "versions", lambda: {**real, "zarr": "3.0.1"})
     done = call("executor", "check", "processes")
@@ -183,7 +183,7 @@ def test_check_of_workers_with_other_versions(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("name", "there", "ok"),
+    ("name", "in_worker", "ok"),
     [
         ("Python", "3.12.99", True),
         ("Python", "3.99.1", False),
@@ -194,14 +194,14 @@ def test_check_of_workers_with_other_versions(monkeypatch: pytest.MonkeyPatch) -
         ("vczstore", None, True),
     ],
 )
-def test_what_matters(name: str, there: str | None, ok: bool) -> None:
+def test_which_differences_matter(name: str, in_worker: str | None, ok: bool) -> None:
     here = {**executor_check.versions(), "Python": "3.12.1"}
     same = executor_check.Checked("x", 0, 0, 1, None, here, here, ())
     assert same.ok
-    assert replace(same, worker={**here, name: there}, differ=(name,)).ok == ok
+    assert replace(same, worker={**here, name: in_worker}, differ=(name,)).ok == ok
 
 
-def test_check_of_an_executor_that_is_none() -> None:
+def test_check_of_an_unknown_executor() -> None:
     done = call("executor", "check", "thread")
     assert done.exit_code == 2
     assert "single-threaded, threads, processes, lithops" in done.output
@@ -219,7 +219,7 @@ CLOUD = {
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.stem)
-def test_examples_are_read_and_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_are_valid_and_listed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CLOUD.items():
         monkeypatch.setenv(name, value)
     options = Options(executor=str(path))
@@ -229,7 +229,7 @@ def test_examples_are_read_and_shown(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_lithops_takes_the_example_for_lambda(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lithops_accepts_the_example_for_lambda(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**CLOUD, "AWS_ENDPOINT_URL": s3_server.endpoint}.items():
         monkeypatch.setenv(name, value)
     s3_server.url(CLOUD["LITHOPS_BUCKET"])
@@ -240,8 +240,8 @@ def test_lithops_takes_the_example_for_lambda(s3_server: S3Server, monkeypatch: 
     engine.close()
 
 
-def test_requirements_are_what_vczstore_allows() -> None:
-    """Within the bounds of the package; of what it leaves open, not older by a major version than what is tested."""
+def test_requirements_are_within_the_bounds_of_vczstore() -> None:
+    """Pins satisfy the package's requirements, and have the same major versions as the tested packages."""
     lines = (EXAMPLES / "requirements.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     bounds = [Requirement(text) for text in requires("vczstore") or []]
@@ -253,7 +253,7 @@ def test_requirements_are_what_vczstore_allows() -> None:
 
 @pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
-    """Cubed's own executor, with a cluster that it begins and ends itself."""
+    """Cubed's Dask executor, which starts and stops its own cluster."""
     old, new = cohort.some_arrays(10, cohort.ids(0, 7)), cohort.some_arrays(10, cohort.ids(7, 4), seed=1)
     way = Way("icechunk", "cubed")
     store = way.make(tmp_path, old)

@@ -1,4 +1,4 @@
-"""Every message says of which operation it is; of an interrupt, and of a failed write, also what state is left."""
+"""Every message names its operation; messages of interrupts and failed writes also say what state the store is in."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_states_and_locks(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("in_set", [False, True])
 def test_a_commit_that_cannot_be_written(in_set: bool, tmp_path: Path) -> None:
-    """For instance on a full disk, when all chunks are written already."""
+    """For instance on a full disk, after all chunks have been written."""
     store = icechunk(tmp_path)
     if in_set:
         store = store.rename(tmp_path / "chr1.icechunk")
@@ -75,10 +75,10 @@ def test_a_commit_that_cannot_be_written(in_set: bool, tmp_path: Path) -> None:
     shutil.rmtree(broken / "transactions")
     (broken / "transactions").touch()
     arguments = ("{part}.icechunk", "b-{part}.vcz") if in_set else (store.name, "batch.vcz")
-    said = (
+    message = (
         rf"^append: .*{broken.name}: .*Not a directory.*; nothing was committed, .*; run it again when that is mended"
     )
-    with pytest.raises(StorageError, match=said):
+    with pytest.raises(StorageError, match=message):
         vczstore.append(*(tmp_path / name for name in arguments), impl="zarr")
     assert vczstore.samples(store).ids == cohort.ids(0, 4)
 
@@ -102,15 +102,15 @@ INTERRUPTS: dict[str, tuple[Any, str, Callable[[Path], Any], str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("when", INTERRUPTS)
 def test_interrupts(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where, name, call, state = INTERRUPTS[when]
+    target, name, call, state = INTERRUPTS[when]
     store = icechunk(tmp_path)
-    monkeypatch.setattr(where, name, interrupt)
+    monkeypatch.setattr(target, name, interrupt)
     if when in ("before", "import"):
-        found = call(store)
+        message = call(store)
     else:
         with pytest.raises(Interrupted) as error:
             call(store)
-        found = str(error.value)
-    assert re.match(rf"(append|info|samples|gc|run): interrupted; .*{state}", found), found
+        message = str(error.value)
+    assert re.match(rf"(append|info|samples|gc|run): interrupted; .*{state}", message), message
     monkeypatch.undo()
     assert vczstore.samples(store).ids == cohort.ids(0, 6 if when == "after" else 4)

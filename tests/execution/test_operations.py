@@ -1,4 +1,4 @@
-"""Each operation is declared once, and what is made of its declaration agrees with it."""
+"""Each operation is declared once, and the interfaces derived from its declaration agree with it."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ from vczstore.execution.options import GROUPS, Options
 NAMES = operations.names()
 Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]
 BY_HAND = {"tag"}
-"""Of which the one command is three functions."""
+"""Operations with one command, but several hand-written functions."""
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_declaration_says_all(name: str) -> None:
+def test_a_declaration_is_complete(name: str) -> None:
     operation = operations.find(name)
     assert operation.called == name, "a class is called like its module"
     assert operations.listed(name) == (operation.group, cleandoc(operation.__doc__ or "").partition("\n")[0])
     assert operation.group in operations.GROUPS.keys() - {"jobs", "other"}, "the help lists it in a group"
     assert set(operation.uses) <= GROUPS.keys()
-    for one in fields(operation):
-        known = declared(one)
-        assert known.help.endswith((".", ")")), one.name
-        assert not known.job or not operation.is_step or known.examples or known.within or one.type is bool, one.name
+    for field in fields(operation):
+        declaration = declared(field)
+        assert declaration.help.endswith((".", ")")), field.name
+        has_values = declaration.examples or declaration.within or field.type is bool
+        assert not declaration.job or not operation.is_step or has_values, field.name
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_HAND])
-def test_the_types_of_a_function_are_those_of_its_declaration(name: str) -> None:
-    """What completion and type checkers see is written by hand, without defaults and help."""
+def test_the_types_of_a_function_match_its_declaration(name: str) -> None:
+    """The signatures seen by completion and type checkers are hand-written, without defaults and help."""
     operation, function = operations.find(name), api.FUNCTIONS[name.replace("-", "_")]
     written = get_annotations(function.__wrapped__)
     (keys,) = written["options"].__args__
-    typed = {*written, *keys.__annotations__} - {"options", "return"}  # a TypedDict has those of its bases
-    own = {one.name for one in fields(operation) if declared(one).python}
-    shared = {one.name for one in fields(Options) if one.init}
+    typed = {*written, *keys.__annotations__} - {"options", "return"}  # a TypedDict includes keys of its bases
+    own = {field.name for field in fields(operation) if declared(field).python}
+    shared = {field.name for field in fields(Options) if field.init}
     assert own <= typed
     assert typed - own <= {*shared, "dry_run"}
     assert ("dry_run" in typed) == bool(operation.dry_run)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_HAND])
-def test_what_deletes_or_overwrites_is_not_given_by_position(name: str) -> None:
+def test_flags_are_keyword_only(name: str) -> None:
     parameters = signature(getattr(vczstore, name.replace("-", "_"))).parameters.values()
-    by_position = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
-    assert not [one.name for one in by_position if one.default is True or one.default is False]
+    by_position = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert not [p.name for p in by_position if p.default is True or p.default is False]
 
 
 @pytest.mark.slow
@@ -71,4 +72,4 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_options_are_typed() -> None:
-    assert api.StoreOptions.__annotations__.keys() == {one.name for one in fields(Options) if one.init}
+    assert api.StoreOptions.__annotations__.keys() == {field.name for field in fields(Options) if field.init}

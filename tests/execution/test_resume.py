@@ -1,4 +1,4 @@
-"""Single commands whose process was killed go on from what they had written, where the store keeps it for them."""
+"""Killed commands resume from the chunks they had written, on stores that keep uncommitted chunks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LAYOUT: dict[str, Any] = {"variants_chunk": 16, "samples_chunk": 16, "compressor
 
 
 def make(first: int, n: int, seed: int) -> dict[str, np.ndarray]:
-    made = cohort.make_arrays(320, cohort.ids(first, n), seed=seed)
+    arrays = cohort.make_arrays(320, cohort.ids(first, n), seed=seed)
     fields = ("sample_id", "call_genotype", "call_DP")
-    return {k: a for k, a in made.items() if k in fields or "samples" not in cohort.DIMENSIONS[k]}
+    return {k: a for k, a in arrays.items() if k in fields or "samples" not in cohort.DIMENSIONS[k]}
 
 
 OLD, BATCH = make(0, 40, 0), make(40, 40, 1)
@@ -89,7 +89,7 @@ def read(store: Path) -> dict[str, np.ndarray]:
 
 
 def fail(name: str, *arguments: Any, **options: Any) -> None:
-    """Run an operation that is interrupted after three tasks."""
+    """Run an operation, and interrupt it after three tasks."""
     left = iter(range(3))
 
     def progress(what: str, *_: int) -> None:
@@ -102,14 +102,14 @@ def fail(name: str, *arguments: Any, **options: Any) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.slow
-def test_a_command_that_was_killed_goes_on(place: Path, name: str) -> None:
+def test_a_killed_command_is_resumed(place: Path, name: str) -> None:
     arguments, expected = OPERATIONS[name]
     kill(name, "store", *arguments)
     (journal,) = journals(place)
     assert stat.S_IMODE(journal.stat().st_mode) == 0o600
     assert stat.S_IMODE(journal.parent.stat().st_mode) == 0o700
     content = journal.read_bytes()
-    assert not [one for one in (*OLD["sample_id"], *BATCH["sample_id"]) if one.encode() in content]
+    assert not [sample for sample in (*OLD["sample_id"], *BATCH["sample_id"]) if sample.encode() in content]
     cohort.assert_same(read(place / "store"), OLD)
     plan = vczstore.plan(name, "store", *arguments)
     result = getattr(vczstore, name)("store", *arguments)
@@ -122,7 +122,7 @@ def test_a_command_that_was_killed_goes_on(place: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_on_plain_zarr_it_is_done_again(place: Path) -> None:
+def test_a_killed_command_on_plain_zarr_starts_over(place: Path) -> None:
     arguments, expected = OPERATIONS["append"]
     kill("append", "plain", *arguments)
     assert journals(place) == []
@@ -131,8 +131,8 @@ def test_on_plain_zarr_it_is_done_again(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_only_the_same_command_goes_on(place: Path) -> None:
-    """Another operation, another batch under the same name, another state of the store."""
+def test_only_the_same_command_is_resumed(place: Path) -> None:
+    """Neither another operation nor a changed store resumes from a journal."""
     fail("append", "store", "batch.vcz")
     (left,) = journals(place)
     assert vczstore.update("store", "again.vcz").resumed_chunks == 0
@@ -143,8 +143,8 @@ def test_only_the_same_command_goes_on(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_another_implementation_has_written_is_not_gone_on_with(place: Path) -> None:
-    """Its journal lacks what is written after it, such as the IDs of removed samples."""
+def test_another_implementation_does_not_resume(place: Path) -> None:
+    """The journal of another implementation lacks writes such as those of removed IDs."""
     fail("remove", "store", IDS)
     (left,) = journals(place)
     head = json.loads(left.read_bytes().partition(b"\n")[0])
@@ -154,8 +154,8 @@ def test_what_another_implementation_has_written_is_not_gone_on_with(place: Path
 
 
 @pytest.mark.slow
-def test_a_journal_has_nothing_of_samples_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither IDs nor other names."""
+def test_a_journal_has_no_values_of_sample_fields(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It contains neither IDs nor other names of samples."""
     monkeypatch.setitem(cohort.DIMENSIONS, "sample_alias", ("samples",))
     text = {"sample_alias": np.array([f"alias-of-{name}" for name in BATCH["sample_id"]])}
     cohort.write_vcz(place / "named.vcz", {**BATCH, **text}, **LAYOUT)
@@ -168,13 +168,13 @@ def test_a_journal_has_nothing_of_samples_alone(place: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_what_is_stale_or_not_wanted_is_not_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_or_unwanted_journals_are_not_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail("append", "store", "batch.vcz", no_resume=True)
     assert journals(place) == []
     fail("append", "store", "batch.vcz")
     (stale,) = journals(place)
-    then = time.time() - checkpoint.MAX_AGE - 1
-    os.utime(stale, (then, then))
+    mtime = time.time() - checkpoint.MAX_AGE - 1
+    os.utime(stale, (mtime, mtime))
     fail("update", "store", "again.vcz")
     (left,) = journals(place)
     assert left != stale
@@ -185,7 +185,7 @@ def test_what_is_stale_or_not_wanted_is_not_kept(place: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_command_does_not_fail_for_want_of_a_cache(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_works_without_a_cache(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     (place / "cache").write_text("")
     assert vczstore.append("store", "batch.vcz").committed
-    assert caplog.messages == []  # at its usual level
+    assert caplog.messages == []  # at the default level

@@ -1,4 +1,4 @@
-"""Sets of stores, such as one for each chromosome: what is done to one part is done to all, or to none."""
+"""Sets of stores, such as one for each chromosome: an operation is applied to all parts or to none."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ REMOVED = {p: cohort.expected_remove(APPENDED[p], ["S0001"]) for p in PARTS}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that commands run in."""
+    """An empty folder, set as the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def holds(expected: dict[str, dict[str, np.ndarray]]) -> bool:
-    """Whether the parts are as expected, and nothing lies beside them, nor on other branches."""
+    """Assert that the parts have these arrays and no other branches; return whether the folder has no hidden files."""
     for part, arrays in expected.items():
-        found = read(Path("set", part))
-        assert {name: found[name].tolist() for name in arrays} == {name: one.tolist() for name, one in arrays.items()}
+        actual = read(Path("set", part))
+        assert {name: actual[name].tolist() for name in arrays} == {name: a.tolist() for name, a in arrays.items()}
         if head(Path("set", part)) is not None:
             assert repository_of(Path("set", part)).list_branches() == {"main"}
     return not list(Path("set").glob(".*"))
@@ -74,15 +74,15 @@ def append(**options: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held"), [("icechunk", checking.HELD), ("icechunk", 0), ("format3", checking.HELD)])
 def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With plans that are held, and with plans that are compiled twice since all at once would be too large."""
+    """Plans are kept in memory, or compiled twice if together they would be too large."""
     make(folder, kind)
     monkeypatch.setattr(checking, "HELD", held)
     was = cohort.digest(folder)
     dry = append(dry_run=True)
     assert (list(dry.parts), dry.committed, cohort.digest(folder)) == ([*PARTS], False, was)
     done = append()
-    assert {name: one.counts["samples added"] for name, one in done.parts.items()} == dict.fromkeys(PARTS, 3)
-    assert [one.snapshot for one in done.parts.values()] == [head(Path("set", part)) for part in PARTS]
+    assert {name: result.counts["samples added"] for name, result in done.parts.items()} == dict.fromkeys(PARTS, 3)
+    assert [result.snapshot for result in done.parts.values()] == [head(Path("set", part)) for part in PARTS]
     assert holds(APPENDED)
     vczstore.remove("set/{part}", "S0001")
     assert holds(REMOVED)
@@ -99,37 +99,37 @@ def test_tasks_of_all_parts_are_in_one_queue(folder: Path, store: str, executor:
     make(folder, "icechunk")
     if store.startswith("all"):
         vczstore.copy_store_to_icechunk("set/{part}", store)
-    told: dict[str, set[tuple[int, int]]] = {}
+    steps: dict[str, set[tuple[int, int]]] = {}
 
     def progress(what: str, done: int, total: int) -> None:
-        told.setdefault(what, set()).add((done, total))
+        steps.setdefault(what, set()).add((done, total))
 
     options = {} if executor == "single-threaded" else {"max_workers": 2}
-    began = perf_counter()
+    started = perf_counter()
     result = vczstore.append(store, "in/{part}.vcz", executor=executor, progress=progress, **options)
-    passed = perf_counter() - began
-    assert [*told] == ["checking 2 parts", "writing 2 parts"]
+    seconds = perf_counter() - started
+    assert [*steps] == ["checking 2 parts", "writing 2 parts"]
     totals = []
-    for numbers in told.values():
+    for numbers in steps.values():
         (total,) = {total for _, total in numbers}
         assert {done for done, _ in numbers} == {*range(1, total + 1)}
         totals.append(total)
-    assert sum(totals) == sum(one.tasks or 0 for one in result.parts.values())
-    assert [len(one.timeline) for one in result.parts.values()] == [one.tasks for one in result.parts.values()]
-    assert all(one.seconds > 0 for one in result.parts.values())
-    assert result.seconds <= passed, "what is done for other parts does not count twice"
+    assert sum(totals) == sum(part.tasks or 0 for part in result.parts.values())
+    assert [len(part.timeline) for part in result.parts.values()] == [part.tasks for part in result.parts.values()]
+    assert all(part.seconds > 0 for part in result.parts.values())
+    assert result.seconds <= seconds, "what is done for other parts does not count twice"
     vczstore.export(store, "out/{part}.vcz")
     for part in PARTS:
-        found = read(Path("out", f"{part}.vcz"))
-        assert {name: found[name].tolist() for name in APPENDED[part]} == {
+        actual = read(Path("out", f"{part}.vcz"))
+        assert {name: actual[name].tolist() for name in APPENDED[part]} == {
             n: a.tolist() for n, a in APPENDED[part].items()
         }
     assert vczstore.verify(store).ok
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_of_the_set(folder: Path) -> None:
-    """What runs all parts belongs to none of them."""
+def test_the_error_of_a_killed_worker_names_the_set(folder: Path) -> None:
+    """Workers are shared by all parts, so no single part is named."""
     make(folder, "icechunk")
     heads = [head(Path("set", part)) for part in PARTS]
 
@@ -160,10 +160,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[VczstoreError], list[str
 
 @pytest.mark.slow
 @KINDS
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, what: str) -> None:
+@pytest.mark.parametrize("reason", REFUSED)
+def test_an_incompatible_part_leaves_all_parts_unchanged(folder: Path, kind: str, reason: str) -> None:
     make(folder, kind)
-    damage, error, words = REFUSED[what]
+    damage, error, words = REFUSED[reason]
     damage(Path("in/chr2.vcz"))
     was = cohort.digest(folder)
     complain(error, words, append)
@@ -171,8 +171,8 @@ def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, wha
 
 
 @pytest.mark.slow
-def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
-    """Nor is a copy made of the other parts, where the store itself is only read."""
+def test_a_source_that_lacks_a_part_is_refused(folder: Path) -> None:
+    """Operations that write a new store do not write the other parts, either."""
     make(folder, "format3")
     shutil.copytree("in", "all")
     shutil.rmtree("in/chr2.vcz")
@@ -189,7 +189,7 @@ def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_part_that_cannot_be_reached_is_named(folder: Path) -> None:
-    """A disk that is not mounted leaves a link to nothing, or an empty folder: neither is left out without a word."""
+    """An unmounted disk leaves a dangling link or an empty folder; neither may be skipped silently."""
     make(folder, "format3")
     words = ["set/chr3", "mend it, or name the parts with --parts"]
     for make_part in (lambda: Path("set/chr3").symlink_to("gone"), lambda: Path("set/chr3").mkdir()):
@@ -235,17 +235,17 @@ def test_names_of_sets(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_set_is_made_and_looked_at(folder: Path) -> None:
+def test_set_create_info_and_verify(folder: Path) -> None:
     make(folder, "format3")
     run = CliRunner().invoke
-    made = run(main, ["set", "create", "new/{part}.icechunk", "in/{part}.vcz", "--backend-storage", "icechunk"])
-    assert made.exit_code == 0, made.output
+    created = run(main, ["set", "create", "new/{part}.icechunk", "in/{part}.vcz", "--backend-storage", "icechunk"])
+    assert created.exit_code == 0, created.output
     assert run(main, ["append", "new/{part}.icechunk", "in/{part}.vcz"]).exit_code == 0
     shown = run(main, ["set", "info", "new/{part}.icechunk"]).output.splitlines()
     assert shown[0].split(maxsplit=1) == ["set", "new/{part}.icechunk: 2 parts, 3 samples, the same in all"]
     assert [line.split(",")[0].split() for line in shown[1:]] == [[part, "3", "samples"] for part in PARTS]
-    said = json.loads(run(main, ["set", "verify", "new/{part}.icechunk", "--json"]).output)
-    assert (said["errors"], list(said["parts"])) == ([], [*PARTS])
+    document = json.loads(run(main, ["set", "verify", "new/{part}.icechunk", "--json"]).output)
+    assert (document["errors"], list(document["parts"])) == ([], [*PARTS])
     vczstore.remove("new/chr2.icechunk", "S0004")
     checked = run(main, ["set", "verify", "new/{part}.icechunk", "--quick"])
     assert checked.exit_code == 1
@@ -254,14 +254,14 @@ def test_a_set_is_made_and_looked_at(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
-    """Which go to others: one list of samples, and no export of parts that have other samples unless they are named."""
+    """If parts have different samples, listing is refused, and exporting requires the names of the parts."""
     make(folder, "icechunk")
     run = CliRunner().invoke
     assert run(main, ["samples", "set/{part}"]).output.split() == cohort.ids(0, 4)
     assert json.loads(run(main, ["samples", "set/{part}", "--json"]).output)["parts"]["chr2"]["n_samples"] == 4
     vczstore.remove("set/chr1", "S0001")
     complain(IncompatibleError, ["chr1 and chr2", "such as set/chr2"], lambda: vczstore.samples("set/{part}"))
-    complain(IncompatibleError, ["removed"], lambda: vczstore.samples("set/{part}", removed=True))
+    complain(IncompatibleError, ["removed"], lambda: vczstore.samples("set/{part}", remove_and_purge=True))
     words = ["export: the parts do not have the same samples", "name the parts to export with --parts"]
     complain(IncompatibleError, words, lambda: vczstore.export("set/{part}", "out/{part}.vcz"))
     assert not Path("out").exists()
@@ -275,9 +275,9 @@ def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
 
 
 def test_an_export_is_of_one_state(folder: Path) -> None:
-    """On plain Zarr, where a writer begins once the first part is exported."""
+    """On plain Zarr, while a writer changes the set after the first part has been exported."""
     make(folder, "format3")
-    (folder / "out" / "chr1.vcz").mkdir(parents=True)  # nothing in it: an export goes there
+    (folder / "out" / "chr1.vcz").mkdir(parents=True)  # empty, so an export may write to it
     (folder / "out" / "other").touch()
 
     def progress(*_: object) -> None:
@@ -293,14 +293,14 @@ def test_an_export_is_of_one_state(folder: Path) -> None:
 
 
 def corrupt(part: Path) -> Callable[[], object]:
-    """Let a chunk be none; returns what mends it."""
+    """Corrupt a chunk; return a function that restores it."""
     chunk = next(path for path in (part / "call_DP").rglob("*") if path.is_file() and path.name != "zarr.json")
     content = chunk.read_bytes()
     chunk.write_bytes(b"none")
     return lambda: chunk.write_bytes(content)
 
 
-def test_what_fails_while_it_is_written_changes_nothing(folder: Path) -> None:
+def test_a_failed_write_changes_nothing(folder: Path) -> None:
     make(folder, "icechunk")
     heads = [head(Path("set", part)) for part in PARTS]
     corrupt(Path("in/chr2.vcz"))
@@ -310,21 +310,21 @@ def test_what_fails_while_it_is_written_changes_nothing(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
+def test_messages_name_the_parts_that_are_ahead_on_plain_zarr(folder: Path) -> None:
     make(folder, "format3")
-    mend = corrupt(Path("in/chr1.vcz"))
+    restore = corrupt(Path("in/chr1.vcz"))
     complain(StorageError, ["chr1"], append)
     assert holds({part: before(part) for part in PARTS})
-    mend()
-    mend = corrupt(Path("in/chr2.vcz"))
+    restore()
+    restore = corrupt(Path("in/chr2.vcz"))
     ahead = "is done in chr1, and not in chr2"
-    said = complain(StorageError, [ahead], append)
-    assert said.count("again") == said.count("vczstore repair") == 1
-    assert [one for one in vczstore.info("set/{part}").errors if ahead in one]
+    message = complain(StorageError, [ahead], append)
+    assert message.count("again") == message.count("vczstore repair") == 1
+    assert [error for error in vczstore.info("set/{part}").errors if ahead in error]
     assert not vczstore.verify("set/{part}").ok
-    with ExitStack() as at_work:
+    with ExitStack() as locks:
         for part in PARTS:
-            at_work.enter_context(open_store(f"set/{part}").writer_lock())
+            locks.enter_context(open_store(f"set/{part}").writer_lock())
         busy = [rf"busy: process {os.getpid()} on \S+ works on it since .* UTC; append .* {ahead}; run this again when"]
         complain(BusyError, busy, lambda: vczstore.samples("set/{part}"))
         complain(BusyError, busy, lambda: vczstore.export("set/{part}", "out/{part}.vcz"))
@@ -332,17 +332,17 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     complain(StaleError, [ahead], lambda: vczstore.samples("set/{part}"))
     complain(StaleError, [ahead], lambda: vczstore.remove("set/{part}", "S0002"))
     complain(StaleError, [ahead], lambda: vczstore.run_job("job.yaml"))
-    (said,) = vczstore.repair("set/{part}").errors[:1]
-    mentions(said, ["mended where it is", f"delete {folder}/set/.PART.vczstore-set.json", "edit single parts"])
-    mend()
+    (error,) = vczstore.repair("set/{part}").errors[:1]
+    mentions(error, ["mended where it is", f"delete {folder}/set/.PART.vczstore-set.json", "edit single parts"])
+    restore()
     assert list(append().parts) == ["chr2"]
     assert holds(APPENDED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way_out", ["forward", "back"])
-def test_what_was_stopped_on_plain_zarr_is_given_up(folder: Path, way_out: str) -> None:
-    """The record is deleted; the part that lags gets the batch from elsewhere, or the one that is ahead loses it."""
+def test_give_up_an_interrupted_append_on_plain_zarr(folder: Path, way_out: str) -> None:
+    """Delete the record, and either append the batch to the other part, or remove it from the part that is ahead."""
     make(folder, "format3")
     shutil.copytree("in", "elsewhere")
     corrupt(Path("in/chr2.vcz"))
@@ -377,13 +377,13 @@ def test_parts_that_are_left_out_are_named(folder: Path) -> None:
 
 @pytest.fixture
 def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Interrupts what is done to a set, right before its second part becomes visible."""
+    """Return a function that runs a call, and interrupts it right before the second part becomes visible."""
     make(folder, "icechunk")
     return partial(stop_between_parts, monkeypatch)
 
 
 @pytest.mark.slow
-def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callable[[], object]], None]) -> None:
+def test_an_operation_stopped_between_commits_is_completed(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(append)
     ahead = ["is done in chr1, and not in chr2", "vczstore repair"]
     mentions("; ".join(vczstore.info("set/{part}").errors), ahead)
@@ -412,18 +412,18 @@ def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callab
         lambda: vczstore.verify("set/{part}", quick=True),
         lambda: vczstore.log("set/{part}"),
     ):
-        found: Any = looked_at()
-        mentions(found.errors[0], ahead)
-        assert not found.ok
+        result: Any = looked_at()
+        mentions(result.errors[0], ahead)
+        assert not result.ok
     assert cohort.digest(Path("set")) == was
-    shutil.rmtree("in")  # of no use any more: what is missing waits in the stores
+    shutil.rmtree("in")  # not needed, because the data of the pending commit are already in the store
     assert append(parts=["chr1", "chr2"]).completed == ("chr2",)
     assert holds(APPENDED)
     assert vczstore.info("set/{part}").errors == []
 
 
 @pytest.mark.slow
-def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], object]], None]) -> None:
+def test_repair_completes_a_stopped_job(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(lambda: vczstore.run_job("job.yaml"))
     assert vczstore.repair("set/{part}", dry_run=True).notes[0].startswith("would complete")
     assert vczstore.repair("set/{part}").ok
@@ -434,8 +434,8 @@ def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], objec
 
 @pytest.mark.slow
 @KINDS
-def test_repair_deletes_a_record_that_is_half_written(folder: Path, kind: str) -> None:
-    """As a kill leaves it, before anything was done."""
+def test_repair_deletes_a_half_written_record(folder: Path, kind: str) -> None:
+    """A kill before the first change to a part leaves such a record."""
     make(folder, kind)
     was = cohort.digest(folder)
     half = folder / "set/.PART.vczstore-set.json.half"
@@ -450,7 +450,7 @@ def test_repair_deletes_a_record_that_is_half_written(folder: Path, kind: str) -
 
 @pytest.mark.slow
 def test_another_writer_in_between(stopped: Callable[[Callable[[], object]], None]) -> None:
-    """A part that another writer has changed cannot follow by itself; what brings it there by hand is recognised."""
+    """A pending commit fails if another writer has changed the part, but the same edit by that writer completes it."""
     stopped(append)
     shutil.copytree("set", "copy")
     vczstore.remove("set/chr2", "S0003")
@@ -486,10 +486,10 @@ def test_jobs(folder: Path, kind: str) -> None:
     planned = run(main, ["plan", "job.yaml"])
     assert planned.output.count("append: 1 source, 3 samples added") == len(PARTS)
     assert holds({part: before(part) for part in PARTS})
-    told: dict[str, None] = {}
-    done = vczstore.run_job("job.yaml", report="report", progress=lambda what, *_: told.setdefault(what))
-    of = ["2 parts"] if kind == "icechunk" else PARTS
-    assert [what for what in told if "writing" in what] == [f"writing {one} {i}/2" for one in of for i in (1, 2)]
+    steps: dict[str, None] = {}
+    done = vczstore.run_job("job.yaml", report="report", progress=lambda what, *_: steps.setdefault(what))
+    names = ["2 parts"] if kind == "icechunk" else PARTS
+    assert [what for what in steps if "writing" in what] == [f"writing {name} {i}/2" for name in names for i in (1, 2)]
     assert (done.status, list(done.parts)) == ("done", [*PARTS])
     assert all(Path("report", part, "report.html").exists() for part in PARTS)
     assert holds(REMOVED)
@@ -522,36 +522,36 @@ def test_branches_of_all_parts_are_published(folder: Path) -> None:
     complain(IncompatibleError, ["chr1 and chr2"], lambda: vczstore.run("publish", "set/{part}", "next"))
     vczstore.remove("set/chr1", "S0002", branch="next")
     done = vczstore.run("publish", "set/{part}", "next")
-    assert {part: one.published for part, one in done.parts.items()} == dict.fromkeys(PARTS, 2)
+    assert {part: result.published for part, result in done.parts.items()} == dict.fromkeys(PARTS, 2)
     for part in PARTS:
         assert read(Path("set", part))["sample_id"].tolist() == ["S0000", "S0001", "", *cohort.ids(3, 4)]
     assert vczstore.info("set/{part}").errors == []
 
 
-def removed(**options: Any) -> Any:
+def remove_and_purge(**options: Any) -> Any:
     return vczstore.remove("set/{part}", "S0001", purge=True, impl="zarr", **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["again", "repair"])
 def test_a_purge_that_was_stopped_is_completed(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is killed before, or between, the purges of parts leaves a record of them."""
+    """An interrupt before or between the purges of the parts leaves a record of them."""
     make(folder, "icechunk")
-    purge, seen = IcechunkHistory.purge, list[str]()
+    purge, labels = IcechunkHistory.purge, list[str]()
 
     def stop(self: IcechunkHistory, **options: Any) -> Any:
-        seen.append(self.label)
-        if len(seen) == 2:
+        labels.append(self.label)
+        if len(labels) == 2:
             raise KeyboardInterrupt
         return purge(self, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(IcechunkHistory, "purge", stop)
         with pytest.raises(Interrupted, match="to be purged"):
-            removed()
+            remove_and_purge()
     mentions("; ".join(vczstore.info("set/{part}").errors), ["to be purged"])
     if way == "again":
-        assert list(removed().purged) == [*PARTS]
+        assert list(remove_and_purge().purged) == [*PARTS]
     else:
         assert vczstore.repair("set/{part}").ok
     assert all(vczstore.verify_removal(Path("set", part), ["S0001"]).erased for part in PARTS)
@@ -559,7 +559,7 @@ def test_a_purge_that_was_stopped_is_completed(folder: Path, way: str, monkeypat
 
 
 @pytest.mark.slow
-def test_a_purge_that_fails_in_a_part_is_done_in_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_purge_that_fails_in_one_part_purges_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(folder, "icechunk")
     purge = IcechunkHistory.purge
 
@@ -570,7 +570,7 @@ def test_a_purge_that_fails_in_a_part_is_done_in_the_others(folder: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(IcechunkHistory, "purge", fail)
-        complain(StorageError, ["history of chr1 is not purged", "vczstore purge set/{part}"], removed)
+        complain(StorageError, ["history of chr1 is not purged", "vczstore purge set/{part}"], remove_and_purge)
     assert vczstore.verify_removal("set/chr2", ["S0001"]).erased
     vczstore.purge("set/{part}")
     assert vczstore.verify_removal("set/chr1", ["S0001"]).erased
@@ -579,7 +579,7 @@ def test_a_purge_that_fails_in_a_part_is_done_in_the_others(folder: Path, monkey
 def test_a_dry_run_checks_whether_history_can_be_purged(folder: Path) -> None:
     make(folder, "icechunk")
     vczstore.tag("set/{part}", "r1")
-    complain(TagError, ["the tag r1"], lambda: removed(dry_run=True))
+    complain(TagError, ["the tag r1"], lambda: remove_and_purge(dry_run=True))
 
 
 @pytest.mark.slow
@@ -617,7 +617,7 @@ def test_a_job_is_completed_from_another_folder(
 
 @pytest.mark.slow
 def test_another_name_of_the_same_set(stopped: Callable[[Callable[[], object]], None]) -> None:
-    """It sees no record, and leaves alone what waits for the other."""
+    """Another template finds no record of the interrupted operation, and must not discard its pending commit."""
     stopped(append)
     words = ["a set called PART", "vczstore repair"]
     complain(StaleError, words, lambda: vczstore.remove("set/chr{part}", "S0002"))
@@ -625,7 +625,7 @@ def test_another_name_of_the_same_set(stopped: Callable[[Callable[[], object]], 
     assert holds(APPENDED)
 
 
-def test_a_record_whose_answer_was_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_response_to_writing_the_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(folder, "icechunk")
     write = RecordFile.write
 
@@ -639,7 +639,7 @@ def test_a_record_whose_answer_was_lost(folder: Path, monkeypatch: pytest.Monkey
     assert holds(APPENDED)
 
 
-def test_a_job_is_not_taken_for_done_by_its_samples(stopped: Callable[[Callable[[], object]], None]) -> None:
+def test_a_job_is_not_considered_done_because_of_its_samples(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(lambda: vczstore.run_job("job.yaml", ["steps=[{append: 'in/{part}.vcz'}]"]))
     vczstore.append("set/chr2", "in/chr2.vcz")
     complain(StaleError, ["what waits for chr2 cannot follow"], lambda: vczstore.repair("set/{part}"))
@@ -647,8 +647,8 @@ def test_a_job_is_not_taken_for_done_by_its_samples(stopped: Callable[[Callable[
 
 @pytest.mark.slow
 @KINDS
-def test_samples_that_were_removed_come_back_to_no_part(folder: Path, kind: str) -> None:
-    """Nor where one part does not know that they were removed."""
+def test_removed_samples_return_to_no_part(folder: Path, kind: str) -> None:
+    """Also if one part has no record of their removal."""
     make(folder, kind)
     withdrawn = {part: cohort.expected_remove(before(part), ["S0001"]) for part in PARTS}
     for part in PARTS:
@@ -664,6 +664,6 @@ def test_samples_that_were_removed_come_back_to_no_part(folder: Path, kind: str)
     shutil.rmtree("set/chr2")
     shutil.move("chr2", "set/chr2")
     done = back(drop_returning=True)
-    assert {part: one.counts["samples added"] for part, one in done.parts.items()} == dict.fromkeys(PARTS, 1)
+    assert {part: result.counts["samples added"] for part, result in done.parts.items()} == dict.fromkeys(PARTS, 1)
     new = {part: cohort.select(arrays_of(part, ["S0001", "S0009"]), ["S0009"]) for part in PARTS}
     assert holds({part: cohort.expected_append(withdrawn[part], new[part]) for part in PARTS})

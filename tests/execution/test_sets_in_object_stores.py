@@ -1,4 +1,4 @@
-"""Sets of stores in object storage: the record lies in the bucket, and what is stopped between parts is completed."""
+"""Sets of stores in object storage: the record is in the bucket, and interrupted operations can be completed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMOVED = {part: cohort.expected_remove(APPENDED[part], ["S0001"]) for part in P
 
 
 def make(cloud: Cloud, kind: str) -> str:
-    """A set, and what comes into it; returns its name."""
+    """Write a set and batches for it; return the template of the set."""
     for part in PARTS:
         cloud.put(f"plain/{part}", before(part))
         cloud.put(f"in/{part}.vcz", arrays_of(part, cohort.ids(4, 3)))
@@ -36,7 +36,7 @@ def make(cloud: Cloud, kind: str) -> str:
 
 
 def records(cloud: Cloud) -> list[dict[str, Any]]:
-    """What the records in the bucket say, not read by vczstore."""
+    """The records in the bucket, read without vczstore."""
     top = cloud.objects("")
     paths = [path for path, _ in cloud.listing() if path.endswith(".vczstore-set.json")]
     return [json.loads(bytes(obstore.get(top, path).bytes())) for path in paths]
@@ -44,12 +44,12 @@ def records(cloud: Cloud) -> list[dict[str, Any]]:
 
 def assert_holds(cloud: Cloud, store: str, kind: str, expected: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     for part, arrays in expected.items():
-        found = cloud.read(store.removeprefix(f"{cloud.url}/").replace("{part}", part), kind)
-        assert {name: found[name].tolist() for name in arrays} == {name: one.tolist() for name, one in arrays.items()}
+        actual = cloud.read(store.removeprefix(f"{cloud.url}/").replace("{part}", part), kind)
+        assert {name: actual[name].tolist() for name in arrays} == {name: a.tolist() for name, a in arrays.items()}
 
 
-def broken(cloud: Cloud, call: partial[Any]) -> None:
-    """Have a chunk of the second source be none while a call runs."""
+def stop_at_a_corrupted_chunk(cloud: Cloud, call: partial[Any]) -> None:
+    """Corrupt a chunk of the second source while a call runs, which must fail after the first part."""
     top = cloud.objects("in/chr2.vcz/call_DP/c")
     (name,) = (entry["path"] for page in obstore.list(top) for entry in page)
     content = bytes(obstore.get(top, name).bytes())
@@ -62,29 +62,29 @@ def broken(cloud: Cloud, call: partial[Any]) -> None:
 @pytest.mark.parametrize("kind", ["icechunk", "format3"])
 def test_a_set_in_a_bucket(s3_cloud: Cloud, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud, store = s3_cloud, make(s3_cloud, kind)
-    reach: dict[str, Any] = {"storage_options": cloud.options}
-    append = partial(vczstore.append, store, f"{cloud.url}/in/{{part}}.vcz", impl="zarr", **reach)
+    options: dict[str, Any] = {"storage_options": cloud.options}
+    append = partial(vczstore.append, store, f"{cloud.url}/in/{{part}}.vcz", impl="zarr", **options)
     if kind == "icechunk":
         stop_between_parts(monkeypatch, append)
     else:
-        broken(cloud, append)
+        stop_at_a_corrupted_chunk(cloud, append)
     (record,) = records(cloud)
     assert (record["operation"], list(record["parts"])) == ("append", [*PARTS])
     assert not [sample for sample in cohort.ids(0, 7) if sample in json.dumps(record)]
     words = ["is done in chr1, and not in chr2"]
-    mentions("; ".join(vczstore.info(store.replace("s3:", "s3a:"), **reach).errors), words)
-    complain(StaleError, words, partial(vczstore.remove, store, "S0002", **reach))
+    mentions("; ".join(vczstore.info(store.replace("s3:", "s3a:"), **options).errors), words)
+    complain(StaleError, words, partial(vczstore.remove, store, "S0002", **options))
     if kind == "icechunk":
-        assert vczstore.repair(store, quick=True, **reach).ok
+        assert vczstore.repair(store, quick=True, **options).ok
     else:
         assert list(append().parts) == ["chr2"]
     assert records(cloud) == []
     assert_holds(cloud, store, kind, APPENDED)
 
     if kind == "icechunk":
-        heads = {part: vczstore.info(store.replace("{part}", part), **reach).snapshot for part in PARTS}
-        assert vczstore.tag(store, "release-1", **reach) == heads
-    assert list(vczstore.remove(store, "S0001", impl="zarr", **reach).parts) == [*PARTS]
+        heads = {part: vczstore.info(store.replace("{part}", part), **options).snapshot for part in PARTS}
+        assert vczstore.tag(store, "release-1", **options) == heads
+    assert list(vczstore.remove(store, "S0001", impl="zarr", **options).parts) == [*PARTS]
     assert_holds(cloud, store, kind, REMOVED)
-    assert vczstore.info(store, **reach).errors == []
+    assert vczstore.info(store, **options).errors == []
     assert records(cloud) == []

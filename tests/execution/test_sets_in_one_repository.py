@@ -1,4 +1,4 @@
-"""Sets of groups of one Icechunk repository: one commit has all parts."""
+"""Sets of groups in one Icechunk repository: a single commit changes all parts."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.id
 REMOVED = {part: cohort.expected_remove(APPENDED[part], ["S0001"]) for part in PARTS}
 
 SHARDED = (cohort.ids(11, 2), ["S0009", "S0011"])
-"""Samples that are appended, and those that are updated."""
+"""IDs of the appended and of the updated samples."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a repository of two groups, and what comes into them."""
+    """A working directory with a repository of two groups, and batches for them."""
     monkeypatch.chdir(tmp_path)
     for part in PARTS:
         cohort.write_vcz(Path("plain", part), before(part))
@@ -52,7 +52,7 @@ def append(**options: Any) -> Any:
 
 
 def assert_holds(repository: icechunk.Repository, expected: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """All groups are as expected, read with zarr alone."""
+    """Assert that all groups have these arrays, read with zarr alone."""
     store = repository.readonly_session("main").store
     assert repository.list_branches() == {"main"}
     for part, arrays in expected.items():
@@ -73,8 +73,8 @@ def test_an_edit_is_one_commit(folder: Path, impl: str, held: int, monkeypatch: 
     assert list(append(impl=impl, dry_run=True).parts) == [*PARTS]
     assert cohort.digest(Path("all.icechunk")) == was
     done = append(impl=impl)
-    assert {part: one.counts["samples added"] for part, one in done.parts.items()} == dict.fromkeys(PARTS, 3)
-    assert {one.snapshot for one in done.parts.values()} == {repository.lookup_branch("main")}
+    assert {part: result.counts["samples added"] for part, result in done.parts.items()} == dict.fromkeys(PARTS, 3)
+    assert {result.snapshot for result in done.parts.values()} == {repository.lookup_branch("main")}
     assert_holds(repository, APPENDED)
     assert vczstore.remove(STORE, "S0001", impl=impl).retries == 0
     assert_holds(repository, REMOVED)
@@ -88,7 +88,7 @@ def test_an_edit_is_one_commit(folder: Path, impl: str, held: int, monkeypatch: 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
 def test_groups_with_shards(tmp_path: Path, impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of shards are read and written within the group: no value is lost."""
+    """Partial updates of shards are read and written within the right group, so that no value is lost."""
     monkeypatch.chdir(tmp_path)
     arrays = {
         part: cohort.make_arrays(5, cohort.ids(0, 11), seed=i, fields=["call_DP"]) for i, part in enumerate(PARTS)
@@ -103,20 +103,20 @@ def test_groups_with_shards(tmp_path: Path, impl: str, monkeypatch: pytest.Monke
     assert zarr.open_group(repository.readonly_session("main").store, mode="r")["chr1/call_DP"].shards == (4, 6)
     assert_holds(repository, arrays)
     append(impl=impl)
-    held = {part: cohort.expected_append(arrays[part], new[part]) for part in PARTS}
-    assert_holds(repository, held)
+    expected = {part: cohort.expected_append(arrays[part], new[part]) for part in PARTS}
+    assert_holds(repository, expected)
     vczstore.update(STORE, "other/{part}.vcz", impl=impl)
-    held = {part: cohort.expected_update(held[part], other[part]) for part in PARTS}
-    assert_holds(repository, held)
+    expected = {part: cohort.expected_update(expected[part], other[part]) for part in PARTS}
+    assert_holds(repository, expected)
     vczstore.remove(STORE, ["S0001", "S0010"], impl=impl)
-    held = {part: cohort.expected_remove(held[part], ["S0001", "S0010"]) for part in PARTS}
-    assert_holds(repository, held)
+    expected = {part: cohort.expected_remove(expected[part], ["S0001", "S0010"]) for part in PARTS}
+    assert_holds(repository, expected)
     vczstore.compact(STORE, impl=impl)
-    assert_holds(repository, {part: cohort.expected_compact(held[part]) for part in PARTS})
+    assert_holds(repository, {part: cohort.expected_compact(expected[part]) for part in PARTS})
     assert vczstore.verify(STORE).ok
 
 
-def test_what_fails_in_one_part_changes_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_one_part_leaves_all_parts_unchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = repository_of(Path("all.icechunk"))
     chunk = next(path for path in Path("in/chr2.vcz/call_DP/c").rglob("*") if path.is_file())
     content = chunk.read_bytes()
@@ -131,21 +131,21 @@ def test_what_fails_in_one_part_changes_none(folder: Path, monkeypatch: pytest.M
 
 
 def test_another_commit_in_between(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One to any group makes the set plan again."""
-    commit, seen = IcechunkTransaction.commit, list[str]()
+    """A commit to any group makes the set's operation plan again."""
+    commit, calls = IcechunkTransaction.commit, list[str]()
 
-    def late(self: IcechunkTransaction, *arguments: Any) -> str:
-        if not seen:
-            seen.append("")
+    def commit_after_another(self: IcechunkTransaction, *arguments: Any) -> str:
+        if not calls:
+            calls.append("")
             session = self.store.repository.writable_session("main")
             zarr.open_group(session.store, mode="a").attrs["other"] = len(commits(self.store.repository))
             session.commit("another writer")
         return commit(self, *arguments)
 
-    monkeypatch.setattr(IcechunkTransaction, "commit", late)
+    monkeypatch.setattr(IcechunkTransaction, "commit", commit_after_another)
     assert append().retries == 1
     assert_holds(repository_of(Path("all.icechunk")), APPENDED)
-    seen.clear()
+    calls.clear()
     complain(ConflictError, ["changed by another writer"], partial(vczstore.remove, STORE, "S0001", max_retries=0))
     assert_holds(repository_of(Path("all.icechunk")), APPENDED)
 
@@ -159,7 +159,7 @@ def test_tags_branches_and_jobs(folder: Path) -> None:
     vczstore.plan_job("job.yaml")
     done = vczstore.run_job("job.yaml", ["branch=next", "keep={days: 30}"])
     assert isinstance(done, SetJobResult)
-    assert [len(one.done) for one in done.parts.values()] == [1, 0]  # the history is of both
+    assert [len(result.done) for result in done.parts.values()] == [1, 0]  # both parts share one history
     assert repository.lookup_tag("release-2") == repository.lookup_branch("next")
     vczstore.run("publish", STORE, "next")
     vczstore.run("branch", STORE, "next", delete=True)
@@ -170,15 +170,15 @@ def test_tags_branches_and_jobs(folder: Path) -> None:
 
 
 def test_a_job_that_was_killed_before_its_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run again, it gives them to what it has committed, even if another commit came after it, as on a single store."""
+    """A rerun tags the job's own commit, even if another commit came after it, as on a single store."""
     repository = repository_of(Path("all.icechunk"))
     Path("job.yaml").write_text(f"store: {STORE}\nsteps:\n- append: in/{{part}}.vcz\n- tag: release-1\n")
 
-    def killed(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(IcechunkHistory, "create_tag", killed)
+        patch.setattr(IcechunkHistory, "create_tag", interrupt)
         with pytest.raises(KeyboardInterrupt):
             vczstore.run_job("job.yaml")
     assert_holds(repository, APPENDED)
@@ -191,8 +191,8 @@ def test_a_job_that_was_killed_before_its_tags(folder: Path, monkeypatch: pytest
     assert vczstore.run_job("job.yaml").status == "nothing to do"
 
 
-def test_history_is_of_all_groups(folder: Path) -> None:
-    """A purge deletes that of all, and an ID that another group has still is found."""
+def test_history_is_shared_by_all_groups(folder: Path) -> None:
+    """A purge deletes the history of all groups, and an ID that is still in another group is detected."""
     append()
     vczstore.tag(STORE, "release-1")
     vczstore.remove("all.icechunk#chr1", "S0001")
@@ -202,38 +202,39 @@ def test_history_is_of_all_groups(folder: Path) -> None:
     vczstore.remove("all.icechunk#chr2", "S0001", purge=True)
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0001"]).erased for part in PARTS] == [True, True]
     assert vczstore.repair(STORE, dry_run=True).errors == []
-    found: Any = vczstore.gc(STORE, dry_run=True)
-    assert (len(found.parts), found.notes) == (1, ["once, since it concerns all groups of the repository"])
+    result: Any = vczstore.gc(STORE, dry_run=True)
+    assert (len(result.parts), result.notes) == (1, ["once, since it concerns all groups of the repository"])
     assert_holds(repository_of(Path("all.icechunk")), REMOVED)
     vczstore.remove(STORE, "S0002", purge=True)
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0002"]).erased for part in PARTS] == [True, True]
 
 
 def test_edits_of_one_group(folder: Path) -> None:
-    """Others stay as they are, and are not part of what is compared, or restored."""
-    one, repository = "all.icechunk#chr1", repository_of(Path("all.icechunk"))
-    vczstore.tag(one, "old")
-    vczstore.append(one, "in/chr1.vcz", executor="processes", max_workers=1)
+    """Edits, comparisons and restores of one group do not involve the others."""
+    chr1, repository = "all.icechunk#chr1", repository_of(Path("all.icechunk"))
+    vczstore.tag(chr1, "old")
+    vczstore.append(chr1, "in/chr1.vcz", executor="processes", max_workers=1)
     assert_holds(repository, {"chr1": APPENDED["chr1"], "chr2": FIRST["chr2"]})
     vczstore.append("all.icechunk#chr2", "in/chr2.vcz")
-    assert next(line for line in vczstore.diff(one, at="old").lines() if "samples" in line).split()[1:3] == ["3", "in,"]
-    vczstore.run("restore", one, "old")
+    line = next(line for line in vczstore.diff(chr1, at="old").lines() if "samples" in line)
+    assert line.split()[1:3] == ["3", "in,"]
+    vczstore.run("restore", chr1, "old")
     assert_holds(repository, {"chr1": FIRST["chr1"], "chr2": APPENDED["chr2"]})
 
 
 def test_in_a_bucket(s3_cloud: Cloud) -> None:
-    cloud, reach = s3_cloud, {"storage_options": s3_cloud.options}
+    cloud, options = s3_cloud, {"storage_options": s3_cloud.options}
     for part in PARTS:
         cloud.put(f"plain/{part}", before(part))
         cloud.put(f"in/{part}.vcz", arrays_of(part, cohort.ids(4, 3)))
     store = f"{cloud.url}/all.icechunk#{{part}}"
-    vczstore.copy_store_to_icechunk(f"{cloud.url}/plain/{{part}}", store, **reach)
-    vczstore.append(store, f"{cloud.url}/in/{{part}}.vcz", impl="zarr", **reach)
+    vczstore.copy_store_to_icechunk(f"{cloud.url}/plain/{{part}}", store, **options)
+    vczstore.append(store, f"{cloud.url}/in/{{part}}.vcz", impl="zarr", **options)
     repository = icechunk.Repository.open(cloud.storage("all.icechunk"))
-    assert vczstore.tag(store, "r1", **reach) == dict.fromkeys(PARTS, repository.lookup_branch("main"))
-    vczstore.remove(store, "S0001", impl="zarr", **reach)
+    assert vczstore.tag(store, "r1", **options) == dict.fromkeys(PARTS, repository.lookup_branch("main"))
+    vczstore.remove(store, "S0001", impl="zarr", **options)
     assert_holds(repository, REMOVED)
-    assert vczstore.info(store, **reach).errors == []
+    assert vczstore.info(store, **options).errors == []
     top = {path.partition("/")[0] for path, _ in cloud.listing()}
     assert top == {"plain", "in", "all.icechunk", "all.icechunk.withdrawal-key"}
     assert obstore.head(cloud.objects(""), "all.icechunk.withdrawal-key")["size"] > 0
