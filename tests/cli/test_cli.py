@@ -1,4 +1,4 @@
-"""The command line: every command and option, what is printed where, exit statuses, interrupts."""
+"""The command line: commands and options, standard output and error, exit statuses, interrupts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROGRAM = [sys.executable, "-m", "vczstore"]
 
 
 def some_arrays(samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """A few fields: more would only take time."""
+    """The arrays of a cohort with a few fields, which keeps the tests fast."""
     arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
     return {name: arrays[name] for name in FIELDS}
 
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two batches, and the store on plain Zarr and on Icechunk: made once, copied for each test."""
+    """A folder with two batches, and the store on plain Zarr and on Icechunk; created once, copied for each test."""
     folder = tmp_path_factory.mktemp("templates")
     for name, arrays in (("format3", OLD), ("batch.vcz", NEW), ("more.vcz", MORE)):
         cohort.write_vcz(folder / name, arrays)
@@ -95,8 +95,8 @@ def repository(templates: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command sets up its process, which here is the one that runs the tests."""
-    monkeypatch.setenv("ICECHUNK_LOG", "off")  # which --verbose leaves alone
+    """Restore the signal handlers that commands set in this process."""
+    monkeypatch.setenv("ICECHUNK_LOG", "off")  # --verbose does not override it
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
@@ -104,7 +104,7 @@ def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def one_object(result: Result) -> dict[str, Any]:
-    """What is on standard output is one JSON object, and nothing else."""
+    """Assert that standard output is a single JSON object; return it."""
     value = json.loads(result.stdout)
     assert isinstance(value, dict)
     assert result.stdout.count("\n") == 1
@@ -112,7 +112,7 @@ def one_object(result: Result) -> dict[str, Any]:
 
 
 def call(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Call the program, as a fork."""
+    """Run the program as a fork."""
     command = [forks.program("vczstore"), *(str(a) for a in arguments)]
     pipes: dict[str, Any] = {"capture_output": True, "text": True, "env": environment()}
     return subprocess.run(command, check=False, timeout=120, **pipes, **options)
@@ -158,7 +158,7 @@ RUNS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 @pytest.mark.slow
-def test_ways_to_run(plain: Path, options: list[str]) -> None:
+def test_implementations_and_executors(plain: Path, options: list[str]) -> None:
     run("append", plain, plain.with_name("batch.vcz"), *options)
     run("remove", plain, "S0001", "S0008", *options)
     cohort.assert_same(read(plain), cohort.expected_remove(cohort.expected_append(OLD, NEW), ["S0001", "S0008"]))
@@ -166,7 +166,7 @@ def test_ways_to_run(plain: Path, options: list[str]) -> None:
 
 @pytest.mark.slow
 def test_work_dir(plain: Path, tmp_path: Path) -> None:
-    """Intermediate data go where they are told to, and not here."""
+    """Intermediate data are written to --work-dir, not to the current folder."""
     before = set(Path.cwd().iterdir())
     options = ("--impl", "xarray", "--work-dir", tmp_path / "work")
     run("append", plain, plain.with_name("batch.vcz"), *options)
@@ -210,14 +210,14 @@ def test_update(plain: Path, tmp_path: Path, as_json: bool) -> None:
     assert "no sample S0077;" in fails("update", plain, tmp_path / "other.vcz")
 
 
-def test_remove_says_what_was_done(store: Path) -> None:
+def test_output_of_remove(store: Path) -> None:
     result = run("remove", store, "S0001", "S0002")
     assert re.match(rf"remove {store}: 2 samples removed in \d+\.\d\d s", result.stdout)
     assert result.stderr == ""
 
 
 def test_remove_ids_that_are_not_text(plain: Path, tmp_path: Path) -> None:
-    """A file in another encoding is the user's mistake, not an unexpected one."""
+    """A file in another encoding is a user error, not an unexpected one."""
     (tmp_path / "ids.txt").write_bytes("Zo\xeb\n".encode("latin-1"))
     before = cohort.digest(plain)
     result = CliRunner().invoke(main.main, ["remove", str(plain), "-S", str(tmp_path / "ids.txt")])
@@ -261,19 +261,19 @@ def test_info_of_plain_zarr(plain: Path) -> None:
 
 @pytest.mark.slow
 def test_info_at(repository: Path) -> None:
-    """What was is shown as it was."""
+    """Old states are shown, by tag and by snapshot."""
     first = repository_of(repository).lookup_branch("main")
     run("tag", repository, "v1")
     run("append", repository, repository.with_name("batch.vcz"), "--impl", "zarr")
     run("remove", repository, "S0003", "--impl", "zarr")
     for at, samples in ((None, N_OLD + N_NEW - 1), ("v1", N_OLD), (first, N_OLD)):
-        where = [] if at is None else ["--at", at]
-        value = one_object(run("info", repository, *where, "--json"))
+        options = [] if at is None else ["--at", at]
+        value = one_object(run("info", repository, *options, "--json"))
         assert value["samples"] == samples
         assert value["removed_samples"] == (1 if at is None else 0)
         assert (value["snapshot"] == first) == (at is not None)
         assert value["tags"] == {"v1": first}
-        text = run("info", repository, *where).stdout
+        text = run("info", repository, *options).stdout
         assert re.search(rf"^samples +{samples}\b", text, re.MULTILINE)
         assert re.search(r"^tags +v1$", text, re.MULTILINE)
     history = one_object(run("info", repository, "--json"))["history"]
@@ -284,7 +284,7 @@ def test_info_at(repository: Path) -> None:
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 @pytest.mark.slow
 def test_create(plain: Path, tmp_path: Path, as_json: bool) -> None:
-    """A store without samples, to which what it was made of is appended."""
+    """Create a store without samples, and append the samples of its sources."""
     out, batch = tmp_path / "out", tmp_path / "batch.vcz"
     arguments = ["create", out, plain, batch, "--zarr-backend-storage", "icechunk"]
     dry = run(*arguments, "--dry-run", *["--json"] * as_json)
@@ -301,10 +301,10 @@ def test_create(plain: Path, tmp_path: Path, as_json: bool) -> None:
     assert "exists" in fails("create", plain, batch)
     run("append", out, plain, batch)
     whole = cohort.expected_append(OLD, NEW)
-    found = read(out)
+    arrays = read(out)
     for name in whole:
         if name.startswith(("sample_", "call_", "variant_position")):
-            np.testing.assert_array_equal(found[name], whole[name], err_msg=name)
+            np.testing.assert_array_equal(arrays[name], whole[name], err_msg=name)
 
 
 def test_progress_of_create(plain: Path, tmp_path: Path) -> None:
@@ -376,12 +376,12 @@ COMMANDS: dict[str, list[str]] = {
 
 
 class Reached(Exception):
-    """In place of a result."""
+    """Raised instead of running an operation."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_storage_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values are JSON where they are JSON, and text where they are not."""
+    """Values are parsed as JSON if valid, and are text otherwise."""
     passed: list[Options] = []
 
     def stand_in(_: Operation, options: Options, **__: Any) -> None:
@@ -479,7 +479,7 @@ def test_errors(folder: Path, arguments: list[str], words: str, as_json: bool) -
 
 @pytest.mark.parametrize("error", [RuntimeError("first\nsecond"), KeyError("key"), ZeroDivisionError(), MemoryError()])
 def test_unexpected_errors(plain: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Still one line, which says how to learn more; and that way does."""
+    """Unexpected errors are one line, too, and --verbose shows the traceback."""
 
     def stand_in(*_: Any, **__: Any) -> None:
         raise error
@@ -498,13 +498,13 @@ def test_unexpected_errors(plain: Path, error: Exception, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", ["format3"])
 @pytest.mark.parametrize(("options", "shown"), [(["-P"], True), (["--progress"], True), (["-Q"], False), ([], False)])
 def test_progress(store: Path, options: list[str], shown: bool) -> None:
-    """On standard error, and by itself only on a terminal."""
+    """Progress is on standard error, and by default only on a terminal."""
     for command in (["append", store, store.with_name("batch.vcz")], ["remove", store, "S0001"]):
         result = run(*command, *options, "--json")
         assert one_object(result)["committed"]
         if shown:
             assert "writing" in result.stderr
-            assert re.search(r"\b(\d+)/\1\b", result.stderr)  # and it got to its end
+            assert re.search(r"\b(\d+)/\1\b", result.stderr)  # up to the last task
         else:
             assert result.stderr == ""
 
@@ -512,39 +512,39 @@ def test_progress(store: Path, options: list[str], shown: bool) -> None:
 @pytest.mark.slow
 def test_a_terminal_shows_phase_speed_and_time(plain: Path) -> None:
     command = [forks.program("vczstore"), "append", str(plain), str(plain.with_name("batch.vcz"))]
-    ours, theirs = pty.openpty()
-    began, shown = time.monotonic(), b""
-    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment() | {"TERM": "xterm"}):
-        os.close(theirs)
+    reader, writer = pty.openpty()
+    started, shown = time.monotonic(), b""
+    with subprocess.Popen(command, stderr=writer, stdout=subprocess.DEVNULL, env=environment() | {"TERM": "xterm"}):
+        os.close(writer)
         with suppress(OSError):  # the other end is closed
-            while part := os.read(ours, 4096):
+            while part := os.read(reader, 4096):
                 if b"preparing" in part:
-                    first = time.monotonic() - began
+                    first = time.monotonic() - started
                 shown += part
-    os.close(ours)
+    os.close(reader)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode())
-    assert first < 10  # under any load; in peace, some 0.3 s
+    assert first < 10  # even under load; about 0.3 s otherwise
     assert re.search(r"writing .*\b(\d+)/\1 tasks +[\d.]+ k?B/s 0:00:\d\d elapsed", text)
 
 
-def test_a_log_file_has_a_line_now_and_then(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_file(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL", 0.001)
     log, batch = plain.with_name("run.log"), plain.with_name("batch.vcz")
     assert run("append", plain, batch, "--log-file", log).stderr == ""
     run("append", plain, batch, "--log-file", log, status=1)
     lines = log.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d \w", line) for line in lines)
-    said = [line[26:] for line in lines]
-    of = f"append {plain}:"
-    assert said[0] == f"{of} begun"
-    assert [line for line in said if not line.startswith(("preparing", "checking", "writing"))][1:3] == [
-        f"{of} done",
-        f"{of} begun",
+    messages = [line[26:] for line in lines]
+    prefix = f"append {plain}:"
+    assert messages[0] == f"{prefix} begun"
+    assert [line for line in messages if not line.startswith(("preparing", "checking", "writing"))][1:3] == [
+        f"{prefix} done",
+        f"{prefix} begun",
     ]
     assert any(
-        re.fullmatch(r"writing \d+/\d+ tasks(, [\d.]+ k?B written, .*/s)?(, 0:00:0\d left)?", line) for line in said
+        re.fullmatch(r"writing \d+/\d+ tasks(, [\d.]+ k?B written, .*/s)?(, 0:00:0\d left)?", line) for line in messages
     )
-    assert said[-1] == f"{of} failed while preparing"
+    assert messages[-1] == f"{prefix} failed while preparing"
     job = plain.with_name("job.yaml")
     job.write_text(f"store: {plain.name}\nsteps: [{{append: {{source: {batch.name}, on-duplicate: skip}}}}]\n")
     done = json.loads(run("run", job, "--log-file", log, "--json").stdout)
@@ -578,12 +578,12 @@ FAILS = {
 
 
 @pytest.mark.parametrize(("arguments", "status"), FAILS.values(), ids=FAILS)
-def test_a_failure_is_an_object_too(plain: Path, arguments: list[str], status: int) -> None:
-    result = run(*[str(plain) if one == "STORE" else one for one in arguments], "--json", status=status)
-    found = one_object(result)
-    assert (found["status"], found["exit_status"]) == ("failed", status)
-    assert found["operation"] == " ".join(arguments[: 1 + (arguments[0] == "executor")])
-    assert result.stderr.splitlines()[-1] == f"Error: {found['error']}"
+def test_failures_as_json(plain: Path, arguments: list[str], status: int) -> None:
+    result = run(*[str(plain) if word == "STORE" else word for word in arguments], "--json", status=status)
+    document = one_object(result)
+    assert (document["status"], document["exit_status"]) == ("failed", status)
+    assert document["operation"] == " ".join(arguments[: 1 + (arguments[0] == "executor")])
+    assert result.stderr.splitlines()[-1] == f"Error: {document['error']}"
 
 
 # ---- dry runs -------------------------------------------------------------------------------
@@ -600,7 +600,7 @@ DRY = {
 @pytest.mark.parametrize("arguments", DRY.values(), ids=DRY)
 @pytest.mark.slow
 def test_dry_run(store: Path, templates: Path, tmp_path: Path, arguments: list[str]) -> None:
-    """Nothing is written, and what is foreseen comes true."""
+    """A dry run writes nothing, and predicts the figures of the run."""
     shutil.copytree(templates / "icechunk", tmp_path / "repository")
     names = {"STORE": "store.vcz", "SOURCE": "batch.vcz", "NEW": "new", "REPOSITORY": "repository"}
     arguments = [str(tmp_path / names[a]) if a in names else a for a in arguments]
@@ -636,7 +636,7 @@ def test_dry_run_of_other_implementations(plain: Path, impl: str) -> None:
 
 
 def test_dry_run_that_fails(plain: Path, tmp_path: Path) -> None:
-    """What a run would refuse is refused."""
+    """A dry run fails where the run would fail."""
     other = {**NEW, "variant_position": NEW["variant_position"] + (np.arange(N_VARIANTS) == 9)}
     cohort.write_vcz(tmp_path / "other.vcz", other)
     assert "variant 9" in fails("append", plain, tmp_path / "other.vcz", "--dry-run", "--json")
@@ -647,7 +647,7 @@ def test_dry_run_that_fails(plain: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands that it shows are what was done: run again, they lead to the same samples and values."""
+    """The commands that the demo shows lead to the same samples and values when run separately."""
     monkeypatch.chdir(tmp_path)
     text = run("demo").stdout
     commands = [shlex.split(line.removeprefix("$ ")) for line in text.splitlines() if line.startswith("$ ")]
@@ -659,8 +659,8 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     befores, afters = (re.findall(rf"^ *{word} +(.*)$", text, re.MULTILINE) for word in ("before", "after"))
     store = Path(commands[0][-1])
-    found, tags = read(store), set(repository_of(store).list_tags())
-    assert afters[-1].split() == [sample for sample in found["sample_id"] if sample]
+    arrays, tags = read(store), set(repository_of(store).list_tags())
+    assert afters[-1].split() == [sample for sample in arrays["sample_id"] if sample]
     assert befores[1:] == afters[:-1]
     removed = commands[3][-1]
     assert removed in befores[3].split()
@@ -671,18 +671,18 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(*command[1:])
         assert [sample for sample in read(store)["sample_id"] if sample] == after.split()
     again = read(store)
-    assert again.keys() == found.keys()
-    for name, values in found.items():
+    assert again.keys() == arrays.keys()
+    for name, values in arrays.items():
         np.testing.assert_array_equal(again[name], values, err_msg=name)
     assert set(repository_of(store).list_tags()) == tags == {commands[-1][-1]}
-    # and what it recommends in the end works too
+    # the commands recommended at the end work, too
     for line in re.findall(r"(vczstore info .*)$", text, re.MULTILINE):
         run(*shlex.split(line)[1:])
 
 
 @pytest.mark.slow
 def test_demo_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there is left alone."""
+    """Existing files are not changed."""
     monkeypatch.chdir(tmp_path)
     run("demo")
     before = cohort.digest(tmp_path)
@@ -732,7 +732,7 @@ class Crashes:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGSEGV)
 
-crashes = Crashes()  # as what Icechunk's threads may still hold when Python clears its modules away
+crashes = Crashes()  # like an object held by Icechunk's threads while Python finalizes
 run()
 """
 
@@ -741,15 +741,15 @@ run()
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["--version"], 0), (["info", "nowhere"], 1), (["info"], 2), (["info", "--help"], 0)]
 )
-def test_python_clears_nothing_away_once_all_is_done(arguments: list[str], status: int) -> None:
+def test_the_program_exits_without_finalizing_python(arguments: list[str], status: int) -> None:
     command = [sys.executable, "-c", TO_THE_END, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == status
     assert (ended.stderr if status else ended.stdout).rstrip()
 
 
-def test_what_is_registered_for_the_end_is_done() -> None:
-    """Threads are waited for, and functions called, the last one first."""
+def test_exit_handlers_run() -> None:
+    """Threads are joined, and atexit functions are called in reverse order."""
     script = """if True:
         import atexit, sys, threading, time
         from unittest import mock
@@ -774,22 +774,22 @@ import atexit, os, signal, click
 from vczstore.__main__ import run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-def impatient():
+def interrupt():
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), number)
 
 if {where!r} == "the end of Python":
-    atexit.register(impatient)
+    atexit.register(interrupt)
 else:
     leave = click.Context.exit
-    click.Context.exit = lambda context, code=0: (impatient(), leave(context, code))
+    click.Context.exit = lambda context, code=0: (interrupt(), leave(context, code))
 run()
 """
 
 
 @pytest.mark.parametrize("where", ["the end of the command", "the end of Python"])
 @pytest.mark.slow
-def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(plain: Path, where: str) -> None:
+def test_a_late_interrupt_is_ignored(plain: Path, where: str) -> None:
     command = [sys.executable, "-c", LATE.format(where=where), "remove", str(plain), "S0001"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -813,10 +813,10 @@ def test_help_imports_nothing(arguments: list[str]) -> None:
     ],
 )
 @pytest.mark.slow
-def test_imports_what_it_needs(plain: Path, impl: str, not_needed: set[str]) -> None:
-    found = imported("append", plain, plain.with_name("batch.vcz"), "--impl", impl)
-    assert not found & not_needed
-    assert found >= {"numpy", "zarr"}
+def test_only_needed_packages_are_imported(plain: Path, impl: str, not_needed: set[str]) -> None:
+    packages = imported("append", plain, plain.with_name("batch.vcz"), "--impl", impl)
+    assert not packages & not_needed
+    assert packages >= {"numpy", "zarr"}
     cohort.assert_same(read(plain), cohort.expected_append(OLD, NEW))
 
 
@@ -876,7 +876,7 @@ def test_completion(words: str, completed: str) -> None:
 
 @pytest.mark.slow
 def test_american_spelling(plain: Path, tmp_path: Path) -> None:
-    """On the command line, in a job file and in Python."""
+    """American spelling is accepted on the command line, in job files and in Python."""
     for name in ("bash", "python"):
         cohort.write_vcz(tmp_path / name, some_arrays([name], seed=3))
     run("normalize", plain, tmp_path / "batch.vcz", tmp_path / "mapped.vcz")
@@ -893,8 +893,8 @@ def test_american_spelling(plain: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_program_is_quiet_about_what_is_not_its(plain: Path, tmp_path: Path) -> None:
-    """A file that somebody put beside the arrays is neither read nor spoken of."""
+def test_other_files_in_a_store_are_ignored(plain: Path, tmp_path: Path) -> None:
+    """Files and folders that are not part of the store cause no message, and stay unchanged."""
     (plain / "README.txt").write_text("Do not delete!\n")
     (plain / "notes").mkdir()
     for command in (["info", plain], ["append", plain, tmp_path / "batch.vcz"], ["remove", plain, "S0003"]):
@@ -905,7 +905,7 @@ def test_program_is_quiet_about_what_is_not_its(plain: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_program_in_processes(plain: Path, tmp_path: Path) -> None:
-    """Run as a module, its workers start without running it again."""
+    """Worker processes start without running the main module again."""
     result = call("append", plain, tmp_path / "batch.vcz", "--executor", "processes", "--max-workers", "2", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["committed"]
@@ -913,27 +913,27 @@ def test_program_in_processes(plain: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_reader_of_its_output_that_ends(plain: Path) -> None:
+def test_closed_standard_output(plain: Path) -> None:
     """As in ``vczstore info | head -1``."""
-    ours, theirs = os.pipe()
-    os.close(ours)
+    reader, writer = os.pipe()
+    os.close(reader)
     result = subprocess.run(
         [*PROGRAM, "info", plain],
-        stdout=theirs,
+        stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
         timeout=60,
         env=environment(),
     )
-    os.close(theirs)
+    os.close(writer)
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
 
 
 @pytest.mark.slow
 def test_sample_ids_stay_out_of_history_and_logs(tmp_path: Path) -> None:
-    """What is written to history and logs outlives the removal of a sample."""
+    """Entries in history and logs would outlive the removal of a sample."""
     secrets = [f"SECRET{i}" for i in range(6)]
     for name, samples in (("cohort", secrets[:3]), ("batch", secrets[3:])):
         cohort.write_vcz(tmp_path / name, some_arrays(samples))
@@ -966,9 +966,10 @@ def test_sample_ids_stay_out_of_history_and_logs(tmp_path: Path) -> None:
 
 class SlowFile:
     """
-    A file whose readers have to wait when they open it. Says when somebody does.
+    Make processes wait when they open a file, and signal that they do.
 
-    It is the processes that wait, those with its `environment`: at a named pipe that is not open for writing yet.
+    An audit hook, installed in processes with this `environment`, blocks on a named pipe that is not yet open for
+    writing.
     """
 
     HOOK = """
@@ -976,8 +977,8 @@ import os, sys
 
 def wait(event, args):
     if event == "open" and args[0] == os.environ["SLOW_FILE"]:
-        gate = os.open(os.environ["SLOW_GATE"], os.O_RDONLY)  # returns when the other side is opened
-        os.read(gate, 1)  # and this when it is closed
+        gate = os.open(os.environ["SLOW_GATE"], os.O_RDONLY)  # returns when the writer opens the pipe
+        os.read(gate, 1)  # returns when the writer closes it
         os.close(gate)
 
 sys.addaudithook(wait)
@@ -989,20 +990,20 @@ sys.addaudithook(wait)
         (folder / "sitecustomize.py").write_text(self.HOOK)
         os.mkfifo(self.gate)
         self.environment = {"PYTHONPATH": str(folder), "SLOW_FILE": str(path), "SLOW_GATE": str(self.gate)}
-        self.reading, self.mended = threading.Event(), threading.Event()
+        self.reading, self.released = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
-        while not self.mended.is_set():
-            pipe = os.open(self.gate, os.O_WRONLY)  # returns when there is a reader
+        while not self.released.is_set():
+            pipe = os.open(self.gate, os.O_WRONLY)  # returns when a reader opens it
             self.reading.set()
-            self.mended.wait(self.seconds)
+            self.released.wait(self.seconds)
             os.close(pipe)
 
-    def mend(self) -> None:
-        """Let all readers go on."""
-        self.mended.set()
+    def release(self) -> None:
+        """Let all readers continue."""
+        self.released.set()
         while self.thread.is_alive():
             os.close(os.open(self.gate, os.O_RDONLY | os.O_NONBLOCK))
             self.thread.join(0.1)
@@ -1010,7 +1011,7 @@ sys.addaudithook(wait)
 
 @dataclass(frozen=True)
 class Interrupt:
-    """A way to run, and the file in whose reading it is interrupted; "" for the start of the workers."""
+    """A run to interrupt while it reads a file, or if `file` is "", while workers start."""
 
     id: str
     kind: str
@@ -1019,8 +1020,8 @@ class Interrupt:
     options: tuple[str, ...] = ()
     command: str = "append"
     signal: signal.Signals = signal.SIGINT
-    everybody: bool = False
-    """Whether workers get the signal too, as they do from a terminal."""
+    to_group: bool = False
+    """Whether workers get the signal too, as from a terminal."""
 
 
 ONE, TWO = (("--executor", "processes", "--max-workers", str(n)) for n in (1, 2))
@@ -1029,8 +1030,8 @@ RAGGED = "store.vcz/call_GL/c/1/2/0"
 INTERRUPTS = [
     Interrupt("threads", "format3", RAGGED, OLD_SAMPLES),
     Interrupt("terminated", "format3", RAGGED, OLD_SAMPLES, TWO, signal=signal.SIGTERM),
-    Interrupt("from a terminal", "format3", RAGGED, OLD_SAMPLES, ONE, everybody=True),
-    Interrupt("from a terminal while workers start", "format3", "", OLD_SAMPLES, TWO, everybody=True),
+    Interrupt("from a terminal", "format3", RAGGED, OLD_SAMPLES, ONE, to_group=True),
+    Interrupt("from a terminal while workers start", "format3", "", OLD_SAMPLES, TWO, to_group=True),
     Interrupt("zarr", "format3", RAGGED, OLD_SAMPLES, ("--impl", "zarr")),
     Interrupt("xarray", "format3", RAGGED, OLD_SAMPLES, ("--impl", "xarray")),
     Interrupt("while checking", "format3", "batch.vcz/variant_allele/c/1/0", "nothing was written|old samples"),
@@ -1040,27 +1041,27 @@ INTERRUPTS = [
 ]
 LIKE_A_SHELL = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the handler of the test runner may be another
+signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT may be ignored in the test runner
 from vczstore.__main__ import run
 run()
 """
 
 
 def session_of(leader: int) -> list[int]:
-    """The processes of a session that are alive."""
+    """IDs of the running processes of a session."""
     alive = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has just ended
+            continue  # it has just exited
         if int(fields[3]) == leader and fields[0] != "Z":
             alive.append(int(status.parent.name))
     return alive
 
 
 def wait_for_workers(driver: int) -> None:
-    """Until some have begun to import what they need. One more process tracks what they share."""
+    """Wait until workers have started to import. The session also has the driver and a resource tracker."""
     deadline = time.monotonic() + 60
     while len(session_of(driver)) < 3:
         assert time.monotonic() < deadline, "no workers"
@@ -1085,9 +1086,9 @@ sys.meta_path.insert(0, Stopping())
 
 @pytest.mark.parametrize("command", [["remove", "a.vcz"], ["verify-removal", "a.vcz"]], ids=lambda c: c[0])
 def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[str]) -> None:
-    found = CliRunner().invoke(main.main, [*command, "-S", "no\nsuch file"])
-    assert found.exit_code == 2
-    *_, last = found.stderr.splitlines()
+    result = CliRunner().invoke(main.main, [*command, "-S", "no\nsuch file"])
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
     assert re.fullmatch(rf"Error: {command[0]}: 'no\\nsuch file': cannot be read .*", last)
 
 
@@ -1095,7 +1096,7 @@ def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[
 @pytest.mark.parametrize("case", INTERRUPTS, ids=lambda case: case.id)
 @pytest.mark.slow
 def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
-    """It ends soon, says in one line what state the store is in, and the same command completes it."""
+    """The run ends soon, with one line on the state of the store, and a rerun completes it."""
     store = shutil.copytree(templates / case.kind, tmp_path / "store.vcz")
     batch = shutil.copytree(templates / "batch.vcz", tmp_path / "batch.vcz")
     head = repository_of(store).lookup_branch("main") if case.kind == "icechunk" else None
@@ -1110,15 +1111,15 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
                 assert slow.reading.wait(60), "the file is not read"
             else:
                 wait_for_workers(process.pid)
-            begun = time.monotonic()
-            (os.killpg if case.everybody else os.kill)(process.pid, case.signal)
+            started = time.monotonic()
+            (os.killpg if case.to_group else os.kill)(process.pid, case.signal)
             stdout, stderr = process.communicate(timeout=30)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started
             deadline = time.monotonic() + 5
             while (alive := session_of(process.pid)) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
-            slow.mend()
+            slow.release()
             for left in session_of(process.pid):
                 os.kill(left, signal.SIGKILL)
     assert process.returncode == 128 + case.signal
@@ -1130,12 +1131,12 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
 
     if head is not None:
         assert repository_of(store).lookup_branch("main") == head
-    found = read(store)
-    assert list(found["sample_id"]) == list(OLD["sample_id"])
+    arrays = read(store)
+    assert list(arrays["sample_id"]) == list(OLD["sample_id"])
     if case.command == "append":
-        axes = {name: cohort.DIMENSIONS[name] for name in found}
+        axes = {name: cohort.DIMENSIONS[name] for name in arrays}
         rows = {n: (slice(None),) * d.index("samples") + (slice(N_OLD),) for n, d in axes.items() if "samples" in d}
-        cohort.assert_same({name: values[rows.get(name, ...)] for name, values in found.items()}, OLD)
+        cohort.assert_same({name: values[rows.get(name, ...)] for name, values in arrays.items()}, OLD)
 
     run(*arguments)
     expected = cohort.expected_append(OLD, NEW) if case.command == "append" else cohort.expected_remove(OLD, ["S0001"])
@@ -1146,7 +1147,7 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
 
 
 def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str]:
-    """Run a command whose standard output is a full device, or a pipe whose reader is gone."""
+    """Run a command with a full device, or a pipe without a reader, as standard output."""
     command = [forks.program("vczstore"), *words]
     if output == "full":
         with Path("/dev/full").open("wb") as full:
@@ -1163,7 +1164,7 @@ def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("output", ["full", "closed"])
 @pytest.mark.slow
-def test_what_was_done_has_status_0_if_output_is_lost(templates: Path, tmp_path: Path, output: str) -> None:
+def test_a_completed_edit_has_status_0_if_output_is_lost(templates: Path, tmp_path: Path, output: str) -> None:
     store = shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
     shutil.copytree(templates / "batch.vcz", tmp_path / "batch.vcz")
     for words in (
@@ -1183,7 +1184,7 @@ def test_what_was_done_has_status_0_if_output_is_lost(templates: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_verdict_stays_and_output_that_is_asked_for_is_missed(templates: Path, tmp_path: Path) -> None:
+def test_lost_output_of_commands_that_only_print(templates: Path, tmp_path: Path) -> None:
     store = shutil.copytree(templates / "format3", tmp_path / "store.vcz")
     (store / "call_DP/c/0/0").write_bytes(b"no chunk")
     assert to_nowhere(["verify", str(store)], "closed").returncode == 1
@@ -1204,12 +1205,12 @@ def test_names_that_the_terminal_cannot_show(templates: Path, tmp_path: Path) ->
     assert "kohorte-\\u03b2-" in done.stdout.decode("iso-8859-1")
 
 
-# ---- what scripts for version 0.1.0 say -----------------------------------------------------
+# ---- options of version 0.1.0 ---------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> None:
-    """The store ends in the middle of a chunk; the same batch comes in where one begins."""
+    """Refused if the store ends in the middle of a chunk; accepted if it ends on a chunk boundary."""
     before = cohort.digest(store)
     for more in ([], ["--dry-run"], ["--recompute", "AC"], ["--harmonise"]):
         done = CliRunner().invoke(
@@ -1226,7 +1227,7 @@ def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Path) -> None:
+def test_options_without_effect_cause_a_note(store: Path, kind: str, tmp_path: Path) -> None:
     batch = store.with_name("batch.vcz")
     for words in (
         ["append", str(store), str(batch), "--io-concurrency", "8", "--dry-run"],
@@ -1239,7 +1240,7 @@ def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_backends_of_what_is_normalised(templates: Path, tmp_path: Path) -> None:
+def test_output_backends_of_normalise(templates: Path, tmp_path: Path) -> None:
     store, batch = templates / "icechunk", templates / "batch.vcz"
     run("normalise", store, batch, tmp_path / "plain", "--backend-storage", "icechunk")
     run("normalise", store, batch, tmp_path / "repository", "--output-backend", "icechunk")
