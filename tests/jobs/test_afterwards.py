@@ -1,4 +1,4 @@
-"""What jobs do when their steps are committed: on branches, checks, publishing and cleaning up."""
+"""Actions of jobs after their steps are committed, also on branches: checks, publishing and cleaning up."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Place:
     def samples(self, branch: str = "main") -> list[str]:
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.store)))
         ids = zarr.open_group(repository.readonly_session(branch).store, mode="r")["sample_id"]
-        return [str(one) for one in np.asarray(ids)]
+        return [str(sample) for sample in np.asarray(ids)]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ STEPS = ("append: inbox/*.vcz", "verify: true", "check: {min-call-rate: 0.5, max
 
 @pytest.mark.slow
 def test_append_check_publish(place: Place) -> None:
-    """Readers see a batch that has passed; one that has not stays on the branch, and is not done twice."""
+    """A batch that passes the checks is published; one that fails stays on the branch and is not appended again."""
     good = place.batch("a.vcz", 3)
     planned = run("plan", place.write(*STEPS)).stdout
     assert "branch night" in planned
@@ -78,7 +78,7 @@ def test_append_check_publish(place: Place) -> None:
     assert list(place.tips) == ["main"]
     compiled = plan_job(place.write(*STEPS))
     done = run_compiled(compiled)
-    assert [one.operation.called for one in done.done] == ["verify", "check", "publish"]
+    assert [action.operation.called for action in done.done] == ["verify", "check", "publish"]
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(place.store)), cohort.expected_append(OLD, good))
     assert place.tips == {"main": done.snapshot, "night": done.snapshot}
     again = run("run", place.write(*STEPS)).stdout
@@ -93,11 +93,11 @@ def test_append_check_publish(place: Place) -> None:
     assert words.endswith("what the steps of the job do is committed on the branch night, and not published")
     report = json.loads((place.folder / "report" / "report.json").read_text())
     assert (report["job"]["status"], report["job"]["branch"]) == ("failed", "night")
-    assert [one["operation"] for one in report["job"]["after"]] == ["verify", "check"]
+    assert [action["operation"] for action in report["job"]["after"]] == ["verify", "check"]
     assert report["steps"][0]["seconds"] is not None
     assert place.samples() == cohort.ids(0, 5)
     assert place.samples("night") == cohort.ids(0, 7)
-    with pytest.raises(CheckError, match="call rate below"):  # until someone has looked
+    with pytest.raises(CheckError, match="call rate below"):  # until the batch is corrected
         run_job(file)
     vczstore.remove(place.store, "S0005", branch="night")
     assert place.run(*STEPS[:2], "check: {min-samples: 6}", STEPS[3]).status == "done"
@@ -105,8 +105,8 @@ def test_append_check_publish(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_goes_on_from_main(place: Place) -> None:
-    """A branch with nothing of its own follows main; one that cannot be published is refused before it works."""
+def test_a_branch_follows_main(place: Place) -> None:
+    """A branch without unpublished commits is moved to main; a branch that cannot be published is refused early."""
     place.batch("a.vcz", 3)
     place.run("append: inbox/a.vcz", "publish: night")
     vczstore.remove(place.store, "S0001")
@@ -132,20 +132,20 @@ def test_a_run_that_was_stopped_before_it_published(place: Place, monkeypatch: p
             place.run("append: inbox/*.vcz", "verify: true", "publish: night")
     assert place.samples() == cohort.ids(0, 3)
     done = place.run("append: inbox/*.vcz", "verify: true", "publish: night")
-    assert (len(done.results), [one.operation.called for one in done.done]) == (0, ["verify", "publish"])
+    assert (len(done.results), [action.operation.called for action in done.done]) == (0, ["verify", "publish"])
     assert place.samples() == cohort.ids(0, 5)
 
 
-def test_a_tag_names_the_compacted_state(place: Place) -> None:
+def test_a_tag_refers_to_the_compacted_state(place: Place) -> None:
     done = place.run("remove: S0001", "compact: true", "tag: small", "purge: true", head="")
-    assert [one.operation.called for one in done.done] == ["compact", "purge"]
+    assert [action.operation.called for action in done.done] == ["compact", "purge"]
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place.store)))
     ids = zarr.open_group(repository.readonly_session(tag="small").store, mode="r")["sample_id"]
     assert np.asarray(ids).tolist() == ["S0000", "S0002"]
 
 
 class Killed(BaseException):
-    """What ends a run, and is caught nowhere."""
+    """Ends a run like a kill, because no code catches it."""
 
 
 @pytest.mark.slow
@@ -174,11 +174,11 @@ def test_a_tag_that_was_deleted_is_refused_before_the_commit(place: Place) -> No
 
 
 @pytest.mark.slow
-def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
+def test_compact_purge_and_gc_follow_the_commit(place: Place) -> None:
     place.batch("a.vcz", 3)
     steps = ("append: inbox/*.vcz", "remove: S0001", "compact: true", "verify: true", "purge: true", "gc: true")
     done = place.run(*steps, head="")
-    assert [one.operation.called for one in done.done] == ["compact", "verify", "purge", "gc"]
+    assert [action.operation.called for action in done.done] == ["compact", "verify", "purge", "gc"]
     assert place.samples() == ["S0000", "S0002", "S0003", "S0004"]
     assert done.snapshot == place.tips["main"]
     assert place.run("compact: true", head="").status == "nothing to do"
@@ -193,7 +193,7 @@ def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
 
 @pytest.mark.slow
 def test_retention(place: Place) -> None:
-    """Old snapshots go, what tags name stays, and those that were kept can be read."""
+    """Old snapshots expire, except those that have tags, and all remaining ones can be read."""
     vczstore.tag(place.store, "release-1")
     for first in (3, 5):
         place.batch(f"{first}.vcz", first)
@@ -206,7 +206,7 @@ def test_retention(place: Place) -> None:
     done = place.run("append: {source: inbox/3.vcz, on-duplicate: skip}", head="keep: {days: 0}")
     (collected,) = done.done
     assert collected.found.as_dict()["counts"]["snapshots expired"] >= 2
-    assert head in [one["snapshot"] for one in vczstore.log(place.store)], "what was done is still told"
+    assert head in [entry["snapshot"] for entry in vczstore.log(place.store)], "the log has expired snapshots"
     with pytest.raises(TagError, match="no tag, branch or snapshot"):
         vczstore.info(place.store, at=head)
     assert vczstore.info(place.store, at="release-1").samples == 3
@@ -215,11 +215,11 @@ def test_retention(place: Place) -> None:
     assert vczstore.tags(place.store) == {}
 
 
-def test_cleaning_up_that_finds_nothing_is_nothing_to_do(place: Place) -> None:
+def test_cleaning_up_without_garbage_is_nothing_to_do(place: Place) -> None:
     place.batch("a.vcz", 3)
     head = "branch: night\nkeep: {days: 30}"
     runs = [place.run("append: inbox/*.vcz", "publish: night", head=head) for _ in range(2)]
-    assert [one.status for one in runs] == ["done", "nothing to do"]
+    assert [result.status for result in runs] == ["done", "nothing to do"]
     assert runs[1].done[0].found.as_dict()["counts"]["bytes"] == 0
     assert "gc " in "".join(runs[1].lines())
 
@@ -245,18 +245,18 @@ def test_cleaning_up_that_finds_nothing_is_nothing_to_do(place: Place) -> None:
         ("branch: vczstore-set-a", ["verify: true"], "expected another name than one that begins with vczstore-"),
     ],
 )
-def test_what_a_job_file_may_not_say(place: Place, head: str, steps: list[str], words: str) -> None:
+def test_invalid_job_files(place: Place, head: str, steps: list[str], words: str) -> None:
     with pytest.raises(JobFileError) as refused:
         plan_job(place.write(*steps, head=head))
     assert words in str(refused.value)
 
 
-def test_a_command_looks_at_the_branch(place: Place) -> None:
+def test_a_check_command_gets_the_branch(place: Place) -> None:
     place.batch("a.vcz", 3)
-    look = (
+    check = (
         f'test "$VCZSTORE_BRANCH" = night && test "$VCZSTORE_STORE" = {place.store} && echo $VCZSTORE_SNAPSHOT > seen'
     )
-    file = place.write("append: inbox/*.vcz", f"check: {{command: {json.dumps(f'cd {place.folder} && {look}')}}}")
+    file = place.write("append: inbox/*.vcz", f"check: {{command: {json.dumps(f'cd {place.folder} && {check}')}}}")
     done = run_job(file)
     assert (place.folder / "seen").read_text().strip() == done.snapshot
     assert "has ended with status 3" in run("check", place.store, "--command", "exit 3", status=1).stdout

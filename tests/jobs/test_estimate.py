@@ -1,4 +1,4 @@
-"""Estimates of time and money, computed by hand."""
+"""Estimates of time and cost, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def step(**changes: int) -> dict[str, int]:
-    """10 tasks: 400 MB copied as they are and 800 MB re-encoded, in 4 and 8 chunks."""
+    """A step of 10 tasks that copies 4 chunks of 400 MB in total, and re-encodes 8 chunks of 800 MB."""
     default = {
         "tasks": 10,
         "encoded_chunks": 4,
@@ -37,9 +37,9 @@ def step(**changes: int) -> dict[str, int]:
 
 def test_local_by_hand() -> None:
     """400 MB at 400 MB/s and 800 MB at 80 MB/s are 1 s and 10 s; 10 tasks of 5 ms; 4 workers need 3 waves of 10."""
-    found = estimate([step()], "threads", workers=4, remote=False)
-    assert found.dollars is None
-    assert found.parts == pytest.approx(
+    result = estimate([step()], "threads", workers=4, remote=False)
+    assert result.dollars is None
+    assert result.parts == pytest.approx(
         {
             "start_seconds": 0,
             "copy_seconds": 1 * 0.3,
@@ -48,11 +48,11 @@ def test_local_by_hand() -> None:
             "requests_seconds": 0,
         }
     )
-    assert found.seconds == pytest.approx(3.315)
-    assert any("no list price" in a for a in found.assumptions)
+    assert result.seconds == pytest.approx(3.315)
+    assert any("no list price" in a for a in result.assumptions)
 
 
-def test_one_thread_is_one_for_any_number_of_workers() -> None:
+def test_max_workers_does_not_matter_for_one_thread() -> None:
     one = estimate([step()], "single-threaded", workers=1, remote=False)
     assert one == estimate([step()], "single-threaded", workers=8, remote=False)
     assert one.seconds == pytest.approx(11.05)
@@ -73,45 +73,45 @@ def test_processes_start_once_for_all_steps() -> None:
     ],
 )
 def test_cloud_by_hand(executor: str, task_seconds: float, dollars: float) -> None:
-    found = estimate([step()], executor, workers=10, remote=True)
-    assert found.dollars == pytest.approx(dollars, rel=1e-9)
+    result = estimate([step()], executor, workers=10, remote=True)
+    assert result.dollars == pytest.approx(dollars, rel=1e-9)
     start = DATA["executors"][executor]["start_seconds"]
-    assert found.seconds == pytest.approx(start + (161 + 10 * task_seconds) / 10)
+    assert result.seconds == pytest.approx(start + (161 + 10 * task_seconds) / 10)
 
 
-def test_lambda_gives_a_vcpu_from_1769_mib_on() -> None:
+def test_lambda_needs_1769_mib_for_a_vcpu() -> None:
     small = estimate([step(projected_mem=1)], "lithops-aws-lambda", workers=10, remote=False)
     assert small.parts["lambda_memory_dollars"] == pytest.approx(13 * 1769 / 1024 * 0.0000166667)
     assert small.parts["s3_put_dollars"] == 0
 
 
-def test_requests_of_a_local_executor_are_told_for_each_vendor() -> None:
-    found = estimate([step()], "threads", workers=2, remote=True)
-    assert found.dollars is None
+def test_costs_of_requests_of_a_local_executor() -> None:
+    result = estimate([step()], "threads", workers=2, remote=True)
+    assert result.dollars is None
     # 2,000 GETs and 1,000 PUTs: 0.0008 + 0.005, twice; on Azure 0.001 + 0.0065
-    (line,) = [a for a in found.assumptions if "requests cost" in a]
+    (line,) = [a for a in result.assumptions if "requests cost" in a]
     assert line == (
         "requests cost $0.0058 on S3, $0.0058 on Google Cloud Storage, $0.0075 on Azure Blob Storage; "
         "not in the dollars"
     )
 
 
-def test_an_unknown_executor_has_no_dollars_and_says_so() -> None:
-    found = estimate([step()], "spark", workers=10, remote=True)
-    assert found.dollars is None
-    assert found.seconds == pytest.approx(16.1)
-    assert any("'spark' is not in the price list" in a for a in found.assumptions)
+def test_an_unknown_executor_has_no_dollars() -> None:
+    result = estimate([step()], "spark", workers=10, remote=True)
+    assert result.dollars is None
+    assert result.seconds == pytest.approx(16.1)
+    assert any("'spark' is not in the price list" in a for a in result.assumptions)
 
 
 @pytest.mark.parametrize("steps", [[], [step(tasks=0)]])
 def test_nothing_to_do_costs_nothing(steps: list[dict[str, int]]) -> None:
-    found = estimate(steps, "modal", workers=1, remote=True)
-    assert (found.seconds, found.dollars) == (0, 0)
+    result = estimate(steps, "modal", workers=1, remote=True)
+    assert (result.seconds, result.dollars) == (0, 0)
 
 
 def test_checks_alone_have_no_chunks() -> None:
-    found = estimate([step(encoded_chunks=0, decoded_chunks=0, bytes_written=0)], "threads", workers=1, remote=False)
-    assert found.seconds == pytest.approx(0.05)
+    result = estimate([step(encoded_chunks=0, decoded_chunks=0, bytes_written=0)], "threads", workers=1, remote=False)
+    assert result.seconds == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -145,19 +145,19 @@ SLACK = 1 + 1e-9
 @given(STEPS, EXECUTOR, WORKERS, st.booleans())
 @pytest.mark.slow
 def test_the_parts_add_up(steps: list[dict[str, int]], executor: str, workers: int, remote: bool) -> None:
-    found = estimate(steps, executor, workers=workers, remote=remote)
-    assert all(part >= 0 for part in found.parts.values())
-    assert sum(v for k, v in found.parts.items() if k.endswith("_seconds")) == pytest.approx(found.seconds)
-    dollars = [v for k, v in found.parts.items() if k.endswith("_dollars")]
-    assert len(dollars) + len([k for k in found.parts if k.endswith("_seconds")]) == len(found.parts)
-    assert (found.dollars is None) == (executor not in PRICED)
-    assert sum(dollars) == pytest.approx(found.dollars or 0)
-    assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+    result = estimate(steps, executor, workers=workers, remote=remote)
+    assert all(part >= 0 for part in result.parts.values())
+    assert sum(v for k, v in result.parts.items() if k.endswith("_seconds")) == pytest.approx(result.seconds)
+    dollars = [v for k, v in result.parts.items() if k.endswith("_dollars")]
+    assert len(dollars) + len([k for k in result.parts if k.endswith("_seconds")]) == len(result.parts)
+    assert (result.dollars is None) == (executor not in PRICED)
+    assert sum(dollars) == pytest.approx(result.dollars or 0)
+    assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
 
 
 @given(STEPS, EXECUTOR, WORKERS, st.sampled_from(["bytes_written", "projected_mem", "get_requests", "put_requests"]))
 @pytest.mark.slow
-def test_more_is_never_cheaper_or_faster(steps: list[dict[str, int]], executor: str, workers: int, field: str) -> None:
+def test_more_work_never_costs_less(steps: list[dict[str, int]], executor: str, workers: int, field: str) -> None:
     less = estimate(steps, executor, workers=workers, remote=True)
     more = estimate([s | {field: s[field] * 2 + 1} for s in steps], executor, workers=workers, remote=True)
     assert more.seconds * SLACK >= less.seconds
@@ -167,7 +167,7 @@ def test_more_is_never_cheaper_or_faster(steps: list[dict[str, int]], executor: 
 
 
 @given(STEPS, EXECUTOR, WORKERS, st.integers(1, 100))
-def test_more_workers_are_never_slower_nor_dearer(
+def test_more_workers_are_never_slower_or_more_expensive(
     steps: list[dict[str, int]], executor: str, workers: int, more: int
 ) -> None:
     few = estimate(steps, executor, workers=workers, remote=False)
@@ -177,16 +177,16 @@ def test_more_workers_are_never_slower_nor_dearer(
 
 
 def test_an_estimate_is_frozen() -> None:
-    found = Estimate(1.0, None, {}, "2026-01-01", [])
+    result = Estimate(1.0, None, {}, "2026-01-01", [])
     with pytest.raises(AttributeError):
-        found.seconds = 2.0  # type: ignore[misc]
+        result.seconds = 2.0  # type: ignore[misc]
 
 
 # ---- the price list -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", DATA["prices"])
-def test_every_price_says_when_and_where(name: str) -> None:
+def test_every_price_has_date_and_source(name: str) -> None:
     entry = DATA["prices"][name]
     assert set(entry) - {"note"} == {"price", "per", "unit", "currency", "region", "date", "source"}
     assert entry["price"] > 0
@@ -199,15 +199,15 @@ def test_every_price_says_when_and_where(name: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["executors", "throughput"])
-def test_every_speed_says_when_and_how_it_was_measured(section: str) -> None:
+def test_every_speed_has_date_and_method(section: str) -> None:
     for entry in DATA[section].values():
         assert datetime.date.fromisoformat(entry["date"])
         assert len(entry["measured"]) > 10
 
 
-def test_the_list_is_complete_and_has_nothing_unused() -> None:
-    here = {"lithops-localhost" if name == "lithops" else name for name in executors.NAMES}
-    assert here | set(PRICED) <= set(DATA["executors"])
+def test_the_list_is_complete_without_unused_prices() -> None:
+    local = {"lithops-localhost" if name == "lithops" else name for name in executors.NAMES}
+    assert local | set(PRICED) <= set(DATA["executors"])
     used = [name for engine in DATA["executors"].values() for name in engine["prices"]]
     used += [name for names in DATA["storage"].values() for name in names]
     assert sorted(used) == sorted(DATA["prices"])

@@ -1,4 +1,4 @@
-"""Exports of jobs: made once, replaced when the store has changed, and never in place of anything else."""
+"""Exports of jobs: written once, replaced when the store has changed, and never overwriting anything else."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def batch(folder: Path, name: str, first: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_every_night(kind: str, tmp_path: Path) -> None:
-    """What the job has committed is exported; the same again is left alone, another state takes its place."""
+def test_repeated_runs(kind: str, tmp_path: Path) -> None:
+    """The state committed by the job is exported; a rerun keeps the export, a new state replaces it."""
     store, out = Way(kind, "cubed").make(tmp_path, OLD), tmp_path / "latest.vcz"
     first = batch(tmp_path, "a.vcz", 4)
     job = write(tmp_path, "append: inbox/*.vcz", "export: latest.vcz")
@@ -61,7 +61,7 @@ def test_every_night(kind: str, tmp_path: Path) -> None:
         "latest.vcz",
         "latest.vcz.vczstore-export",
     ]
-    # someone works on what was an export
+    # an export that was edited is not replaced
     vczstore.remove(out, "S0000")
     before, ids = cohort.digest(out), vczstore.samples(store)
     batch(tmp_path, "c.vcz", 8)
@@ -70,17 +70,17 @@ def test_every_night(kind: str, tmp_path: Path) -> None:
     assert vczstore.samples(store) == ids
 
 
-def test_cleaning_up_makes_no_other_state(tmp_path: Path) -> None:
-    """The snapshots of gc and purge, which the next run finds, hold what was exported before."""
+def test_cleaning_up_does_not_change_the_exported_state(tmp_path: Path) -> None:
+    """The snapshots made by gc and purge have the same content as the export, so the next run keeps it."""
     store, out = Way("icechunk", "zarr").make(tmp_path, OLD), tmp_path / "latest.vcz"
     batch(tmp_path, "a.vcz", 4)
     job = write(tmp_path, "append: inbox/*.vcz", "export: latest.vcz", head="store: store.vcz\nkeep: {days: 0}")
 
     def exports() -> bool:
         before = vczstore.info(store).snapshot
-        (found,) = [one.found for one in run_job(job).done if one.operation.called == "export"]
+        (result,) = [action.found for action in run_job(job).done if action.operation.called == "export"]
         assert vczstore.info(store).snapshot != before
-        return not isinstance(found, export_again.Unchanged)
+        return not isinstance(result, export_again.Unchanged)
 
     assert [exports() for _ in range(3)] == [True, False, False]
     vczstore.purge(store)
@@ -92,7 +92,7 @@ def test_cleaning_up_makes_no_other_state(tmp_path: Path) -> None:
 
 
 def test_with_tags_regions_and_samples(tmp_path: Path) -> None:
-    """As VCF, of the tag that the job makes, before a purge; and paths lead from the job file."""
+    """Export a tag created by the job as VCF, before a purge; paths are relative to the job file."""
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
     store = cohort.copy_to_icechunk(vcf.to_vcz(original, tmp_path / "plain", 3, 10, 5), tmp_path / "store.vcz")
     removed, left_out, *left = vcf.CALLS.samples
@@ -117,8 +117,8 @@ def test_with_tags_regions_and_samples(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "r1.vcf.gz").st_ino != inode
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
-    """Before anything is committed: the batch does not come in."""
+def test_refused_exports(tmp_path: Path) -> None:
+    """They are refused before anything is committed, so the batch is not appended."""
     Way("format3", "cubed").make(tmp_path, OLD)
     batch(tmp_path, "a.vcz", 4)
     (tmp_path / "theirs").mkdir()
@@ -149,12 +149,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
-    """What was stopped is completed; what is there is left alone, and never replaced."""
+    """An interrupted export is completed; a complete one is kept, and cannot be replaced."""
     url = s3_server.url("exports")
     Way("format3", "cubed").make(tmp_path, OLD)
-    reach = ", ".join(f"{name}: '{value}'" for name, value in s3_server.options.items())
+    options = ", ".join(f"{name}: '{value}'" for name, value in s3_server.options.items())
     vczstore.init(f"{url}/store.vcz", tmp_path / "store.vcz", storage_options=s3_server.options)
-    head = f"store: {{url: '{url}/store.vcz', storage-options: {{{reach}}}}}"
+    head = f"store: {{url: '{url}/store.vcz', storage-options: {{{options}}}}}"
     job = write(tmp_path, f"export: {url}/out.vcz", head=head)
     place = export_again.Place.of(f"{url}/out.vcz", s3_server.options)
 
@@ -175,7 +175,7 @@ def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".vcz", ".vcf"])
 def test_killed(suffix: str, tmp_path: Path) -> None:
-    """The export is the old one or the new one, and the next run completes it."""
+    """After a kill, the export is either the old or the new one, and the next run completes it."""
     place = tmp_path / "place"
     place.mkdir()
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.MIXED_PLOIDY.make())
@@ -192,11 +192,11 @@ def test_killed(suffix: str, tmp_path: Path) -> None:
         out = place / f"out{suffix}"
         if suffix == ".vcf":
             return vcf.bcftools_records(out)[0].split("\t")[9:]
-        return [str(one) for one in zarr.open_consolidated(out)["sample_id"][:]]
+        return [str(sample) for sample in zarr.open_consolidated(out)["sample_id"][:]]
 
     assert ids(whole) == left
-    for one in stopped:
-        assert ids(one) in (samples, left)
-        run_job(one / "job.yaml")
-        assert ids(one) == left
-        assert len([path for path in one.iterdir() if "out" in path.name]) == 2
+    for copy in stopped:
+        assert ids(copy) in (samples, left)
+        run_job(copy / "job.yaml")
+        assert ids(copy) == left
+        assert len([path for path in copy.iterdir() if "out" in path.name]) == 2

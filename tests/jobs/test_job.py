@@ -1,4 +1,4 @@
-"""Jobs: steps see each other, become visible together, and are done exactly once."""
+"""Jobs: steps see the results of earlier ones, become visible together, and are applied exactly once."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Place:
     def batch(
         self, name: str, samples: list[str], *, seed: int = 1, fields: Sequence[str] = (), **layout: Any
     ) -> dict[str, np.ndarray]:
-        """Put a batch into the inbox; returns its arrays."""
+        """Write a batch to the inbox, replacing one with the same name; return its arrays."""
         arrays = few(cohort.make_arrays(N_VARIANTS, samples, seed=seed, fields=SOME), fields)
         shutil.rmtree(self.folder / "inbox" / name, ignore_errors=True)
         cohort.write_vcz(self.folder / "inbox" / name, arrays, **layout)
         return arrays
 
     def write(self, steps: str, **keys: str) -> Path:
-        """Write the job file."""
+        """Write the job file; return its path."""
         head = "".join(f"{key}: {value}\n" for key, value in {"store": "store", **keys}.items())
         file = self.folder / "job.yaml"
         file.write_text(f"{head}steps:\n{textwrap.indent(textwrap.dedent(steps).strip(), '  ')}\n")
@@ -91,18 +91,18 @@ class Place:
         return len(list(self.repository.ancestry(branch="main")))
 
     def state(self) -> dict[str, str]:
-        """Every byte of the store."""
+        """Hashes of all files of the store."""
         return cohort.digest(self.store)
 
 
 SOME = ("sample_sex", "call_genotype", "call_DP", "call_FT")
 FEW = ("call_genotype", "sample_sex")
-"""Jobs know nothing of fields: more would only take time."""
+"""Few fields, which keeps the tests fast; jobs do not depend on fields."""
 OLD = cohort.make_arrays(N_VARIANTS, cohort.ids(0, 7), fields=SOME)
 
 
 def few(arrays: dict[str, np.ndarray], fields: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays without all other fields of samples; all of them if none are named."""
+    """The arrays restricted to these fields of samples; all arrays if `fields` is empty."""
     keep = {*fields, "sample_id"}
     return {n: a for n, a in arrays.items() if not fields or n in keep or "samples" not in cohort.DIMENSIONS[n]}
 
@@ -185,19 +185,19 @@ def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_is_one_commit_and_its_tags_name_it(repo: Place) -> None:
+def test_a_job_is_one_commit_with_its_tags(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     repo.batch("b.vcz", cohort.ids(9, 3), seed=2)
     before = repo.snapshots
     result = repo.run("- append: inbox/*.vcz\n- remove: S0001\n- tag: release-1\n- tag: latest")
     assert repo.snapshots == before + 1
     assert {repo.repository.lookup_tag(name) for name in ("release-1", "latest")} == {result.snapshot}
-    said = next(iter(repo.repository.ancestry(branch="main"))).metadata["vczstore"]
-    assert said["steps"] == [
+    metadata = next(iter(repo.repository.ancestry(branch="main"))).metadata["vczstore"]
+    assert metadata["steps"] == [
         {"operation": "append", "sources": 2, "samples added": 5},
         {"operation": "remove", "samples removed": 1},
     ]
-    assert said["job"] == result.id
+    assert metadata["job"] == result.id
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_steps_on_plain_zarr_become_visible_in_order(plain: Place) -> None:
     cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
 
 
-def test_a_step_that_cannot_work_fails_the_job_before_the_first_write(place: Place) -> None:
+def test_an_impossible_step_fails_the_job_before_the_first_write(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz\n- remove: [S0008, NOBODY]")
     with unchanged(place), pytest.raises(SampleError, match="has no sample NOBODY"):
@@ -221,7 +221,7 @@ def test_a_step_that_cannot_work_fails_the_job_before_the_first_write(place: Pla
 
 
 @pytest.mark.slow
-def test_a_check_that_fails_fails_the_job_before_the_first_write(place: Place) -> None:
+def test_a_failed_check_fails_the_job_before_the_first_write(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.batch("b.vcz", cohort.ids(9, 2))
     zarr.open_array(place.folder / "inbox/b.vcz/variant_position")[3] = 7
@@ -246,7 +246,7 @@ def test_memory_is_checked_for_all_steps(place: Place) -> None:
         ("- remove: {samples-file: absent.txt}", VczstoreError, "absent.txt"),
     ],
 )
-def test_what_cannot_work(place: Place, steps: str, error: type[VczstoreError], words: str) -> None:
+def test_impossible_jobs(place: Place, steps: str, error: type[VczstoreError], words: str) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     with unchanged(place), pytest.raises(error, match=words):
         place.run(steps)
@@ -264,7 +264,7 @@ def test_executor_options_are_checked(place: Place) -> None:
         place.run("- append: inbox/a.vcz", executor="{name: threads, options: {speed: 9}}")
 
 
-# ---- samples that are there already ---------------------------------------------------------
+# ---- samples that are in the store already --------------------------------------------------
 
 
 @pytest.mark.slow
@@ -283,36 +283,36 @@ def test_on_duplicate(place: Place) -> None:
     place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}")
     cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
     other.run("- append: {source: inbox/late.vcz, on-duplicate: replace}")
-    known = {
+    present = {
         name: values
         if "samples" not in cohort.DIMENSIONS[name]
         else values.take([1, 3], cohort.DIMENSIONS[name].index("samples"))
         for name, values in arrays.items()
     }
-    cohort.assert_same(other.read(), cohort.expected_append(cohort.expected_update(OLD, known), new))
+    cohort.assert_same(other.read(), cohort.expected_append(cohort.expected_update(OLD, present), new))
 
 
 @pytest.mark.slow
-def test_samples_that_an_append_has_skipped_come_in_by_an_update(place: Place) -> None:
-    """The same batch, in the same state: an append that is run again has nothing to do, an update has."""
+def test_an_update_after_an_append_that_skipped_samples(place: Place) -> None:
+    """For the same batch, a repeated append has nothing to do, but an update has."""
     arrays = place.batch("late.vcz", ["S0008", "S0002", "S0007", "S0005"], seed=4)
     for status in ("done", "nothing to do"):
         assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == status
     for status in ("done", "nothing to do"):
         assert place.run("- update: {source: inbox/late.vcz, insert: true}").status == status
     seen = place.read()
-    where = [seen["sample_id"].tolist().index(sample) for sample in arrays["sample_id"]]
-    np.testing.assert_array_equal(seen["call_genotype"][:, where], arrays["call_genotype"])
+    indices = [seen["sample_id"].tolist().index(sample) for sample in arrays["sample_id"]]
+    np.testing.assert_array_equal(seen["call_genotype"][:, indices], arrays["call_genotype"])
     assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == "nothing to do"
 
 
 @pytest.mark.slow
-def test_what_is_not_found_is_not_applied(plain: Place) -> None:
+def test_messages_about_globs_without_matches(plain: Place) -> None:
     plain.batch("a.vcz", ["A1"])
     file = plain.write("- append: [inbox/a.vcz, 'inbox/?.vcz', inbox/*.none]\n- remove: {samples: X, missing-ok: true}")
     for new in (1, 0):
-        found = [(one.source.rpartition("/")[2], len(one.found), one.new) for one in plan_job(file).found]
-        assert found == [("?.vcz", 1, new), ("*.none", 0, 0), ("", 1, new)]
+        sources = [(s.source.rpartition("/")[2], len(s.found), s.new) for s in plan_job(file).found]
+        assert sources == [("?.vcz", 1, new), ("*.none", 0, 0), ("", 1, new)]
         out = command("run", file).stdout
         assert f"inbox/?.vcz: 1 found, {new} new\n" in out
         assert "inbox/*.none: 0 found, 0 new\n" in out
@@ -326,7 +326,7 @@ def test_what_is_not_found_is_not_applied(plain: Place) -> None:
         plain.run("- append: {source: inbox/*.none, if-none: error}")
 
 
-def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
+def test_a_missing_folder_is_not_an_empty_inbox(place: Place) -> None:
     assert place.run("- append: inbox/*.vcz").status == "nothing to do"
     with unchanged(place), pytest.raises(JobFileError, match=r"inbx/\*\.vcz: there is no folder .*inbx; correct"):
         place.run("- append: inbx/*.vcz")
@@ -335,8 +335,8 @@ def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.parametrize("step", ["append: {source: inbox/a.vcz, on-duplicate: replace}", "update: inbox/a.vcz"])
 @pytest.mark.slow
-def test_an_update_that_was_stopped_is_done_again(kind: str, step: str, tmp_path: Path) -> None:
-    """Its samples are there before and after, which says nothing of their values."""
+def test_a_stopped_update_is_repeated(kind: str, step: str, tmp_path: Path) -> None:
+    """The samples are in the store before and after, so their presence does not show that the update is complete."""
     template = make(tmp_path / "template", kind, fields=FEW)
     arrays = template.batch("a.vcz", ["S0001", "S0004"], seed=9, fields=FEW)
     template.write(f"- {step}", executor="single-threaded")
@@ -350,8 +350,8 @@ def test_an_update_that_was_stopped_is_done_again(kind: str, step: str, tmp_path
         assert run_job(place.folder / "job.yaml").status == "nothing to do"
 
 
-def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
-    """Where they name flags of the command line."""
+def test_errors_refer_to_keys_of_the_job_file(plain: Place) -> None:
+    """Instead of flags of the command line."""
     plain.batch("a.vcz", ["S0011"])
     shutil.rmtree(plain.folder / "inbox/a.vcz/call_DP")
     shutil.copytree(plain.folder / "inbox/a.vcz/call_FT", plain.folder / "inbox/a.vcz/call_XA")
@@ -368,7 +368,7 @@ def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
 
 
 @pytest.mark.slow
-def test_update_of_what_lacks_a_field(place: Place) -> None:
+def test_update_from_a_source_that_lacks_a_field(place: Place) -> None:
     arrays = place.batch("recalled.vcz", ["S0006", "S0001"], seed=5)
     shutil.rmtree(place.folder / "inbox/recalled.vcz/call_DP")
     with (
@@ -403,7 +403,7 @@ JOB = """
 
 
 @pytest.mark.slow
-def test_a_job_that_is_applied_is_not_applied_again(place: Place) -> None:
+def test_an_applied_job_is_not_applied_again(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.batch("b.vcz", cohort.ids(9, 3), seed=2)
     (place.folder / "withdrawn.txt").write_text("S0001\nNOBODY\n")
@@ -415,7 +415,7 @@ def test_a_job_that_is_applied_is_not_applied_again(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_applied_says_the_snapshot_even_when_others_came_later(repo: Place) -> None:
+def test_the_snapshot_of_an_applied_job_after_later_commits(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     first = repo.run("- append: inbox/a.vcz")
     vczstore.remove(repo.store, "S0000")
@@ -424,7 +424,7 @@ def test_applied_says_the_snapshot_even_when_others_came_later(repo: Place) -> N
 
 
 @pytest.mark.slow
-def test_new_batches_alone_come_in(place: Place) -> None:
+def test_only_new_batches_are_appended(place: Place) -> None:
     first = place.batch("a.vcz", cohort.ids(7, 2))
     place.run("- append: inbox/*.vcz")
     second = place.batch("b.vcz", cohort.ids(9, 3), seed=2)
@@ -435,7 +435,7 @@ def test_new_batches_alone_come_in(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_that_was_moved_is_the_same_batch(place: Place) -> None:
+def test_a_moved_batch_is_recognised(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.run("- append: inbox/*.vcz")
     (place.folder / "inbox/a.vcz").rename(place.folder / "inbox/z.vcz")
@@ -444,7 +444,7 @@ def test_a_batch_that_was_moved_is_the_same_batch(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_samples_that_were_removed_do_not_come_back(place: Place) -> None:
+def test_removed_samples_do_not_return(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.run("- append: inbox/*.vcz")
     vczstore.remove(place.store, "S0007")
@@ -453,7 +453,7 @@ def test_samples_that_were_removed_do_not_come_back(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_source_that_changed_is_told_apart(place: Place) -> None:
+def test_a_changed_source_is_detected(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.run("- append: inbox/a.vcz")
     changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
@@ -470,13 +470,13 @@ def test_a_source_that_changed_is_told_apart(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
 def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind: str) -> None:
-    """Its samples are visible as they were; that this was not recorded any more hides nothing."""
+    """The change is detected even though the append was stopped before it was recorded in the ledger."""
     place = make(tmp_path, kind)
     old = place.batch("a.vcz", cohort.ids(7, 2))
     steps = "- append: inbox/a.vcz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("plans.core.ledger.Ledger.with_sources", lambda self, sources, _: self.begun(sources))
-        place.run(steps)  # as if stopped before the last edit, which records it
+        place.run(steps)  # as if stopped before the last edit, which records the source
     cohort.assert_same(place.read(), cohort.expected_append(OLD, old))
     changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
     with unchanged(place), pytest.raises(IncompatibleError, match=r"a\.vcz has changed since it was appended"):
@@ -499,7 +499,7 @@ def test_a_job_that_appends_and_recalls_the_same_batch(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_removal_is_asked_for_once(place: Place) -> None:
+def test_a_repeated_removal_is_nothing_to_do(place: Place) -> None:
     place.run("- remove: [S0001, S0002]")
     with unchanged(place):
         assert place.run("- remove: [S0002, S0001]").status == "nothing to do"
@@ -509,7 +509,7 @@ def test_a_removal_is_asked_for_once(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_tag_that_is_there(repo: Place) -> None:
+def test_an_existing_tag(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     first = repo.run("- append: inbox/*.vcz\n- tag: release-1")
     assert repo.run("- append: inbox/*.vcz\n- tag: release-1").status == "nothing to do"
@@ -523,8 +523,8 @@ def test_a_tag_that_is_there(repo: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_tag_that_was_not_made_is_made_by_the_next_run(repo: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a run that was killed between its commit and its tag."""
+def test_a_missing_tag_is_created_by_the_next_run(repo: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a run that was killed between its commit and its tag."""
     repo.batch("a.vcz", cohort.ids(7, 2))
     steps = "- append: inbox/*.vcz\n- tag: release-1"
     with monkeypatch.context() as patch:
@@ -543,8 +543,8 @@ def _killed(*_: Any) -> None:
 
 
 @pytest.mark.slow
-def test_running_again_reads_no_chunk(place: Place) -> None:
-    """Every file that the process opens is written down by an audit hook."""
+def test_a_rerun_reads_no_chunks(place: Place) -> None:
+    """An audit hook records every file that the process opens."""
     for i in range(3):
         place.batch(f"{i}.vcz", cohort.ids(10 * (i + 1), 2), seed=i)
     file = place.write("- append: inbox/*.vcz")
@@ -567,11 +567,11 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
-def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path, kind: str) -> None:
+def test_a_run_stopped_at_any_write_is_completed_by_the_next(tmp_path: Path, kind: str) -> None:
     """
-    On plain Zarr, storage fails at one write after the other; a new batch arrives before the second run.
+    On plain Zarr, storage fails at one of the writes; another batch arrives before the second run.
 
-    Of the chunks of an array that are written one after the other, at the first; of every other array in each format.
+    To save time, each format stops at a different subset of the arrays, and of consecutive chunks at the first only.
     """
     template = make(tmp_path / "template", kind, fields=FEW)
     first = template.batch("a.vcz", cohort.ids(7, 2), fields=FEW)
@@ -585,7 +585,7 @@ def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path,
         run_job(tmp_path / "whole" / "job.yaml")
     arrays = [re.sub(r"/(c/)?\d[\d./]*$", "/chunk", key) for key in keys]
     stops = [n for n, array in enumerate(arrays) if n == 0 or array != arrays[n - 1]]
-    last, stops = stops[-1], stops[2 * (kind == "format2") :: 5]  # what formats have in common they stop at in turn
+    last, stops = stops[-1], stops[2 * (kind == "format2") :: 5]  # each format stops at a different subset
     stops += [last] * (last not in stops)
     assert len(keys) > 30
     assert len(stops) > 5
@@ -608,7 +608,7 @@ def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path,
 
 @contextmanager
 def failing_after(n: int) -> Iterator[list[str]]:
-    """Storage takes so many writes of chunks and documents, and no more. Returns their keys."""
+    """Make storage fail after `n` writes of chunks and documents; yield the list of their keys."""
     from zarr.storage import LocalStore
 
     keys: list[str] = []
@@ -653,7 +653,7 @@ def test_no_sample_id_is_recorded(place: Place) -> None:
     assert not [text for text in texts if "SECRET" in text or "S0003" in text]
 
 
-def test_a_ledger_that_is_none(place: Place) -> None:
+def test_an_invalid_ledger(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     if place.kind == "icechunk":
         session = place.repository.writable_session("main")
@@ -665,11 +665,11 @@ def test_a_ledger_that_is_none(place: Place) -> None:
         place.run("- append: inbox/a.vcz")
 
 
-# ---- conflicts, and two runs at once --------------------------------------------------------
+# ---- conflicts and concurrent runs ----------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_conflict_has_a_status_of_its_own(repo: Place) -> None:
+def test_exit_status_of_a_conflict(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     compiled = plan_job(repo.write("- append: inbox/a.vcz"))
     with pytest.raises(StaleError) as caught:
@@ -697,7 +697,7 @@ with open_store(sys.argv[1]).exclusive_lock():
 
 @contextmanager
 def held(place: Place) -> Iterator[subprocess.Popen[str]]:
-    """Another process holds the store's lock."""
+    """Hold the store's lock in another process; yield the process."""
     command = [forks.program("python"), "-c", HOLD, str(place.store)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -710,7 +710,7 @@ def held(place: Place) -> Iterator[subprocess.Popen[str]]:
 
 
 def command(*args: object) -> Result:
-    """Call the command line in this process, which keeps its ways with signals."""
+    """Invoke the command line in this process, and restore the signal handler."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         return CliRunner().invoke(main, [str(arg) for arg in args])
@@ -719,7 +719,7 @@ def command(*args: object) -> Result:
 
 
 on_two_kinds = pytest.mark.parametrize("place", ["format3", "icechunk"], indirect=True)
-"""For what starts several processes, and does not look at the format of a plain store."""
+"""For tests that start several processes, and do not depend on the format of a plain store."""
 
 
 @on_two_kinds
@@ -736,7 +736,7 @@ def test_busy(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_waiting_for_one_that_is_killed(plain: Place) -> None:
+def test_waiting_for_a_run_that_is_killed(plain: Place) -> None:
     batch = plain.batch("a.vcz", cohort.ids(7, 2))
     file = plain.write("- append: inbox/a.vcz")
     with held(plain) as holder:
@@ -750,7 +750,7 @@ def test_waiting_for_one_that_is_killed(plain: Place) -> None:
 
 @on_two_kinds
 @pytest.mark.slow
-def test_runs_at_once_do_it_once(place: Place) -> None:
+def test_concurrent_runs_apply_the_job_once(place: Place) -> None:
     batch = place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
     runs = [
@@ -761,9 +761,9 @@ def test_runs_at_once_do_it_once(place: Place) -> None:
         )
         for _ in range(4)
     ]
-    said = [json.loads(run.communicate()[0]) for run in runs]
+    outputs = [json.loads(run.communicate()[0]) for run in runs]
     assert [run.returncode for run in runs] == [0] * 4
-    assert sorted(answer["status"] for answer in said) == ["done"] + ["nothing to do"] * 3
+    assert sorted(answer["status"] for answer in outputs) == ["done"] + ["nothing to do"] * 3
     cohort.assert_same(place.read(), cohort.expected_append(OLD, batch))
 
 
@@ -794,7 +794,7 @@ def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) 
 def test_run_and_log(repo: Place, tmp_path: Path) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     file = repo.write("- append: inbox/*.vcz\n- tag: ${NAME:-release-1}")
-    # in a process of its own, whose memory is measured
+    # in a separate process, so that its memory can be measured
     program = [sys.executable, "-m", "vczstore", "run", file, "--json", "--report", tmp_path / "report"]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -807,7 +807,7 @@ def test_run_and_log(repo: Place, tmp_path: Path) -> None:
     assert step["measured_mem"] <= step["projected_mem"]
     html = (tmp_path / "report/report.html").read_text()
     assert "<svg" in html
-    # what ran beside what was projected, and the source by its name
+    # actual figures next to projected ones, and the source by name
     assert step["projected_seconds"] == pytest.approx(report["estimate"]["seconds"])
     assert step["chunks_written"] == step["encoded_chunks"] + step["decoded_chunks"]
     for shown in (
@@ -833,14 +833,14 @@ def test_log_of_plain_zarr(plain: Place) -> None:
     assert "is plain Zarr, which has no history" in done.stderr
 
 
-def test_flags_win_over_the_file_and_only_if_given(place: Place) -> None:
+def test_flags_override_the_file(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/*.vcz", executor="single-threaded")
-    says = json.loads(command("plan", file, "--json").stdout)
-    assert says["job"]["executor"] == "single-threaded"
+    plan = json.loads(command("plan", file, "--json").stdout)
+    assert plan["job"]["executor"] == "single-threaded"
     args = ("--executor", "processes", "--allowed-mem", "1GB", "--set", "steps.0.append=inbox/none*.vcz")
-    says = json.loads(command("plan", file, "--json", *args).stdout)
-    assert (says["job"]["executor"], says["memory"]["allowed"], says["steps"]) == ("processes", 10**9, [])
+    plan = json.loads(command("plan", file, "--json", *args).stdout)
+    assert (plan["job"]["executor"], plan["memory"]["allowed"], plan["steps"]) == ("processes", 10**9, [])
 
 
 def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
@@ -855,7 +855,7 @@ def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
     assert place.read()["sample_id"].tolist() == cohort.ids(0, 7)
 
 
-def test_a_report_that_cannot_be_written_is_told_of_first(place: Place, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_fails_first(place: Place, tmp_path: Path) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
     (tmp_path / "taken").write_text("")
@@ -863,7 +863,7 @@ def test_a_report_that_cannot_be_written_is_told_of_first(place: Place, tmp_path
         run_job(file, report=tmp_path / "taken" / "report")
 
 
-def test_no_job_file_is_wrong_usage(place: Place) -> None:
+def test_an_invalid_job_file_is_a_usage_error(place: Place) -> None:
     (place.folder / "job.yaml").write_text("stores: x\nsteps: []\n")
     with unchanged(place):
         done = command("run", place.folder / "job.yaml")
@@ -871,12 +871,12 @@ def test_no_job_file_is_wrong_usage(place: Place) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_schema_is_what_ships() -> None:
+def test_schema_is_the_same_as_in_the_package() -> None:
     shipped = Path(vczstore.__file__).with_name("job.schema.json").read_text()
     assert json.loads(command("schema").stdout) == json.loads(shipped)
 
 
-# ---- any job --------------------------------------------------------------------------------
+# ---- random jobs ----------------------------------------------------------------------------
 
 
 @costly
@@ -885,7 +885,7 @@ def test_schema_is_what_ships() -> None:
 def test_any_job_is_its_steps_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
 ) -> None:
-    """Steps drawn at random, against the model; then the same job again."""
+    """Random steps against the model; then the same job again."""
     place = make(tmp_path_factory.mktemp("job"), kind)
     expected, steps, next_id = OLD, [], 7
     for i in range(data.draw(st.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""What a job file says: every form, every refusal in one line with file, line and key, and nothing gets through."""
+"""Job files: every accepted form, and one-line error messages with file, line and key for everything else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load(folder: Path, text: str | bytes, *overrides: str, environ: Mapping[str,
 
 
 def refusal(folder: Path, text: str | bytes, *overrides: str, environ: Mapping[str, str] | None = None) -> str:
-    """The message with which a file is refused, without its folder."""
+    """Assert that a job file is refused; return the message without the folder."""
     with pytest.raises(JobFileError) as caught:
         load(folder, text, *overrides, environ=environ)
     message = str(caught.value)
@@ -56,14 +56,14 @@ def refusal(folder: Path, text: str | bytes, *overrides: str, environ: Mapping[s
 
 
 def steps(text: str) -> str:
-    """A job with these steps, the first of them in line 3."""
+    """The text of a job with these steps, which begin in line 3."""
     return "store: cohort.vcz\nsteps:\n" + "".join(f"  {line}\n" for line in text.splitlines())
 
 
-# ---- what a job says ------------------------------------------------------------------------
+# ---- accepted jobs --------------------------------------------------------------------------
 
 
-def test_a_whole_job(tmp_path: Path) -> None:
+def test_a_complete_job(tmp_path: Path) -> None:
     text = """
         store: {url: s3://bucket/cohort, backend-storage: icechunk, storage-options: {region: eu-west-2, ssl: true}}
         executor: {name: processes, options: {retries: 1}}
@@ -132,8 +132,8 @@ def test_a_minimal_job(tmp_path: Path) -> None:
     assert step.on_duplicate == "error"
 
 
-def test_text_that_other_yaml_takes_for_something_else(tmp_path: Path) -> None:
-    """A date is a name, NO is a sample."""
+def test_plain_scalars_are_text(tmp_path: Path) -> None:
+    """Unlike in YAML 1.1, dates and words such as NO are text."""
     job = load(tmp_path, steps("- remove: [NO, on, 0x1F, 12:30:45, 1_000]\n- tag: 2026-11-01"))
     assert job.steps == (Remove(samples=("NO", "on", "0x1F", "12:30:45", "1_000")), Tag(name="2026-11-01"))
 
@@ -148,16 +148,16 @@ def test_paths_of_a_relative_file_stay_relative(tmp_path: Path, monkeypatch: pyt
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(content: bytes) -> None:
+    def set_stdin(content: bytes) -> None:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
-    given(MINIMAL.encode())
+    set_stdin(MINIMAL.encode())
     job = jobfile.load("-")
     assert (job.path, job.store.url) == ("-", "cohort.vcz")
-    given(b"store: x\nstps: []\n")
+    set_stdin(b"store: x\nstps: []\n")
     with pytest.raises(JobFileError, match=r"^standard input:2: stps: no such key; did you mean steps\?$"):
         jobfile.load("-")
-    given(b"#" * (yaml_file.MAX_BYTES + 1))
+    set_stdin(b"#" * (yaml_file.MAX_BYTES + 1))
     with pytest.raises(JobFileError, match=r"^standard input: is larger than"):
         jobfile.load("-")
     monkeypatch.setattr("sys.stdin", None)
@@ -184,8 +184,8 @@ def test_status() -> None:
 
 def test_executor_file(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    said = "name: processes\noptions: {retries: 1, zone: b}\nallowed-mem: 4GB\nreserved-mem: 1GB\nwork-dir: scratch\n"
-    write(tmp_path / "site", said, "big.yml")
+    text = "name: processes\noptions: {retries: 1, zone: b}\nallowed-mem: 4GB\nreserved-mem: 1GB\nwork-dir: scratch\n"
+    write(tmp_path / "site", text, "big.yml")
     machines = load_executor(tmp_path / "site" / "big.yml")
     assert machines.model_dump() == {
         "name": "processes",
@@ -206,7 +206,7 @@ def test_executor_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("text", "message"),
     [
         ("nam: threads\n", "big.yaml:1: nam: no such key; did you mean name?"),
         ("options: {}\n", "big.yaml:1: name: is missing, and has no default"),
@@ -223,8 +223,8 @@ def test_executor_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_executor_file_refused(tmp_path: Path, said: str, message: str) -> None:
-    path = write(tmp_path, said, "big.yaml")
+def test_executor_file_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text, "big.yaml")
     with pytest.raises(JobFileError) as caught:
         load_executor(path, {})
     assert str(caught.value) == f"{tmp_path}/{message}"
@@ -291,12 +291,12 @@ def test_globs_that_cannot_be_listed_are_refused(tmp_path: Path, url: str) -> No
         ("s3:/bucket/a.vcz", "two slashes"),
     ],
 )
-def test_what_names_no_place_is_refused(tmp_path: Path, url: str, words: str) -> None:
+def test_invalid_urls_are_refused(tmp_path: Path, url: str, words: str) -> None:
     assert words in refusal(tmp_path, steps(f"- append: '{url}'"))
     assert words in refusal(tmp_path, f"store: '{url}'\nsteps: [{{append: a.vcz}}]")
 
 
-def test_globs_of_object_stores_are_left_to_who_can_list(tmp_path: Path) -> None:
+def test_globs_of_object_stores_are_not_expanded(tmp_path: Path) -> None:
     (step,) = load(tmp_path, steps("- append: ['s3://bucket/inbox/*.vcz', 'az://c/?.vcz']")).steps
     assert isinstance(step, Append)
     assert step_inputs.expand_sources(step) == {url: [url] for url in ("s3://bucket/inbox/*.vcz", "az://c/?.vcz")}
@@ -601,14 +601,14 @@ for path in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_hostile(tmp_path: Path) -> None:
-    """All of them in one process that may have half a gigabyte, its libraries included."""
+    """All files are loaded in one process with half a gigabyte of address space, including its libraries."""
     paths = [write(tmp_path, text, f"{i}.yaml") for i, (text, _) in enumerate(HOSTILE.values())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BOUNDED, *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr == ""
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    for case, path, (message, seconds) in zip(HOSTILE, paths, found, strict=True):
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    for case, path, (message, seconds) in zip(HOSTILE, paths, results, strict=True):
         assert message.startswith(f"{path}{HOSTILE[case][1]}"), case
         assert message.isprintable(), case
         assert len(message) < 600, case
@@ -683,11 +683,11 @@ def test_variables(tmp_path: Path) -> None:
 )
 def test_variables_refused(tmp_path: Path, value: str, message: str) -> None:
     text = MINIMAL + f"\nwork-dir: '{value}'\n"
-    found = refusal(tmp_path, text, environ={"NUL": "a\x00", "BYTES": "\udcff", "EMPTY": ""})
-    assert found.startswith(f"plan.yaml:5: work-dir: {message}")
+    actual = refusal(tmp_path, text, environ={"NUL": "a\x00", "BYTES": "\udcff", "EMPTY": ""})
+    assert actual.startswith(f"plan.yaml:5: work-dir: {message}")
 
 
-def test_the_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_default_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VCZSTORE_TEST_TAG", "x1")
     assert jobfile.load(write(tmp_path, steps("- tag: ${VCZSTORE_TEST_TAG}"))).steps == (Tag(name="x1"),)
 
@@ -804,7 +804,7 @@ def test_keys_of_credentials(tmp_path: Path, key: str) -> None:
         message = refusal(tmp_path, text)
         assert message.startswith("plan.yaml:4: store.storage-options.")
         holds_no_secret(message, "12345")
-    # wherever they are, even if nothing else is right
+    # at any place, also in files with other errors
     assert refusal(tmp_path, f'nonsense: [{{"{key}": {HIDDEN}}}]').startswith("plan.yaml:1: nonsense[0].")
     with pytest.raises(JobFileError) as caught:
         load_executor(write(tmp_path, f'name: threads\noptions: {{"{key}": {HIDDEN}}}\n', "e.yaml"))
@@ -826,7 +826,7 @@ def test_values_of_credentials(tmp_path: Path, value: str) -> None:
     ]
     for message in messages:
         holds_no_secret(message, value)
-    # what comes to light before credentials are looked for
+    # errors that are detected before the check for credentials
     for text in (f"'{value}': 1\n'{value}': 2\n", f"a: {value}\n b: c\n", f"a: ['{value}'\n", f"'{value}' b"):
         message = refusal(tmp_path, text)
         assert value not in message
@@ -841,8 +841,8 @@ def test_variables_of_credentials(tmp_path: Path) -> None:
     assert HIDDEN not in refusal(tmp_path, MINIMAL + "executor: ${X}\n", environ={"X": HIDDEN})
 
 
-def test_what_is_no_credential(tmp_path: Path) -> None:
-    """Half a credential is none, and no key of the format looks like one."""
+def test_values_that_only_resemble_credentials(tmp_path: Path) -> None:
+    """Harmless values and the keys of the format are not mistaken for credentials."""
     options = "{anon: true, region: eu, endpoint: 'http://host:9000/a@b', sassafras: 1, key_prefix: a, account: b}"
     text = f"store: {{url: 'abfs://c@account.dfs.core.windows.net/x', storage-options: {options}}}\n"
     job = load(tmp_path, text + "steps: [{remove: [AKIA1, design=1, 'a:b@c']}]")
@@ -850,7 +850,7 @@ def test_what_is_no_credential(tmp_path: Path) -> None:
     assert job.steps == (Remove(samples=("AKIA1", "design=1", "a:b@c")),)
 
 
-# ---- anything at all ------------------------------------------------------------------------
+# ---- random files ---------------------------------------------------------------------------
 
 words = st.sampled_from(
     [
@@ -962,20 +962,20 @@ def test_the_schema_accepts(tmp_path: Path, text: str) -> None:
     assert accepts(yaml.safe_load(text))
 
 
-def test_the_schema_is_one() -> None:
-    made = reference.schema()
-    jsonschema.Draft202012Validator.check_schema(made)
-    assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert "$id" not in made
-    assert made["title"] == "vczstore job"
+def test_the_schema_is_valid_and_complete() -> None:
+    schema = reference.schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert "$id" not in schema
+    assert schema["title"] == "vczstore job"
 
     def objects(part: Any) -> list[dict[str, Any]]:
         inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-        mine = [part] if isinstance(part, dict) and "properties" in part else []
-        return mine + [one for value in inner for one in objects(value)]
+        own = [part] if isinstance(part, dict) and "properties" in part else []
+        return own + [found for value in inner for found in objects(value)]
 
-    assert len(objects(made)) == 19
-    for part in objects(made):
+    assert len(objects(schema)) == 19
+    for part in objects(schema):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
             assert re.fullmatch("[a-z]+(-[a-z]+)*", key)
@@ -984,15 +984,15 @@ def test_the_schema_is_one() -> None:
 
 
 @pytest.mark.slow
-def test_what_the_schema_refuses_is_refused(tmp_path: Path) -> None:
-    """On the cases above, and on accepted jobs with any one value replaced. Most of what is refused, it refuses too."""
+def test_the_schema_refuses_no_valid_job(tmp_path: Path) -> None:
+    """Try the cases above, and accepted jobs with one value replaced. The schema also refuses most invalid jobs."""
     texts = [text for text, _ in REFUSED.values()]
     refused = [text for text in texts if not accepts(yaml.safe_load(text))]
     assert len(refused) > 0.75 * len(texts)
     for text in ACCEPTED:
         data = yaml.safe_load(text)
-        for place, key in places(data):
-            kept = place[key]
+        for container, key in locations(data):
+            kept = container[key]
             for other in (
                 None,
                 5,
@@ -1010,27 +1010,27 @@ def test_what_the_schema_refuses_is_refused(tmp_path: Path) -> None:
                 {"x": 1},
                 {"source": "x"},
             ):
-                place[key] = other
+                container[key] = other
                 if not accepts(data):
                     refused.append(json.dumps(data))
-            place[key] = kept
+            container[key] = kept
     assert len(refused) > 1000
     for text in refused:
         refusal(tmp_path, text)
 
 
-def places(data: Any) -> list[tuple[Any, Any]]:
-    """Every place in a structure, as a container and a key or index of it."""
+def locations(data: Any) -> list[tuple[Any, Any]]:
+    """All locations of values in a structure, each as a container and a key or index."""
     keys = list(data) if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
-    return [(data, key) for key in keys] + [place for key in keys for place in places(data[key])]
+    return [(data, key) for key in keys] + [location for key in keys for location in locations(data[key])]
 
 
 def step_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A job of one step."""
+    """The key ``steps`` of a job with one step."""
     return {"steps": [{name: options}]}
 
 
-def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
+def test_the_examples_of_the_reference_are_valid(tmp_path: Path) -> None:
     page = (ROOT / "examples" / "guide" / "reference-jobs.md").read_text()
     job, machines = re.findall(r"```yaml title=.*?\n(.*?)```", page, flags=re.DOTALL)
     assert len(load(tmp_path, job).steps) == 6
@@ -1038,30 +1038,30 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     assert load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
 
     models = reference.schema()["$defs"]
-    goes_with = {"gvcf": True, "new-variants": "insert"}  # which some options are nothing without
+    required = {"gvcf": True, "new-variants": "insert"}  # some options require these
     within: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "StoreSpec": lambda one: {"store": {"url": "a"} | one},
-        "ExecutorSpec": lambda one: {"executor": {"name": "threads"} | one},
-        "Step": lambda one: {"branch": "nightly", "steps": [one]},
-        "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
-        "AppendHarmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": goes_with | one}}]},
-        "UpdateHarmonise": lambda one: {"steps": [{"update": {"source": "a", "harmonise": goes_with | one}}]},
-        "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
-        "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
-        "Recompute": lambda one: {"steps": [{"recompute": one}]},
-        "RenameSamples": lambda one: {"steps": [{"rename-samples": {"file": "a"} | one}]},
-        "Export": lambda one: {"steps": [{"export": {"to": "x"} | one}]},
-        "KeepSpec": lambda one: {"store": "a", "keep": {"days": 30} | one},
-        "Gc": lambda one: {"steps": [{"gc": {"keep-days": 30} | one}]},
+        "StoreSpec": lambda keys: {"store": {"url": "a"} | keys},
+        "ExecutorSpec": lambda keys: {"executor": {"name": "threads"} | keys},
+        "Step": lambda keys: {"branch": "nightly", "steps": [keys]},
+        "Append": lambda keys: {"steps": [{"append": {"source": "a"} | keys}]},
+        "AppendHarmonise": lambda keys: {"steps": [{"append": {"source": "a", "harmonise": required | keys}}]},
+        "UpdateHarmonise": lambda keys: {"steps": [{"update": {"source": "a", "harmonise": required | keys}}]},
+        "Update": lambda keys: {"steps": [{"update": {"source": "a"} | keys}]},
+        "Remove": lambda keys: {"steps": [{"remove": {"samples": "a"} | keys if "missing-ok" in keys else keys}]},
+        "Recompute": lambda keys: {"steps": [{"recompute": keys}]},
+        "RenameSamples": lambda keys: {"steps": [{"rename-samples": {"file": "a"} | keys}]},
+        "Export": lambda keys: {"steps": [{"export": {"to": "x"} | keys}]},
+        "KeepSpec": lambda keys: {"store": "a", "keep": {"days": 30} | keys},
+        "Gc": lambda keys: {"steps": [{"gc": {"keep-days": 30} | keys}]},
         **{name: partial(step_of, name.lower()) for name in ("Regrid", "Check", "Compact", "Purge", "Verify")},
     }
     assert within.keys() == models.keys()
     for name, model in {**models, "": reference.schema()}.items():
         for key, value in model["properties"].items():
             for example in value["examples"]:
-                one = {key: example}
+                keys = {key: example}
                 data = {"store": "a/{part}" if key == "parts" else "a", "steps": [{"tag": "x"}]} | (
-                    within[name](one) if name else one
+                    within[name](keys) if name else keys
                 )
                 load(tmp_path, yaml.safe_dump(data))
                 assert accepts(data)
@@ -1072,7 +1072,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_imports_are_light() -> None:
-    """Checking a job file does not wait for what runs it."""
+    """Checking a job file does not import the packages needed to run it."""
     code = "import sys, vczstore.jobs.model; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Jobs on sets of stores: branches, retention, and who is told of a run."""
+"""Jobs on sets of stores: branches, retention, notifications, and actions after the commits."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.id
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a set on Icechunk, and batches."""
+    """A working directory with a set on Icechunk, and batches."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path, "icechunk")
     return tmp_path
 
 
 def write(*steps: str, **keys: Any) -> Path:
-    said = {"store": "set/{part}", "executor": "single-threaded"}
-    said |= {key.replace("_", "-"): value for key, value in keys.items()}
-    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in said.items())
+    values = {"store": "set/{part}", "executor": "single-threaded"}
+    values |= {key.replace("_", "-"): value for key, value in keys.items()}
+    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
     Path("job.yaml").write_text(f"{head}steps:\n" + "".join(f"- {step}\n" for step in steps))
     return Path("job.yaml")
 
@@ -67,23 +67,23 @@ def run(file: Path) -> SetJobResult:
 
 
 def samples(branch: str = "main") -> list[list[str]]:
-    """The samples of all parts on a branch, not read by vczstore."""
+    """The samples of all parts on a branch, read without vczstore."""
     stores = [repository_of(Path("set", part)).readonly_session(branch).store for part in PARTS]
     return [cohort.read_vcz(store)["sample_id"].tolist() for store in stores]
 
 
 def metrics() -> dict[str, float]:
-    """The values of the file of metrics, with the part that each is of."""
-    found = {}
+    """The values in the metrics file, by name, followed by the part if the value has one."""
+    values = {}
     for line in Path("job.prom").read_text().splitlines():
         if not line.startswith("#"):
             name, labels, value = re.findall(r"vczstore_job_(\w+)\{(.*)\} (\S+)", line)[0]
             (part,) = re.findall(r'^job_file="[^"]+",store="[^"]+{part}"(?:,part="(\w+)")?$', labels)
-            found[f"{name} {part}".strip()] = float(value)
-    return found
+            values[f"{name} {part}".strip()] = float(value)
+    return values
 
 
-TOLD = {
+HOOKS = {
     "on_success": ["sh", "-c", "cat > good.json; echo $VCZSTORE_STATUS > status"],
     "on_failure": ["sh", "-c", "cat > bad.json"],
     "metrics": "job.prom",
@@ -92,25 +92,25 @@ TOLD = {
 
 @pytest.mark.slow
 def test_a_branch_of_all_parts(folder: Path) -> None:
-    """It begins once there is something to do; readers see it once it is published."""
-    file = write("append: in/{part}.vcz", "tag: batch-1", branch="night", keep={"days": 30}, **TOLD)
+    """The branch is created when the job has something to do, and readers see its commits after publishing."""
+    file = write("append: in/{part}.vcz", "tag: batch-1", branch="night", keep={"days": 30}, **HOOKS)
     vczstore.plan_job(file)
     assert [repository_of(Path("set", part)).list_branches() for part in PARTS] == [{"main"}] * 2
     done = run(file)
     assert samples() == [cohort.ids(0, 4)] * 2
     assert samples("night") == [cohort.ids(0, 7)] * 2
-    for part, one in done.parts.items():
+    for part, result in done.parts.items():
         repository = repository_of(Path("set", part))
         assert repository.list_branches() == {"main", "night"}
-        assert one.snapshot == repository.lookup_branch("night") == repository.lookup_tag("batch-1")
-        assert [after.operation.called for after in one.done] == ["gc"]
+        assert result.snapshot == repository.lookup_branch("night") == repository.lookup_tag("batch-1")
+        assert [action.operation.called for action in result.done] == ["gc"]
     report = json.loads(Path("good.json").read_text())
     assert (report["job"]["status"], Path("status").read_text()) == ("done", "done\n")
     assert [part["steps"][0]["counts"]["samples added"] for part in report["parts"].values()] == [3, 3]
-    found = metrics()
-    assert (found["success"], found["samples_added chr1"], found["samples_added chr2"]) == (1, 3, 3)
-    assert "samples_added" not in found
-    assert [one.results for one in run(file).parts.values()] == [()] * 2
+    values = metrics()
+    assert (values["success"], values["samples_added chr1"], values["samples_added chr2"]) == (1, 3, 3)
+    assert "samples_added" not in values
+    assert [result.results for result in run(file).parts.values()] == [()] * 2
     assert metrics()["samples_added chr1"] == 0
     vczstore.run("publish", "set/{part}", "night")
     for part in PARTS:
@@ -121,7 +121,7 @@ def test_a_branch_of_all_parts(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_on_a_branch_that_was_stopped_between_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write("append: in/{part}.vcz", branch="night", **TOLD)
+    file = write("append: in/{part}.vcz", branch="night", **HOOKS)
     stop_between_parts(monkeypatch, lambda: run(file))
     report = json.loads(Path("bad.json").read_text())
     assert [report["job"]["status"], *(part["job"]["status"] for part in report["parts"].values())] == ["failed"] * 3
@@ -135,19 +135,19 @@ def test_a_job_on_a_branch_that_was_stopped_between_parts(folder: Path, monkeypa
     assert json.loads(Path("good.json").read_text())["job"]["status"] == "nothing to do"
 
 
-def test_what_fails_before_it_writes_leaves_no_branch(folder: Path) -> None:
-    complain(SampleError, ["not in the store|no sample"], lambda: run(write("remove: S0999", branch="night", **TOLD)))
+def test_a_job_that_fails_before_it_writes_leaves_no_branch(folder: Path) -> None:
+    complain(SampleError, ["not in the store|no sample"], lambda: run(write("remove: S0999", branch="night", **HOOKS)))
     assert json.loads(Path("bad.json").read_text())["job"]["status"] == "failed"
     assert [repository_of(Path("set", part)).list_branches() for part in PARTS] == [{"main"}] * 2
 
 
 @pytest.mark.slow
-def test_history_that_cannot_be_dropped_in_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    collect, seen = IcechunkHistory.collect_garbage, list[str]()
+def test_a_part_whose_history_cannot_be_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect, parts = IcechunkHistory.collect_garbage, list[str]()
 
     def fail(self: IcechunkHistory, **options: Any) -> Any:
-        seen.append(self.label.rpartition("/")[2])
-        if len(seen) == 1:
+        parts.append(self.label.rpartition("/")[2])
+        if len(parts) == 1:
             raise StorageError("gc: objects could not be deleted")
         return collect(self, **options)
 
@@ -155,15 +155,15 @@ def test_history_that_cannot_be_dropped_in_a_part(folder: Path, monkeypatch: pyt
     words = [
         "gc: objects could not be deleted; gc is done in chr2, and not in chr1; what the steps of the job do is done"
     ]
-    complain(StorageError, words, lambda: run(write("append: in/{part}.vcz", keep={"days": 30}, **TOLD)))
-    assert seen == [*PARTS]
+    complain(StorageError, words, lambda: run(write("append: in/{part}.vcz", keep={"days": 30}, **HOOKS)))
+    assert parts == [*PARTS]
     assert samples() == [cohort.ids(0, 7)] * 2
-    found = metrics()
-    assert (found["success"], found["samples_added chr2"]) == (0, 3)
+    values = metrics()
+    assert (values["success"], values["samples_added chr2"]) == (0, 3)
 
 
 def stored_call(value: int) -> Callable[[zarr.Group], None]:
-    """Give the sample that was removed a depth, which `verify` finds."""
+    """Set the depth of a removed sample; `verify` reports it unless it is missing."""
 
     def change(group: zarr.Group) -> None:
         depth = group["call_DP"]
@@ -185,14 +185,14 @@ def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkey
     vczstore.remove("set/{part}", ["S0001"], impl="zarr")
     edit(Path("set/chr2"), stored_call(7))
     steps = CHECKED[:3] if kind == "format3" else CHECKED
-    file = write(*steps, **TOLD)
+    file = write(*steps, **HOOKS)
     words = fails("run", file, "--report", "report")
-    found = "chr2: call_DP c/0/0: has values of removed samples, at 1; vczstore repair makes them missing"
-    assert words == f"verify: set/{{part}}: {found}; what the steps of the job do is done in all parts"
+    error = "chr2: call_DP c/0/0: has values of removed samples, at 1; vczstore repair makes them missing"
+    assert words == f"verify: set/{{part}}: {error}; what the steps of the job do is done in all parts"
     present = [[*cohort.ids(0, 1), "", *cohort.ids(2, 5)]] * 2
     assert [read(Path("set", part))["sample_id"].tolist() for part in PARTS] == present
     for report in (json.loads(Path("bad.json").read_text())["parts"][part] for part in PARTS):
-        assert [one["operation"] for one in report["job"]["after"]] == ["verify"]
+        assert [action["operation"] for action in report["job"]["after"]] == ["verify"]
         assert report["job"]["tags"] == []
         assert report["steps"][0]["counts"]["samples added"] == 3
     assert json.loads(Path("report/chr1/report.json").read_text())["job"]["status"] == "failed"
@@ -201,14 +201,14 @@ def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkey
     assert cohort.digest(Path("set")) == was
     edit(Path("set/chr2"), stored_call(-1))
     done = run(file)
-    for part, one in done.parts.items():
-        assert [after.operation.called for after in one.done] == ["verify", "check"]
-        assert (one.results, one.status) == ((), "done")
+    for part, result in done.parts.items():
+        assert [action.operation.called for action in result.done] == ["verify", "check"]
+        assert (result.results, result.status) == ((), "done")
         if kind == "icechunk":
             repository = repository_of(Path("set", part))
             (appended,) = (s for s in repository.ancestry(branch="main") if s.message.startswith("run: append"))
             assert {name: repository.lookup_tag(name) for name in repository.list_tags()} == {"batch-1": appended.id}
-            assert one.snapshot == appended.id
+            assert result.snapshot == appended.id
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_checks_and_tags_of_groups_of_one_repository(tmp_path: Path, monkeypatch
     run(file)
     repository = repository_of(Path("set/all.icechunk"))
     assert repository.lookup_tag("batch-1") == repository.lookup_branch("main")
-    assert run(file).status == "done"  # its checks
+    assert run(file).status == "done"  # because of its checks
     edit(Path("set/all.icechunk"), lambda group: group.attrs.update(changed=True))
     file.write_text(file.read_text().replace("batch-1", "batch-2"))
     run(file)
@@ -229,11 +229,11 @@ def test_checks_and_tags_of_groups_of_one_repository(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create, seen, file = IcechunkHistory.create_tag, list[str](), write(*CHECKED)
+    create, labels, file = IcechunkHistory.create_tag, list[str](), write(*CHECKED)
 
     def stop(self: IcechunkHistory, *arguments: str) -> str:
-        seen.append(self.label)
-        if len(seen) == 2:
+        labels.append(self.label)
+        if len(labels) == 2:
             raise KeyboardInterrupt
         return create(self, *arguments)
 
@@ -252,16 +252,16 @@ def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_storage_that_fails_once_it_comes_to_the_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = IcechunkHistory.tags
+def test_storage_that_fails_when_tags_are_created(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_tags = IcechunkHistory.tags
 
     def fail(self: IcechunkHistory) -> dict[str, str]:
         if any(frame.function == "tag_states" for frame in inspect.stack()):
             raise icechunk.IcechunkError("connection reset")
-        return there(self)
+        return read_tags(self)
 
     monkeypatch.setattr(IcechunkHistory, "tags", fail)
-    file = write("append: in/{part}.vcz", "check: {min-samples: 5}", "tag: batch-1", **TOLD)
+    file = write("append: in/{part}.vcz", "check: {min-samples: 5}", "tag: batch-1", **HOOKS)
     words = ["set/{part}: cannot be read .*connection reset.*; what the steps of the job do is done in all parts$"]
     complain(StorageError, words, lambda: vczstore.run_job(file, report="report"))
     for report in (json.loads(Path(f"report/{part}/report.json").read_text()) for part in PARTS):
@@ -270,19 +270,19 @@ def test_storage_that_fails_once_it_comes_to_the_tags(folder: Path, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["{part}", "chr1"])
-def test_an_interrupt_once_the_steps_are_committed(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_after_the_steps_are_committed(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_arguments: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("plans.verify.Verify.perform", stop)
-    file = write(f"append: in/{part}.vcz", "verify: true", "tag: batch-1", store=f"set/{part}", **TOLD)
+    file = write(f"append: in/{part}.vcz", "verify: true", "tag: batch-1", store=f"set/{part}", **HOOKS)
     words = r"^(run|verify): interrupted; .*what the steps of the job do is (committed|done in all parts)$"
     with pytest.raises(Interrupted, match=words):
         vczstore.run_job(file, report="report")
     path = Path("report", "report.json" if part == "chr1" else "chr1/report.json")
-    report, told = json.loads(path.read_text())["job"], json.loads(Path("bad.json").read_text())
+    report, notified = json.loads(path.read_text())["job"], json.loads(Path("bad.json").read_text())
     assert (report["status"], report["snapshot"], report["tags"]) == ("failed", tips()[0], [])
-    assert (told["job"]["status"], told["job"]["error"]) == ("failed", report["error"])
+    assert (notified["job"]["status"], notified["job"]["error"]) == ("failed", report["error"])
 
 
 PUBLISHED = ("append: in/{part}.vcz", "verify: true", "publish: night", "tag: batch-1")
@@ -294,36 +294,36 @@ def tips(branch: str = "main") -> list[str]:
 
 def tags() -> list[dict[str, str]]:
     repositories = [repository_of(Path("set", part)) for part in PARTS]
-    return [{name: one.lookup_tag(name) for name in sorted(one.list_tags())} for one in repositories]
+    return [{name: r.lookup_tag(name) for name in sorted(r.list_tags())} for r in repositories]
 
 
 @pytest.mark.slow
-def test_all_parts_are_published_once_they_are_checked(folder: Path) -> None:
+def test_all_parts_are_published_after_the_checks(folder: Path) -> None:
     checks = write(*PUBLISHED[:2], "check: {max-samples: 6}", *PUBLISHED[2:], branch="night")
     failed = r"chr1: 7 samples are present.*; chr2: 7 .*done in all parts on the branch night, and not published$"
     complain(CheckError, [failed], lambda: run(checks))
     assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
-    vczstore.publish("set/chr1", "night")  # by itself: the job does what is missing
+    vczstore.publish("set/chr1", "night")  # one part only: the job publishes the other
     done = run(write(*PUBLISHED, branch="night"))
     assert samples() == [cohort.ids(0, 7)] * 2
-    assert tips() == tips("night") == [one.snapshot for one in done.parts.values()]
+    assert tips() == tips("night") == [result.snapshot for result in done.parts.values()]
     assert tags() == [{"batch-1": tip} for tip in tips()]
-    for one in done.parts.values():
-        assert [after.operation.called for after in one.done] == ["verify", "publish"]
+    for result in done.parts.values():
+        assert [action.operation.called for action in result.done] == ["verify", "publish"]
     again = run(write(*PUBLISHED, branch="night"))
-    assert (again.status, [one.done for one in again.parts.values()]) == ("nothing to do", [()] * 2)
+    assert (again.status, [result.done for result in again.parts.values()]) == ("nothing to do", [()] * 2)
 
 
 @pytest.mark.slow
-def test_no_part_is_published_if_main_of_one_has_moved_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_part_is_published_if_main_of_one_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, publish = write(*PUBLISHED, branch="night"), Publish.perform_set
 
-    def late(self: Publish, group: StoreSet, *, dry_run: bool) -> Found:
+    def change_main_then_publish(self: Publish, group: StoreSet, *, dry_run: bool) -> Found:
         edit(Path("set/chr2"), lambda group: group.attrs.update(changed=True))
         return publish(self, group, dry_run=dry_run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Publish, "perform_set", late)
+        patch.setattr(Publish, "perform_set", change_main_then_publish)
         words = ["set/chr2: the branch night has diverged from main", "night, and not published"]
         complain(StaleError, words, lambda: run(file))
     assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
@@ -344,7 +344,7 @@ def kill(self, *arguments):
 IcechunkHistory.publish = kill
 vczstore.run_job("job.yaml")
 """
-"""Two parts are committed; the process is killed before the second one is published, or its compaction is visible."""
+"""Both parts are committed; the process is killed before the second one is published, or its compaction is visible."""
 
 
 def kill_job(code: str = KILLED) -> None:
@@ -370,7 +370,7 @@ def test_a_job_that_is_killed_before_the_second_part_is_published(folder: Path, 
 
 
 LEFT = [*cohort.ids(0, 1), *cohort.ids(2, 5)]
-"""The samples that are left once one is removed, and the parts are compacted."""
+"""The samples after the job has appended a batch, removed a sample and compacted the parts."""
 ALL_STEPS = (
     *("append: in/{part}.vcz", "remove: S0001", "compact: true", "verify: true", "tag: batch-1"),
     *("export: out/{part}.vcz", "purge: true", "gc: true"),
@@ -378,8 +378,8 @@ ALL_STEPS = (
 
 
 def exported() -> list[dict[str, list[Any]]]:
-    found = [cohort.read_vcz(Path("out", f"{part}.vcz")) for part in PARTS]
-    return [{name: array.tolist() for name, array in one.items() if name in ARRAYS} for one in found]
+    exports = [cohort.read_vcz(Path("out", f"{part}.vcz")) for part in PARTS]
+    return [{name: array.tolist() for name, array in arrays.items() if name in ARRAYS} for arrays in exports]
 
 
 def expected() -> list[dict[str, list[Any]]]:
@@ -409,8 +409,8 @@ def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -
     assert exported() == expected()
     called = ["compact", "verify", *(["publish"] * bool(published)), "export", "purge", "gc"]
     first, second = done.parts.values()
-    assert [one.operation.called for one in first.done] == called
-    assert len(second.done) == len(called) - 2 * (kind == "groups")  # history is of the repository
+    assert [action.operation.called for action in first.done] == called
+    assert len(second.done) == len(called) - 2 * (kind == "groups")  # groups share the repository's history
     assert vczstore.verify_removal(store, ["S0001"]).ok
     places = [Path("set/all.icechunk")] if kind == "groups" else [Path("set", part) for part in PARTS]
     for place in places:
@@ -419,17 +419,17 @@ def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -
         tagged = repository.readonly_session(tag="batch-1").store
         top = zarr.open_group(tagged, path="chr2" if kind == "groups" else None, mode="r")
         assert np.asarray(top["sample_id"]).tolist() == LEFT
-    if kind == "icechunk":  # a job that is done is run again, every night
+    if kind == "icechunk":  # a completed job is run again, every night
         again = run(write(*steps, store=store))
-        assert again.status == "done"  # its check
-        assert [one.snapshot for one in again.parts.values()] == tips()
-    if kind == "icechunk":  # where there is no check
+        assert again.status == "done"  # because of its check
+        assert [result.snapshot for result in again.parts.values()] == tips()
+    if kind == "icechunk":  # a job without a check
         assert run(write("remove: S0001", "compact: true", "tag: batch-1", store=store)).status == "nothing to do"
         assert samples() == [LEFT] * 2
 
 
 class Killed(BaseException):
-    """What ends a run, and is caught nowhere."""
+    """Ends a run like a kill, because no code catches it."""
 
 
 @pytest.mark.slow
@@ -460,10 +460,10 @@ def test_all_steps_of_plain_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     words = [r"^compact: \S*set/{part} is plain Zarr.*leave the step out, and run: vczstore compact '\S*set/{part}'$"]
     with unchanged(Path("set")):
         complain(UnsuitableError, words, lambda: run(file))
-    done = run(write(*(one for one in ALL_STEPS if not one.startswith(("compact", "tag")))))
+    done = run(write(*(step for step in ALL_STEPS if not step.startswith(("compact", "tag")))))
     assert exported() == expected()
-    for one in done.parts.values():
-        assert [after.operation.called for after in one.done] == ["verify", "export", "purge", "gc"]
+    for result in done.parts.values():
+        assert [action.operation.called for action in result.done] == ["verify", "export", "purge", "gc"]
 
 
 @pytest.mark.slow
@@ -478,7 +478,7 @@ def test_a_job_that_is_killed_before_the_second_part_is_compacted(folder: Path) 
     assert [read(Path("repaired/set", part))["sample_id"].tolist() for part in PARTS] == [LEFT] * 2
     assert run(file).completed == ("chr2",)
     assert (samples(), exported()) == ([LEFT] * 2, expected())
-    assert [[*one] for one in tags()] == [["batch-1"]] * 2
+    assert [[*names] for names in tags()] == [["batch-1"]] * 2
     assert vczstore.verify_removal("set/{part}", ["S0001"]).ok
     assert not [*Path("set").glob(".*json")]
 
@@ -492,7 +492,7 @@ def test_a_job_that_is_killed_before_the_second_part_is_purged(folder: Path) -> 
     assert vczstore.verify_removal("set/{part}", ["S0001"]).ok
 
 
-def test_what_follows_is_refused_for_all_parts_before_the_first_commit(folder: Path) -> None:
+def test_later_actions_are_checked_for_all_parts_before_the_first_commit(folder: Path) -> None:
     vczstore.tag("set/chr2", "pinned")
     cohort.write_vcz(Path("out/chr2.vcz"), before("chr2"))
     with unchanged(*(Path("set", part) for part in PARTS), Path("out/chr2.vcz")):
@@ -523,7 +523,7 @@ def test_an_export_that_fails_in_a_part(folder: Path, monkeypatch: pytest.Monkey
         complain(StorageError, words, lambda: run(file))
     assert samples() == [cohort.ids(0, 7)] * 2
     run(file)
-    assert [one["sample_id"] for one in exported()] == [cohort.ids(0, 7)] * 2
+    assert [arrays["sample_id"] for arrays in exported()] == [cohort.ids(0, 7)] * 2
 
 
 PLAIN: list[tuple[dict[str, Any], list[str]]] = [
@@ -533,7 +533,7 @@ PLAIN: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("keys", "words"), PLAIN)
-def test_plain_zarr_has_neither(folder: Path, keys: dict[str, Any], words: list[str]) -> None:
+def test_plain_zarr_has_no_branches_and_no_retention(folder: Path, keys: dict[str, Any], words: list[str]) -> None:
     make(folder / "plain", "format3")
     was = cohort.digest(folder / "plain")
     file = write("append: in/{part}.vcz", store="plain/set/{part}", **keys)

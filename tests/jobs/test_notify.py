@@ -1,4 +1,4 @@
-"""Who hears of a run of a job, and that none of them makes it fail."""
+"""Notifications about runs of jobs; a failing notification does not fail the job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A web address, and what was sent to it; paths that begin with /no are refused."""
+    """URL of a server, and the list of documents posted to it. Paths that begin with /no return status 500."""
     received: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,15 +53,15 @@ def address() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def write(folder: Path, *steps: str, **keys: Any) -> Path:
     file = folder / "job.yaml"
-    said = {"store": "store", **{key.replace("_", "-"): value for key, value in keys.items()}}
-    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in said.items())
+    values = {"store": "store", **{key.replace("_", "-"): value for key, value in keys.items()}}
+    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
     file.write_text(f"{head}steps:\n" + "".join(f"- {step}\n" for step in steps))
     return file
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    """The values of a file of metrics, of which every line is as Prometheus has it."""
-    found = {}
+    """The values in the metrics file; assert that every line is in Prometheus' text format."""
+    values = {}
     text = (folder / "job.prom").read_text()
     for line in text.splitlines():
         if line.startswith("#"):
@@ -71,19 +71,19 @@ def metrics(folder: Path) -> dict[str, float]:
         assert match
         name, labels, value = match.groups()
         assert re.fullmatch(r'\{job_file="[^"]+job\.yaml",store="[^"]+store"\}', labels)
-        found[name] = float(value)
+        values[name] = float(value)
     assert text.endswith("\n")
-    return found
+    return values
 
 
 @pytest.mark.slow
 def test_commands_and_metrics(folder: Path) -> None:
-    told = {
+    hooks = {
         "on_success": ["sh", "-c", f"cat > {folder}/good.json; echo $VCZSTORE_STATUS > {folder}/status"],
         "on_failure": ["sh", "-c", f"cat > {folder}/bad.json"],
         "metrics": "job.prom",
     }
-    run_job(write(folder, "append: batch.vcz", "remove: S0000", **told))
+    run_job(write(folder, "append: batch.vcz", "remove: S0000", **hooks))
     report = json.loads((folder / "good.json").read_text())
     assert (report["job"]["status"], (folder / "status").read_text()) == ("done", "done\n")
     assert report["job"]["sources"][0]["found"] == [str(folder / "batch.vcz")]
@@ -98,7 +98,7 @@ def test_commands_and_metrics(folder: Path) -> None:
     assert good["bytes_written"] > 0
     assert good["last_success_timestamp_seconds"] == good["last_run_timestamp_seconds"]
     with pytest.raises(SampleError):
-        run_job(write(folder, "remove: NOBODY", **told))
+        run_job(write(folder, "remove: NOBODY", **hooks))
     report = json.loads((folder / "bad.json").read_text())
     assert report["job"]["status"] == "failed"
     bad = metrics(folder)
@@ -108,14 +108,14 @@ def test_commands_and_metrics(folder: Path) -> None:
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     (folder / "bad.json").unlink()
     with open_store(folder / "store").exclusive_lock(), pytest.raises(BusyError):
-        run_job(write(folder, "append: batch.vcz", **told))
+        run_job(write(folder, "append: batch.vcz", **hooks))
     assert not (folder / "bad.json").exists()
 
 
 def test_a_web_address(
     folder: Path, address: tuple[str, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It gets the report, without what an error says of samples; its path is not logged."""
+    """The report is posted without sample IDs in error messages, and the path of the URL is not logged."""
     url, received = address
     run_job(write(folder, "append: batch.vcz", on_success=f"{url}/secret-1"))
     assert received[0]["job"]["status"] == "done"
@@ -128,7 +128,7 @@ def test_a_web_address(
     assert "secret" not in caplog.text
 
 
-def test_what_cannot_be_told_does_not_matter(
+def test_failing_hooks_do_not_fail_the_job(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(notify, "TIMEOUT", 0.05)
@@ -156,7 +156,7 @@ def test_what_cannot_be_told_does_not_matter(
         ("https://me:password@host/x", "credentials do not belong here"),
     ],
 )
-def test_what_is_no_hook(folder: Path, hook: Any, words: str) -> None:
+def test_invalid_hooks(folder: Path, hook: Any, words: str) -> None:
     with pytest.raises(JobFileError) as refused:
         plan_job(write(folder, "append: batch.vcz", on_success=hook))
     assert words in str(refused.value)

@@ -1,4 +1,4 @@
-"""The report of a job, looked at in a browser, and with labels that wish it ill."""
+"""The report of a job, also with hostile texts and in a browser."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def make_report(steps: list[dict[str, Any]] | None = None, **job: Any) -> Any:
 
 
 def make_hostile(text: str, **job: Any) -> Any:
-    """Every text of a report is this one."""
+    """A report in which every text is `text`."""
     step = make_step(text, summary=text, counts={text: 1}, sources=[text] * 5, already_applied=3)
     report = make_report([step], id=text, file=text, store=text, backend=text, executor=text, base=text, **job)
     report["job"] |= {"started": text, "snapshot": text, "tags": [text] * 30, "error": text}
@@ -142,7 +142,7 @@ def report(request: pytest.FixtureRequest) -> Any:
     return REPORTS[request.param]
 
 
-# ---- what is written ------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------
 
 
 def page_of(folder: Path, report: Any) -> str:
@@ -151,7 +151,7 @@ def page_of(folder: Path, report: Any) -> str:
 
 
 class Elements(HTMLParser):
-    """Tags and attributes as a lenient parser sees them."""
+    """Tags and attributes of a page, read with a lenient parser."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_json_is_the_report_as_given(tmp_path: Path, report: Any) -> None:
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["report.html", "report.json"]
 
 
-def test_page_is_well_formed_and_asks_for_nothing(tmp_path: Path, report: Any) -> None:
+def test_page_is_well_formed_and_requests_nothing(tmp_path: Path, report: Any) -> None:
     page = page_of(tmp_path, report)
     root = ElementTree.fromstring(page)
     assert root.tag == "html"
@@ -182,8 +182,8 @@ def test_page_is_well_formed_and_asks_for_nothing(tmp_path: Path, report: Any) -
     for _, attributes in elements:
         assert not {"src", "href", "xlink:href", "srcset", "style", "action", "data"} & set(attributes)
         assert not [name for name in attributes if name.startswith("on")]
-        known = {"xmlns": "http://www.w3.org/2000/svg"}
-        assert not [v for k, v in attributes.items() if v and re.search(r"url\(|https?:", v) and known.get(k) != v]
+        allowed = {"xmlns": "http://www.w3.org/2000/svg"}
+        assert not [v for k, v in attributes.items() if v and re.search(r"url\(|https?:", v) and allowed.get(k) != v]
     for style in [e.text or "" for e in root.iter() if e.tag in ("style", f"{SVG}style")]:
         assert not re.search(r"url\(|@import|@font-face|https?:", style)
     plan = ElementTree.fromstring(plan_svg(report))
@@ -193,7 +193,7 @@ def test_page_is_well_formed_and_asks_for_nothing(tmp_path: Path, report: Any) -
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def test_plan_is_a_picture_by_itself(report: Any) -> None:
+def test_plan_is_a_standalone_picture(report: Any) -> None:
     root = ElementTree.fromstring(plan_svg(report))
     assert root.tag == f"{SVG}svg"
     assert {e.tag.removeprefix(SVG) for e in root.iter()} <= SVG_TAGS
@@ -212,9 +212,9 @@ def texts(report: Any) -> list[str]:
     return ["".join(e.itertext()) for e in ElementTree.fromstring(plan_svg(report)).iter(f"{SVG}text")]
 
 
-def test_plan_tells_store_steps_and_commit() -> None:
-    found = texts(REPORTS["done"])
-    assert found[:12] == [
+def test_plan_shows_store_steps_and_commit() -> None:
+    labels = texts(REPORTS["done"])
+    assert labels[:12] == [
         "s3://bucket/cohort.icechunk",
         "icechunk, 4,000 samples",
         "state 8ZV4XN8Q1S9J3K2M4T5G",
@@ -228,7 +228,7 @@ def test_plan_tells_store_steps_and_commit() -> None:
         "96 chunks re-encoded",
         "5 arrays, 40 tasks",
     ]
-    assert found[-4:] == ["one commit", "snapshot 1CECHNKREP0F1RSTCMT0", "5,500 samples", "release-1"]
+    assert labels[-4:] == ["one commit", "snapshot 1CECHNKREP0F1RSTCMT0", "5,500 samples", "release-1"]
 
 
 @pytest.mark.parametrize(
@@ -242,28 +242,28 @@ def test_plan_tells_store_steps_and_commit() -> None:
         ("nothing to do", "no commit: nothing to do"),
     ],
 )
-def test_plan_tells_what_comes_of_it(name: str, end: str) -> None:
-    found = texts(REPORTS[name])
-    assert end in found
-    assert ("release-1" in found) == name.startswith("planned")
+def test_plan_shows_the_outcome(name: str, end: str) -> None:
+    labels = texts(REPORTS[name])
+    assert end in labels
+    assert ("release-1" in labels) == name.startswith("planned")
 
 
-def test_plan_tells_what_was_applied_before() -> None:
+def test_plan_shows_the_number_of_applied_sources() -> None:
     assert "40 tasks, 1 applied before" in texts(make_report([make_step(already_applied=1)]))
 
 
 def test_sources_are_named(tmp_path: Path) -> None:
-    found = {"operation": "append", "source": "inbox/*.vcz", "found": [f"inbox/{i}" for i in range(1_001)], "new": 7}
-    page = page_of(tmp_path, make_report(sources=[found]))
+    glob = {"operation": "append", "source": "inbox/*.vcz", "found": [f"inbox/{i}" for i in range(1_001)], "new": 7}
+    page = page_of(tmp_path, make_report(sources=[glob]))
     assert "<bdi>inbox/999</bdi>" in page
     assert "inbox/1000<" not in page
     assert "and 1 more, in report.json" in page
 
 
 def test_many_sources_and_tags_are_counted() -> None:
-    found = texts(REPORTS["twenty steps, many sources and tags"])
-    assert found.count("← and 47 more sources") == 20
-    assert "and 44 more tags" in found
+    labels = texts(REPORTS["twenty steps, many sources and tags"])
+    assert labels.count("← and 47 more sources") == 20
+    assert "and 44 more tags" in labels
 
 
 @pytest.mark.parametrize("name", ["5,000 tasks", "5,000 tasks at once"])
@@ -271,7 +271,7 @@ def test_thousands_of_tasks_stay_small(tmp_path: Path, name: str) -> None:
     page = page_of(tmp_path, REPORTS[name])
     assert len(page) < 150_000
     assert page.count("<rect") < MAX_BARS
-    # of 4 workers each is busy for 0.09 s of 0.1 s
+    # each of 4 workers is busy for 0.09 s of every 0.1 s
     load = {"5,000 tasks": "write append, up to 3.6 at a time", "5,000 tasks at once": "w, up to 5,000.0 at a time"}
     assert load[name] in page
 
@@ -306,7 +306,7 @@ def test_a_failed_job_promises_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_texts_are_shown_as_they_are_but_for_what_cannot_be_seen(text: str) -> None:
+def test_texts_are_shown_without_invisible_characters(text: str) -> None:
     shown = clean(text, 100)
     assert len(shown) <= 600
     assert not re.search("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff]", shown)
@@ -319,7 +319,7 @@ def test_durations_are_short(seconds: float) -> None:
     assert re.fullmatch(r"[\d.,]+ (s|min|h)( \d+ (s|min))?", duration(seconds))
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"^report: .*/file/deeper cannot be made: Not a directory; name another"):
         write_report(tmp_path / "file" / "deeper", REPORTS["done"])
@@ -340,7 +340,7 @@ def _contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_contrast_is_that_of_wcag_aa(tmp_path: Path, dark: bool) -> None:
+def test_contrast_meets_wcag_aa(tmp_path: Path, dark: bool) -> None:
     style = page_of(tmp_path, REPORTS["done"]).partition("<style>")[2]
     themes = [
         dict(re.findall(r"--([a-z0-9]+):(#[0-9a-f]{6})", part)) for part in re.findall(r":root\{([^}]*)\}", style)
@@ -366,7 +366,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # for what the browser itself asks for
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # for requests of the browser itself
 ]
 
 type Browser = Callable[..., str]
@@ -374,7 +374,7 @@ type Browser = Callable[..., str]
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Browser:
-    """Run Chromium once, with a profile of its own; returns what it prints."""
+    """Return a function that runs Chromium once with a new profile, and returns its output."""
     chromium = shutil.which("chromium")
     if chromium is None and "CI" not in os.environ:
         pytest.skip("no chromium on this machine; .ci/run installs it")
@@ -389,16 +389,16 @@ def browse(tmp_path: Path) -> Browser:
 
 
 def requests_of(log: Path) -> list[str]:
-    """What a page has asked for, from the browser's own log; requests of the browser itself have no origin."""
-    found = json.loads(log.read_text())
-    kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    started = [e["params"] for e in found["events"] if e["type"] == kind and "url" in e.get("params", {})]
+    """URLs requested by a page, from the browser's log; requests of the browser itself have no origin."""
+    document = json.loads(log.read_text())
+    kind = document["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    started = [e["params"] for e in document["events"] if e["type"] == kind and "url" in e.get("params", {})]
     return [p["url"] for p in started if p["initiator"] != "not an origin"]
 
 
 @pytest.mark.slow
-def test_no_host_is_asked_for_anything(tmp_path: Path, browse: Browser) -> None:
-    """The control asks for an image, so the log does tell; the report, all of it hostile, asks for nothing."""
+def test_the_page_sends_no_requests(tmp_path: Path, browse: Browser) -> None:
+    """As a control, a page with an image sends a request; a report with only hostile texts sends none."""
     log = tmp_path / "net.json"
     control = tmp_path / "control.html"
     control.write_text("<img src='http://canary.example/control'>")
@@ -408,7 +408,7 @@ def test_no_host_is_asked_for_anything(tmp_path: Path, browse: Browser) -> None:
     report = make_hostile("".join(HOSTILE[:4]))
     report["steps"] = [make_step(text, summary=text, sources=[text]) for text in HOSTILE]
     page = page_of(tmp_path, report)
-    # without its policy too: nothing in the page would ask, were it allowed to
+    # also without its security policy, so that nothing blocks requests
     (tmp_path / "bare.html").write_text(re.sub(r"<meta http-equiv[^>]*>", "", page), encoding="utf-8")
     for name in ("report.html", "bare.html"):
         log.unlink()
@@ -422,7 +422,7 @@ def test_no_host_is_asked_for_anything(tmp_path: Path, browse: Browser) -> None:
 @pytest.mark.parametrize("name", ["done", "hostile"])
 @pytest.mark.slow
 def test_nothing_is_wider_than_the_window(tmp_path: Path, browse: Browser, name: str) -> None:
-    """Measured by a script in a frame of each width, in a copy of the page that allows one; letters of pictures too."""
+    """A script measures the page and the texts of pictures, in frames of several widths, in a copy without policy."""
     report = REPORTS["done"] if name == "done" else make_hostile(HOSTILE[8])
     page = re.sub(r"<meta http-equiv[^>]*>", "", page_of(tmp_path, report))
     script = """<script>
@@ -440,17 +440,17 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path, browse: Browser, name:
 
 
 def _pixels(png: bytes) -> tuple[int, int, list[bytes]]:
-    """Width, height and rows of 3 bytes a pixel; of the PNGs that Chromium writes."""
+    """Decode a PNG written by Chromium: return width, height, and rows with 3 bytes per pixel."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
     step = {2: 3, 6: 4}[kind]
     assert depth == 8
-    at, packed = 8, b""
-    while at < len(png):
-        (length,) = struct.unpack(">I", png[at : at + 4])
-        if png[at + 4 : at + 8] == b"IDAT":
-            packed += png[at + 8 : at + 8 + length]
-        at += length + 12
+    offset, packed = 8, b""
+    while offset < len(png):
+        (length,) = struct.unpack(">I", png[offset : offset + 4])
+        if png[offset + 4 : offset + 8] == b"IDAT":
+            packed += png[offset + 8 : offset + 8 + length]
+        offset += length + 12
     raw, rows, above = zlib.decompress(packed), [], bytearray(width * step)
     for y in range(height):
         start = y * (width * step + 1)
@@ -476,7 +476,7 @@ def _pixels(png: bytes) -> tuple[int, int, list[bytes]]:
 
 @pytest.mark.parametrize(("scheme", "back"), [("1", "eef1f4"), ("0", "11151b")])
 @pytest.mark.slow
-def test_it_looks_light_or_dark_as_the_reader_likes(tmp_path: Path, browse: Browser, scheme: str, back: str) -> None:
+def test_light_and_dark_colour_schemes(tmp_path: Path, browse: Browser, scheme: str, back: str) -> None:
     page_of(tmp_path, REPORTS["done"])
     picture = tmp_path / "page.png"
     flags = (f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}", "--window-size=600,500")

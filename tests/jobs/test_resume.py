@@ -1,4 +1,4 @@
-"""Jobs on Icechunk whose driver died go on from what their tasks had finished: the chunks written again are counted."""
+"""Jobs on Icechunk resume after their driver was killed; the tests count the chunks that are written again."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from vczstore.vcz import encoded_chunks
 
 N_VARIANTS = 320
 LAYOUT: dict[str, Any] = {"variants_chunk": 32, "samples_chunk": 16, "compressors": None}
-"""Chunks of 1 to 2 kB: Icechunk makes an object of each, so that what a run has written can be listed."""
+"""Chunks of 1 to 2 kB: Icechunk stores each as an object, so that the chunks written by a run can be listed."""
 FIELDS = ("call_genotype", "call_DP")
 
 
 def ids(first: int, n: int) -> list[str]:
-    """So long that those of a chunk are an object too."""
+    """Sample IDs so long that Icechunk stores each chunk of them as an object, too."""
     return [f"{name}-{'x' * 40}" for name in cohort.ids(first, n)]
 
 
@@ -49,14 +49,14 @@ STEPS = """
   - append: b.vcz
   - update: c.vcz
 """
-"""The first decodes two chunk columns, the second copies two as they are, the third decodes two: 20 chunks each."""
+"""The first decodes two chunk columns, the second copies two verbatim, the third decodes two: 20 chunks each."""
 PLANNED = (42, 42, 40)
-"""The chunks of the two fields, and of sample_id."""
+"""Number of chunks written by each step: those of the two fields, and those of sample_id."""
 
 
 def make_arrays(first: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    made = cohort.make_arrays(N_VARIANTS, ids(first, n), seed=seed)
-    return {k: a for k, a in made.items() if k in (*FIELDS, "sample_id") or "samples" not in cohort.DIMENSIONS[k]}
+    arrays = cohort.make_arrays(N_VARIANTS, ids(first, n), seed=seed)
+    return {k: a for k, a in arrays.items() if k in (*FIELDS, "sample_id") or "samples" not in cohort.DIMENSIONS[k]}
 
 
 OLD, A, B = make_arrays(0, 24), make_arrays(24, 24, 1), make_arrays(48, 32, 2)
@@ -85,7 +85,7 @@ run_job(file, progress=progress)
 
 @dataclass
 class Place:
-    """A folder with a job, its batches and its work dir; the store is there too, or in a bucket."""
+    """A folder with a job, its batches, its work dir, and unless it is in a bucket, the store."""
 
     folder: Path
     url: str
@@ -104,7 +104,7 @@ class Place:
         )
 
     def written(self) -> set[str]:
-        """The objects of all chunks, whether anything leads to them or not."""
+        """Names of the objects of all chunks, referenced or not."""
         return self.chunks() if self.chunks else {path.name for path in (self.folder / "store/chunks").iterdir()}
 
     def read(self) -> dict[str, np.ndarray]:
@@ -113,36 +113,36 @@ class Place:
     def job(self, executor: str = "threads", steps: str = STEPS, work_dir: str | None = "work") -> Path:
         file = self.folder / "job.yaml"
         store = json.dumps({"url": self.url, "storage-options": self.options} if self.options else self.url)
-        said = {
+        values = {
             "store": store,
             "executor": executor,
             "max-workers": "2",
             **({"work-dir": work_dir} if work_dir else {}),
         }
-        file.write_text("".join(f"{key}: {value}\n" for key, value in said.items()) + f"steps:{steps}")
+        file.write_text("".join(f"{key}: {value}\n" for key, value in values.items()) + f"steps:{steps}")
         return file
 
     def kill(self, file: Path, n: int, *, rest: float = 0) -> None:
-        """Run the job; its driver dies by SIGKILL when so many tasks have written. By default each is recorded."""
+        """Run the job, and kill its driver after `n` tasks have written; `rest` is the interval between records."""
         head = self.repository.lookup_branch("main")
         command = [forks.program("python"), "-c", DRIVER, json.dumps([str(file), n, rest, 1.0])]
         killed = subprocess.run(command, capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        # its workers end by themselves, and may write until then what no journal has
+        # its workers exit by themselves, and until then may write chunks that are not in the journal
         left = [psutil.Process(pid) for pid in json.loads(killed.stdout) if psutil.pid_exists(pid)]
         assert psutil.wait_procs(left, timeout=120)[1] == []
         assert self.repository.lookup_branch("main") == head
 
     @property
     def journal(self) -> Path:
-        """The one file in the work dir."""
+        """The journal, which is the only file in the work dir."""
         (file,) = self.work.iterdir()
         return file
 
     def complete(
         self, file: Path, expected: dict[str, np.ndarray] = NEW, then: str = "nothing to do"
     ) -> tuple[int, JobResult]:
-        """Run the job again; returns how many objects of chunks that has made."""
+        """Rerun the job until it is complete; return the number of new chunk objects and the job's result."""
         before, head = self.written(), self.repository.lookup_branch("main")
         result = run_job(file)
         assert result.status == "done"
@@ -150,9 +150,9 @@ class Place:
         history = [snapshot.id for snapshot in self.repository.ancestry(branch="main")]
         assert history[:2] == [result.snapshot, head]  # one commit
         assert list(self.work.iterdir()) == []
-        made = len(self.written() - before)
+        n_new = len(self.written() - before)
         assert run_job(file).status == then
-        return made, result
+        return n_new, result
 
 
 @pytest.fixture(scope="module")
@@ -167,20 +167,20 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(template: Path, tmp_path: Path) -> Place:
-    # times too: they are part of what tells a batch from another state of it
+    # with modification times, because they are part of the identity of a batch
     subprocess.run(["cp", "-a", f"{template}/.", tmp_path], check=True)
     return Place(tmp_path, "store")
 
 
 def resumed(result: JobResult) -> int:
-    """How many chunks were there already."""
-    known = sum(r.resumed_chunks for r in result.results)
-    assert known + sum(r.chunks or 0 for r in result.results) == sum(PLANNED)
-    return known
+    """The number of chunks that were not written again."""
+    n_resumed = sum(r.resumed_chunks for r in result.results)
+    assert n_resumed + sum(r.chunks or 0 for r in result.results) == sum(PLANNED)
+    return n_resumed
 
 
 def tasks(file: Path) -> list[int]:
-    """How many tasks write, in each step."""
+    """The number of writing tasks of each step."""
     return [sum(plan.writing_tasks.values()) for plan in plan_job(file).plans]
 
 
@@ -196,25 +196,25 @@ def tasks(file: Path) -> list[int]:
         ("processes", 1, 0.6),
     ],
 )
-def test_a_job_goes_on_where_its_driver_was_killed(place: Place, executor: str, step: int, part: float) -> None:
+def test_a_job_is_resumed_after_its_driver_was_killed(place: Place, executor: str, step: int, part: float) -> None:
     file, before = place.job(executor), place.written()
     per_step = tasks(file)
     within = max(1, round(part * per_step[step]))
     place.kill(file, sum(per_step[:step]) + within)
     orphans = len(place.written() - before)
     again, result = place.complete(file)
-    # what the journal knows was written by then; what else was, is written again
-    known = resumed(result)
-    assert sum(PLANNED[:step]) + within <= known <= orphans
-    assert again == sum(PLANNED) - known
+    # chunks in the journal are kept; other chunks are written again even if they exist
+    n_resumed = resumed(result)
+    assert sum(PLANNED[:step]) + within <= n_resumed <= orphans
+    assert again == sum(PLANNED) - n_resumed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work_dir", ["work", None])
-def test_a_job_on_a_set_goes_on_in_each_part(
+def test_a_job_on_a_set_is_resumed_in_each_part(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_dir: str | None
 ) -> None:
-    """What the first part has written whole, and the second in part, is not written again."""
+    """The first part was complete and the second one partly written; their chunks are not written again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checkpoint, "MIN_CHUNKS", 1)
     places = {part: Place(tmp_path / part, "store") for part in ("chr1", "chr2")}
@@ -235,14 +235,14 @@ def test_a_job_on_a_set_goes_on_in_each_part(
     before = {part: place.written() for part, place in places.items()}
     done = run_job(file)
     assert isinstance(done, SetJobResult)
-    known = []
+    n_resumed = []
     for part, place in places.items():
         (result,) = done.parts[part].results
         cohort.assert_same(place.read(), cohort.expected_append(OLD, A))
         assert len(place.written() - before[part]) == (result.chunks or 0) == PLANNED[0] - result.resumed_chunks
         assert place.repository.list_branches() == {"main"}
-        known.append(result.resumed_chunks)
-    assert known[0] > known[1] >= 3
+        n_resumed.append(result.resumed_chunks)
+    assert n_resumed[0] > n_resumed[1] >= 3
     assert not [*tmp_path.rglob("*.journal")]
     assert run_job(file).status == "nothing to do"
 
@@ -255,7 +255,7 @@ def compiled_set(file: Path) -> CompiledSet:
 
 @pytest.mark.slow
 def test_on_lithops(tmp_path: Path) -> None:
-    """With few tasks, since each is a Python of its own; those that run when their driver dies end some time later."""
+    """With few tasks, because each is a Python process; those running when the driver is killed end later."""
     few = [{k: a[:64] if len(a) == N_VARIANTS else a for k, a in arrays.items()} for arrays in (OLD, A)]
     old, batch = [{k: a for k, a in arrays.items() if k != "call_DP"} for arrays in few]
     cohort.write_icechunk(tmp_path / "store", old, **LAYOUT)
@@ -264,9 +264,9 @@ def test_on_lithops(tmp_path: Path) -> None:
     file = place.job("lithops", steps="\n  - append: a.vcz\n")
     place.kill(file, 2)
     again, result = place.complete(file, cohort.expected_append(old, batch))
-    known = result.results[0].resumed_chunks
-    assert 0 < known < 6
-    assert again == 6 - known
+    n_resumed = result.results[0].resumed_chunks
+    assert 0 < n_resumed < 6
+    assert again == 6 - n_resumed
 
 
 @pytest.mark.slow
@@ -289,30 +289,30 @@ def test_at_an_object_store(template: Path, tmp_path: Path, s3_cloud: Cloud) -> 
         assert secret.encode() not in content
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lock, "TTL", 1.0)
-        patch.setattr(lock, "ABANDONED", 0)  # the dead driver's lease need not run out
+        patch.setattr(lock, "ABANDONED", 0)  # do not wait for the dead driver's lease to expire
         again, result = place.complete(file)
     assert PLANNED[0] < resumed(result) < sum(PLANNED[:2])
     assert again == sum(PLANNED) - resumed(result)
 
 
 @pytest.mark.slow
-def test_at_its_usual_pace(place: Place) -> None:
-    """What was recorded last is behind what was written, never ahead of it."""
+def test_at_the_default_interval(place: Place) -> None:
+    """With records at the default interval, the journal is behind the written chunks, never ahead of them."""
     file = place.job("single-threaded")
     place.kill(file, sum(tasks(file)) - 1, rest=checkpoint.REST)
     again, result = place.complete(file)
-    assert resumed(result) >= sum(PLANNED[:2])  # each step begins with a record
+    assert resumed(result) >= sum(PLANNED[:2])  # the start of each step is recorded
     assert again == sum(PLANNED) - resumed(result)
 
 
 @pytest.mark.parametrize(("step", "within"), [(1, 1), (1, None), (3, 2)])
 @pytest.mark.slow
-def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> None:
-    """The arrays of a step exist in the dead driver's session alone, with identities of their own."""
+def test_new_arrays(place: Place, step: int, within: int | None) -> None:
+    """New arrays exist only in the killed driver's session, with their own node IDs."""
     (place.folder / "whole").mkdir()
     shutil.copytree(place.folder / "store", place.folder / "whole/store")
-    (gone,) = ids(30, 1)
-    steps = f"\n  - append: a.vcz\n  - recompute: [AN, NS, AF]\n  - append: b.vcz\n  - remove: [{gone}]\n"
+    (removed,) = ids(30, 1)
+    steps = f"\n  - append: a.vcz\n  - recompute: [AN, NS, AF]\n  - append: b.vcz\n  - remove: [{removed}]\n"
     file = place.job(steps=steps)
     per_step = tasks(file)
     run_job(file, [f"store={place.folder}/whole/store"])
@@ -321,14 +321,14 @@ def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> Non
     np.testing.assert_array_equal(expected["variant_AN"], called)
     place.kill(file, sum(per_step[:step]) + (within or per_step[step]))
     _, result = place.complete(file, expected, then="done")  # the fields are stale again
-    known = [r.resumed_chunks for r in result.results]
-    assert known[:step] == [42, 30, 42][:step]
-    assert known[step] > 0
-    assert known[step + 1 :] == [0] * (3 - step)
+    n_resumed = [r.resumed_chunks for r in result.results]
+    assert n_resumed[:step] == [42, 30, 42][:step]
+    assert n_resumed[step] > 0
+    assert n_resumed[step + 1 :] == [0] * (3 - step)
 
 
 @pytest.mark.slow
-def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_after_the_commit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place.job()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Journal, "delete", lambda self: None)
@@ -343,7 +343,7 @@ def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.slow
-def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_a_failed_run_is_resumed(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     file = place.job()
     real, left = encoded_chunks.set_encoded, iter(range(10))
 
@@ -363,7 +363,7 @@ def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_one_that_lost_to_another_writer_leaves_nothing(place: Place) -> None:
+def test_a_conflict_leaves_no_journal(place: Place) -> None:
     compiled = plan_job(place.job())
     with pytest.raises(StaleError):
         run_compiled(compiled, before_commit=lambda: vczstore.remove(place.folder / "store", *ids(0, 1)) and None)
@@ -389,15 +389,15 @@ def sign(body: bytes) -> bytes:
 
 def other_session(file: Path) -> None:
     head, _, _ = file.read_bytes().partition(b"\n")
-    said = json.loads(head)
-    file.write_bytes(sign(head + b"\n" + b"x" * said["session"]))
+    metadata = json.loads(head)
+    file.write_bytes(sign(head + b"\n" + b"x" * metadata["session"]))
 
 
 def other_tasks(file: Path) -> None:
     head, _, rest = file.read_bytes().partition(b"\n")
-    said = json.loads(head)
-    said["tasks"] = dict.fromkeys(said["tasks"], 1)
-    file.write_bytes(sign(json.dumps(said).encode() + b"\n" + rest[:-32]))
+    metadata = json.loads(head)
+    metadata["tasks"] = dict.fromkeys(metadata["tasks"], 1)
+    file.write_bytes(sign(json.dumps(metadata).encode() + b"\n" + rest[:-32]))
 
 
 def link(file: Path) -> None:
@@ -407,7 +407,7 @@ def link(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def as_killed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A job whose driver was killed in its second step, and beside it a copy of all that."""
+    """The folder of a job whose driver was killed in the second step; a copy is in another folder next to it."""
     folder = tmp_path_factory.mktemp("killed")
     subprocess.run(["cp", "-a", f"{template}/.", folder], check=True)
     place = Place(folder, "store")
@@ -419,7 +419,7 @@ def as_killed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place
 
 @pytest.fixture
 def killed(as_killed: Place) -> Place:
-    """The same, as it was: a journal is that of a store at one place."""
+    """The same folder, restored from the copy, at the same path because a journal contains the store's location."""
     folder = as_killed.folder
     shutil.rmtree(folder)
     subprocess.run(["cp", "-a", f"{folder}-copy", folder], check=True)
@@ -431,25 +431,25 @@ def restarts(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None
     with caplog.at_level(logging.INFO, "vczstore"):
         again, result = place.complete(place.folder / "job.yaml")
     assert (again, resumed(result)) == (sum(PLANNED), 0)
-    (said,) = caplog.messages
-    assert said.startswith(f"the run starts from the beginning: {name} ")
-    assert words in said
+    (message,) = caplog.messages
+    assert message.startswith(f"the run starts from the beginning: {name} ")
+    assert words in message
 
 
 @pytest.mark.slow
 def test_on_another_executor(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """What the tests that follow would see if nothing had happened."""
+    """Control of the following tests: without further changes, the job is resumed."""
     assert stat.S_IMODE(killed.journal.stat().st_mode) == 0o600
     file = killed.job("processes")
     with caplog.at_level(logging.INFO, "vczstore"):
         again, result = killed.complete(file)
     assert again == sum(PLANNED) - resumed(result) < sum(PLANNED[1:])
-    (said,) = caplog.messages
-    assert said.startswith("the run goes on with step 2, where ")
+    (message,) = caplog.messages
+    assert message.startswith("the run goes on with step 2, where ")
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(killed: Place) -> None:
+def test_killed_repeatedly(killed: Place) -> None:
     file, before = killed.folder / "job.yaml", killed.written()
     for n in (5, 7):
         killed.kill(file, n)
@@ -459,7 +459,7 @@ def test_killed_again_and_again(killed: Place) -> None:
 
 
 @pytest.mark.slow
-def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_job_replaces_the_journal(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "vczstore"):
         assert run_job(killed.job(steps="\n  - append: b.vcz\n")).status == "done"
     assert "is of another job" in caplog.text
@@ -468,7 +468,7 @@ def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.slow
-def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
+def test_a_resumed_run_may_have_a_conflict(killed: Place) -> None:
     file, store = killed.folder / "job.yaml", killed.folder / "store"
     with pytest.raises(StaleError):
         run_compiled(plan_job(file), before_commit=lambda: vczstore.remove(store, *ids(0, 1)) and None)
@@ -479,8 +479,8 @@ def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_goes_on_and_loses_is_planned_again(killed: Place) -> None:
-    """What was written against the old state is of no use then."""
+def test_a_resumed_run_is_planned_again_after_a_conflict(killed: Place) -> None:
+    """The chunks written for the old state cannot be used then."""
     store, before, done = killed.folder / "store", killed.written(), list[str]()
 
     def progress(what: str, _done: int, _total: int) -> None:
@@ -496,7 +496,7 @@ def test_one_that_goes_on_and_loses_is_planned_again(killed: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "words"),
     [
         (cut, "is damaged"),
         (flip, "is damaged"),
@@ -511,16 +511,16 @@ def test_one_that_goes_on_and_loses_is_planned_again(killed: Place) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_journal_that_is_not_to_be_trusted(
-    killed: Place, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object], words: str
+def test_untrusted_journals(
+    killed: Place, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], words: str
 ) -> None:
-    harm(killed.journal)
+    damage(killed.journal)
     restarts(killed, caplog, words)
 
 
 @pytest.mark.slow
-def test_tasks_that_are_cut_otherwise_are_all_done(killed: Place) -> None:
-    """As on another executor, where tasks are larger; the steps before stay done."""
+def test_a_step_with_other_tasks_starts_over(killed: Place) -> None:
+    """For instance on another executor, with larger tasks; earlier steps are resumed."""
     other_tasks(killed.journal)
     again, result = killed.complete(killed.folder / "job.yaml")
     assert (again, resumed(result)) == (sum(PLANNED[1:]), PLANNED[0])
@@ -528,7 +528,7 @@ def test_tasks_that_are_cut_otherwise_are_all_done(killed: Place) -> None:
 
 @pytest.mark.slow
 def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """By another tool, which knows nothing of jobs."""
+    """By another tool, which does not know that a journal refers to chunks."""
     chunks = killed.written()
     killed.repository.garbage_collect(datetime.now(UTC))
     assert killed.written() < chunks
@@ -536,15 +536,15 @@ def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.slow
-def test_garbage_was_collected_of_what_was_older(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing was deleted, but that is not known."""
+def test_garbage_collection_that_deleted_nothing(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """The run starts over, because it cannot know that nothing was deleted."""
     killed.repository.garbage_collect(datetime(2020, 1, 1, tzinfo=UTC))
     restarts(killed, caplog, "garbage was collected since")
 
 
 @pytest.mark.slow
-def test_the_store_was_put_back(killed: Place, template: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """From a copy that lacks the chunks; its snapshot is the same."""
+def test_the_store_was_restored_from_a_copy(killed: Place, template: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The copy has the same snapshot, but lacks the chunks."""
     shutil.rmtree(killed.folder / "store")
     shutil.copytree(template / "store", killed.folder / "store")
     restarts(killed, caplog, "is of no use")
@@ -579,22 +579,22 @@ def test_a_source_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("work_dir", [None, "s3://nowhere/work"])
 @pytest.mark.slow
-def test_without_a_folder_there_is_none(place: Place, work_dir: str | None) -> None:
+def test_no_journal_without_a_local_folder(place: Place, work_dir: str | None) -> None:
     assert run_job(place.job(work_dir=work_dir)).status == "done"
     assert not place.work.exists()
 
 
 @pytest.mark.slow
-def test_nor_on_plain_zarr(place: Place) -> None:
+def test_no_journal_on_plain_zarr(place: Place) -> None:
     cohort.write_vcz(place.folder / "plain.vcz", OLD, **LAYOUT)
     assert run_job(place.job(), ["store=plain.vcz"]).status == "done"
     assert not place.work.exists()
 
 
 @pytest.mark.slow
-def test_a_job_does_not_fail_for_want_of_one(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_works_without_a_journal(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     (place.folder / "taken").write_text("")
     assert run_job(place.job(work_dir="taken/work")).status == "done"
     cohort.assert_same(place.read(), NEW)
-    (said,) = caplog.messages  # at its usual level
-    assert said.startswith("no journal is kept, so a run that is stopped starts from the beginning: ")
+    (message,) = caplog.messages  # at the default level
+    assert message.startswith("no journal is kept, so a run that is stopped starts from the beginning: ")

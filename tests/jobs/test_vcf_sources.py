@@ -1,4 +1,4 @@
-"""Jobs whose sources are VCFs: found by globs, and brought in once, under any name."""
+"""Jobs with VCF sources: matched by globs, and appended once, under any name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THIRD = ("C1", "C2")
 
 @pytest.fixture(params=["format3", "icechunk"])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A store without samples, over the variants of the VCFs."""
+    """A store without samples, with the variants of the VCFs."""
     (tmp_path / "inbox").mkdir()
     first = write(tmp_path / "first.vcf", text(OLD))
     backend = "icechunk" if request.param == "icechunk" else None
@@ -40,46 +40,46 @@ def job(folder: Path, step: str = "append: inbox/*.{vcz,vcf.gz,bcf}") -> Path:
 
 
 def done(result: JobResult) -> list[str]:
-    return [", ".join(f"{n} {what}" for what, n in one.counts.items()) for one in result.results]
+    return [", ".join(f"{n} {what}" for what, n in step.counts.items()) for step in result.results]
 
 
 def _ids(store: Path) -> list[str]:
     place = cohort.icechunk_store(store) if (store / "snapshots").is_dir() else store
-    found: np.ndarray = zarr.open_group(place, mode="r")["sample_id"][:]  # type: ignore[index, assignment]
-    return [str(one) for one in found]
+    ids: np.ndarray = zarr.open_group(place, mode="r")["sample_id"][:]  # type: ignore[index, assignment]
+    return [str(sample) for sample in ids]
 
 
 @pytest.mark.slow
 def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each batch comes in once; what has come in is not converted again."""
+    """Each batch is appended once, and is not converted again after that."""
     inbox = tmp_path / "inbox"
     write(inbox / "a.vcf.gz", text(OLD))
     write(inbox / "b.bcf", text(NEW))
     vcf.to_vcz(vcf.write_vcf(tmp_path / "c.vcf.gz", text(THIRD)), inbox / "c.vcz", 3, 2, 2)
-    write(inbox / "d.vcf", text(("D1",)))  # which no part of the glob finds
+    write(inbox / "d.vcf", text(("D1",)))  # does not match the glob
     file = job(tmp_path)
-    told = set[str]()
-    assert done(run_job(file, progress=lambda what, *_: told.add(what))) == ["3 sources, 6 samples added"]
-    assert told >= {"converting", "writing"}
+    steps = set[str]()
+    assert done(run_job(file, progress=lambda what, *_: steps.add(what))) == ["3 sources, 6 samples added"]
+    assert steps >= {"converting", "writing"}
     assert _ids(store) == [*OLD, *NEW, *THIRD]
     (inbox / "a.vcf.gz").rename(inbox / "renamed.vcf.gz")
     os.utime(inbox / "b.bcf")
     monkeypatch.setattr(conversions, "do", None)
     assert run_job(file).status == "nothing to do"
-    assert [(len(one.found), one.new) for one in plan_job(file).found] == [(3, 0)]
+    assert [(len(source.found), source.new) for source in plan_job(file).found] == [(3, 0)]
     assert _ids(store) == [*OLD, *NEW, *THIRD]
 
 
 @pytest.mark.slow
-def test_a_vcf_beside_its_vcz_is_not_found_unless_asked_for(tmp_path: Path, store: Path) -> None:
-    made = vcf.write_vcf(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
-    vcf.to_vcz(made, tmp_path / "inbox" / "a.vcz", 3, 2, 2)
+def test_a_general_glob_skips_the_vcf_next_to_its_vcz(tmp_path: Path, store: Path) -> None:
+    source = vcf.write_vcf(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    vcf.to_vcz(source, tmp_path / "inbox" / "a.vcz", 3, 2, 2)
     assert done(run_job(job(tmp_path, "append: inbox/*"))) == ["1 sources, 2 samples added"]
 
 
 @pytest.mark.slow
-def test_a_vcf_that_has_changed(tmp_path: Path, store: Path) -> None:
-    """It is refused before it is converted."""
+def test_a_changed_vcf(tmp_path: Path, store: Path) -> None:
+    """A changed VCF is refused before it is converted."""
     batch = write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
     file = job(tmp_path)
     run_job(file)
@@ -112,18 +112,18 @@ def test_plan_converts_and_deletes(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.slow
 def test_vcfs_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
-    """They are downloaded into the temporary folder; a glob finds them by their ending."""
+    """VCFs are matched by a glob, and downloaded to the temporary folder."""
     import obstore
 
     inbox = s3_cloud.objects("inbox")
-    for name, who in (("a.vcf.gz", OLD), ("b.vcf.gz", NEW)):
-        obstore.put(inbox, name, write(tmp_path / name, text(who)).read_bytes())
+    for name, samples in (("a.vcf.gz", OLD), ("b.vcf.gz", NEW)):
+        obstore.put(inbox, name, write(tmp_path / name, text(samples)).read_bytes())
     url, options = s3_cloud.url, {"storage_options": s3_cloud.options}
     vczstore.create(f"{url}/store", f"{url}/inbox/a.vcf.gz", **options)
     file = tmp_path / "job.yaml"
-    reach = "".join(f"    {key}: {value}\n" for key, value in s3_cloud.options.items())
+    keys = "".join(f"    {key}: {value}\n" for key, value in s3_cloud.options.items())
     file.write_text(
-        f"store:\n  url: {url}/store\n  storage-options:\n{reach}steps:\n- append: {url}/inbox/*.{{vcz,vcf.gz}}\n"
+        f"store:\n  url: {url}/store\n  storage-options:\n{keys}steps:\n- append: {url}/inbox/*.{{vcz,vcf.gz}}\n"
     )
     assert done(run_job(file)) == ["2 sources, 4 samples added"]
     assert run_job(file).status == "nothing to do"
