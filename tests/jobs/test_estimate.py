@@ -53,9 +53,9 @@ def test_local_by_hand() -> None:
 
 
 def test_max_workers_does_not_matter_for_one_thread() -> None:
-    one = estimate([step()], "single-threaded", workers=1, remote=False)
-    assert one == estimate([step()], "single-threaded", workers=8, remote=False)
-    assert one.seconds == pytest.approx(11.05)
+    single = estimate([step()], "single-threaded", workers=1, remote=False)
+    assert single == estimate([step()], "single-threaded", workers=8, remote=False)
+    assert single.seconds == pytest.approx(11.05)
 
 
 def test_processes_start_once_for_all_steps() -> None:
@@ -109,13 +109,13 @@ def test_nothing_to_do_costs_nothing(steps: list[dict[str, int]]) -> None:
     assert (result.seconds, result.dollars) == (0, 0)
 
 
-def test_checks_alone_have_no_chunks() -> None:
+def test_a_step_without_chunks() -> None:
     result = estimate([step(encoded_chunks=0, decoded_chunks=0, bytes_written=0)], "threads", workers=1, remote=False)
     assert result.seconds == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_no_worker_is_an_error(workers: int) -> None:
+def test_too_few_workers(workers: int) -> None:
     with pytest.raises(OptionError, match=f"^estimate: {workers} workers are too few; give at least 1$"):
         estimate([], "threads", workers=workers, remote=False)
 

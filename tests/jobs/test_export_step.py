@@ -142,7 +142,7 @@ def test_refused_exports(tmp_path: Path) -> None:
         complain(error, (words,), lambda job=job: run_job(job))
         assert cohort.digest(tmp_path) == before
     complain(JobFileError, ("hands out",), lambda: run_job(write(tmp_path, "export: x", "append: inbox/*.vcz")))
-    # what only the end of the job tells: it is committed, and says so
+    # unknown samples are detected after the commit, and the message says so
     job = write(tmp_path, "append: inbox/*.vcz", "export: {to: x, samples: [S0004, S9999]}")
     complain(SampleError, ("what the steps of the job do is committed",), lambda: run_job(job))
     assert not (tmp_path / "x").exists()

@@ -261,7 +261,7 @@ def test_expand_sources(tmp_path: Path) -> None:
     assert expand("https://host/x.vcz") == ["https://host/x.vcz"]
 
 
-def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
+def test_glob_characters_in_the_folder_of_the_job(tmp_path: Path) -> None:
     folder = tmp_path / "jobs [old]*"
     (folder / "inbox" / "a.vcz").mkdir(parents=True)
     job = load(folder, "store: s.vcz\nsteps: [{append: [late.vcz, inbox/*]}, {update: late.vcz}]")
@@ -758,7 +758,7 @@ def test_set_refused(tmp_path: Path, override: str, message: str) -> None:
     assert refusal(tmp_path, MINIMAL + "max-workers: 1\n", override).startswith(f"plan.yaml:--set: {message}")
 
 
-def test_set_on_a_file_that_is_no_mapping(tmp_path: Path) -> None:
+def test_set_on_a_file_that_is_not_a_mapping(tmp_path: Path) -> None:
     assert refusal(tmp_path, "- a\n", "store=x").startswith("plan.yaml:")
     assert refusal(tmp_path, "hello\n", "store=x").startswith("plan.yaml:")
 
@@ -906,7 +906,7 @@ def test_any_structure(tmp_path: Path, data: Any) -> None:
 @bounded
 @given(steps=st.lists(st.dictionaries(words, structures, min_size=1, max_size=2), max_size=3), store=structures)
 @pytest.mark.slow
-def test_any_structure_that_is_nearly_right(tmp_path: Path, steps: Any, store: Any) -> None:
+def test_any_nearly_valid_structure(tmp_path: Path, steps: Any, store: Any) -> None:
     data = {"store": store, "steps": steps}
     loads_or_refuses(tmp_path, yaml.safe_dump(data).encode(errors="surrogatepass"))
 

@@ -296,7 +296,7 @@ def test_numbers_of_the_page(tmp_path: Path) -> None:
         assert part in shown, part
 
 
-def test_a_failed_job_promises_nothing(tmp_path: Path) -> None:
+def test_page_of_a_failed_job(tmp_path: Path) -> None:
     page = page_of(tmp_path, REPORTS["failed"])
     header = page[page.index("<header") : page.index("</header>")]
     assert "✕ failed" in header

@@ -105,7 +105,7 @@ def _all_arrays(n_variants: int, samples: Sequence[str], seed: int) -> dict[str,
 
 
 def write_vcz(
-    place: Path | str | zarr.abc.store.Store,
+    store: Path | str | zarr.abc.store.Store,
     arrays: dict[str, np.ndarray],
     *,
     zarr_format: int = 3,
@@ -132,10 +132,10 @@ def write_vcz(
         "consolidated": consolidated,
         "skip_empty": skip_empty,
     }
-    if isinstance(place, zarr.abc.store.Store):
-        _write(place, arrays, **layout)
+    if isinstance(store, zarr.abc.store.Store):
+        _write(store, arrays, **layout)
     else:
-        put(place, _vcz_files(pickle.dumps((arrays, layout))))
+        put(store, _vcz_files(pickle.dumps((arrays, layout))))
 
 
 def write_icechunk(folder: Path | str, arrays: dict[str, np.ndarray], **layout: Any) -> None:
@@ -198,7 +198,7 @@ def put(folder: Path | str, files: dict[str, bytes]) -> None:
 
 
 def _write(
-    place: zarr.abc.store.Store,
+    store: zarr.abc.store.Store,
     arrays: dict[str, np.ndarray],
     *,
     zarr_format: int,
@@ -211,7 +211,7 @@ def _write(
     skip_empty: bool,
 ) -> None:
     attributes = {"vcf_zarr_version": "0.4", "source": "tests"}
-    root = zarr.create_group(place, zarr_format=zarr_format, attributes=attributes)
+    root = zarr.create_group(store, zarr_format=zarr_format, attributes=attributes)
     width = {"variants": variants_chunk, "samples": samples_chunk}
     for name, values in arrays.items():
         dims = DIMENSIONS[name]
@@ -237,12 +237,12 @@ def _write(
         if values.size:
             array[...] = values
     if consolidated:
-        zarr.consolidate_metadata(place, zarr_format=zarr_format)
+        zarr.consolidate_metadata(store, zarr_format=zarr_format)
 
 
-def read_vcz(place: Path | str | zarr.abc.store.Store) -> dict[str, np.ndarray]:
+def read_vcz(store: Path | str | zarr.abc.store.Store) -> dict[str, np.ndarray]:
     """All arrays of a VCZ, read with zarr-python."""
-    group = zarr.open_group(place, mode="r", use_consolidated=False)
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
     return {name: np.asarray(array[...]) for name, array in group.arrays()}
 
 

@@ -14,9 +14,9 @@ from vczstore.cli.main import main
 N_SAMPLES, N_VARIANTS = 5, 7
 
 
-def put(place: object, name: str, values: np.ndarray, dims: tuple[str | None, ...] | None, zarr_format: int) -> None:
+def put(store: object, name: str, values: np.ndarray, dims: tuple[str | None, ...] | None, zarr_format: int) -> None:
     """Add an array to a group with zarr-python alone."""
-    group = zarr.open_group(place, mode="a")  # type: ignore[arg-type]
+    group = zarr.open_group(store, mode="a")  # type: ignore[arg-type]
     options = {"dimension_names": dims} if zarr_format == 3 else {}
     chunks = tuple(max(1, n) for n in values.shape)
     array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, **options)  # type: ignore[arg-type]

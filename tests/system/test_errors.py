@@ -532,22 +532,22 @@ PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 CALLS: dict[str, Callable[[Path, Path], object]] = {
     "append to it": vczstore.append,
-    "append it": lambda place, other: vczstore.append(other, place),
-    "remove": lambda place, other: vczstore.remove(place, "S0001"),
-    "tags": lambda place, other: vczstore.tags(place),
-    "info": lambda place, other: vczstore.info(place),
-    "copy": lambda place, other: vczstore.copy_store_to_icechunk(place, place.parent / "new"),
+    "append it": lambda path, other: vczstore.append(other, path),
+    "remove": lambda path, other: vczstore.remove(path, "S0001"),
+    "tags": lambda path, other: vczstore.tags(path),
+    "info": lambda path, other: vczstore.info(path),
+    "copy": lambda path, other: vczstore.copy_store_to_icechunk(path, path.parent / "new"),
 }
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(("make", "words"), PLACES.values(), ids=PLACES)
 def test_not_a_store(plain: Path, tmp_path: Path, make: Callable[[Path], None], words: str, call: Any) -> None:
-    place = tmp_path / "place"
-    make(place)
+    path = tmp_path / "place"
+    make(path)
     with unchanged(plain, tmp_path):
-        error = VczstoreError if call is CALLS["tags"] and place.exists() else NotAStoreError
-        message = complain(error, (str(place),), lambda: call(place, plain))
+        error = VczstoreError if call is CALLS["tags"] and path.exists() else NotAStoreError
+        message = complain(error, (str(path),), lambda: call(path, plain))
         assert words in message or error is VczstoreError
     assert not (tmp_path / "new").exists()
 
@@ -615,15 +615,16 @@ def reachable(warm: None) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["store", "batch"])
 @pytest.mark.parametrize(
-    ("kind", "what"), [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")]
+    ("kind", "file"),
+    [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")],
 )
-def test_no_permission_to_read(templates: Path, reachable: Path, kind: str, what: str, side: str) -> None:
+def test_no_permission_to_read(templates: Path, reachable: Path, kind: str, file: str, side: str) -> None:
     paths = {"store": reachable / "store.vcz", "batch": reachable / "batch.vcz"}
     shutil.copytree(templates / (kind if side == "store" else "format3"), paths["store"])
     shutil.copytree(templates / (kind if side == "batch" else "batch"), paths["batch"])
     permit(reachable, 0o777, 0o666)  # locking a store requires write permission
     before = cohort.digest(reachable)
-    denied = paths[side] / what
+    denied = paths[side] / file
     denied.chmod(0)
     with without_root():
         words = (str(paths[side]), "(?i)permission")
@@ -634,48 +635,48 @@ def test_no_permission_to_read(templates: Path, reachable: Path, kind: str, what
 
 NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
     **CALLS,
-    "normalise it": lambda place, other: vczstore.normalise(other, place, place.parent / "new"),
-    "normalise to it": lambda place, other: vczstore.normalise(place, other, place.parent / "new"),
-    "create": lambda place, other: vczstore.create(place.parent / "new", place),
+    "normalise it": lambda path, other: vczstore.normalise(other, path, path.parent / "new"),
+    "normalise to it": lambda path, other: vczstore.normalise(path, other, path.parent / "new"),
+    "create": lambda path, other: vczstore.create(path.parent / "new", path),
     "update": vczstore.update,
-    "recompute": lambda place, other: vczstore.recompute(place),
-    "compact": lambda place, other: vczstore.compact(place),
-    "compact as a copy": lambda place, other: vczstore.compact(place, place.parent / "new"),
-    "copy over it": lambda place, other: vczstore.copy_store_to_icechunk(other, place, overwrite=True),
-    "purge": lambda place, other: vczstore.purge(place),
-    "gc": lambda place, other: vczstore.gc(place),
-    "verify": lambda place, other: vczstore.verify(place),
-    "repair": lambda place, other: vczstore.repair(place),
-    "tag": lambda place, other: vczstore.tag(place, "release-1"),
-    "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
-    "diff": lambda place, other: vczstore.diff(other, place),
-    "export": lambda place, other: vczstore.export(place, place.parent / "new"),
-    "restore": lambda place, other: vczstore.restore(place, "main"),
-    "samples": lambda place, other: vczstore.samples(place),
-    "log": lambda place, other: list(vczstore.log(place)),
+    "recompute": lambda path, other: vczstore.recompute(path),
+    "compact": lambda path, other: vczstore.compact(path),
+    "compact as a copy": lambda path, other: vczstore.compact(path, path.parent / "new"),
+    "copy over it": lambda path, other: vczstore.copy_store_to_icechunk(other, path, overwrite=True),
+    "purge": lambda path, other: vczstore.purge(path),
+    "gc": lambda path, other: vczstore.gc(path),
+    "verify": lambda path, other: vczstore.verify(path),
+    "repair": lambda path, other: vczstore.repair(path),
+    "tag": lambda path, other: vczstore.tag(path, "release-1"),
+    "delete tag": lambda path, other: vczstore.delete_tag(path, "release-1"),
+    "diff": lambda path, other: vczstore.diff(other, path),
+    "export": lambda path, other: vczstore.export(path, path.parent / "new"),
+    "restore": lambda path, other: vczstore.restore(path, "main"),
+    "samples": lambda path, other: vczstore.samples(path),
+    "log": lambda path, other: list(vczstore.log(path)),
 }
 
 
 @pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
 def test_a_link_to_itself(plain: Path, tmp_path: Path, call: Any) -> None:
-    place = tmp_path / "loop"
-    place.symlink_to(place)
+    path = tmp_path / "loop"
+    path.symlink_to(path)
     with unchanged(plain):
-        complain(VczstoreError, (str(place),), lambda: call(place, plain))
-    assert place.is_symlink()
+        complain(VczstoreError, (str(path),), lambda: call(path, plain))
+    assert path.is_symlink()
     assert not (tmp_path / "new").exists()
 
 
 @in_turn(kind=("format3", "icechunk"), call=NEEDS_TO_READ)
 def test_no_permission_to_read_the_store(templates: Path, reachable: Path, kind: str, call: Any) -> None:
-    place = shutil.copytree(templates / kind, reachable / "store.vcz")
+    path = shutil.copytree(templates / kind, reachable / "store.vcz")
     other = shutil.copytree(templates / "batch", reachable / "batch.vcz")
     permit(reachable, 0o777, 0o666)
     before = cohort.digest(reachable)
-    place.chmod(0)
+    path.chmod(0)
     with without_root():
-        complain(VczstoreError, (str(place), "(?i)permission|cannot"), lambda: call(place, other))
-    place.chmod(0o755)
+        complain(VczstoreError, (str(path), "(?i)permission|cannot"), lambda: call(path, other))
+    path.chmod(0o755)
     assert cohort.digest(reachable) == before
 
 
@@ -793,12 +794,12 @@ def test_copy_onto_a_repository(plain: Path, templates: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("what", ["folder", "file", "plain store"])
-def test_copy_onto_something_else(plain: Path, batch: Path, tmp_path: Path, what: str, overwrite: bool) -> None:
+@pytest.mark.parametrize("target_kind", ["folder", "file", "plain store"])
+def test_copy_onto_something_else(plain: Path, batch: Path, tmp_path: Path, target_kind: str, overwrite: bool) -> None:
     """``--overwrite`` replaces only repositories."""
-    target = batch if what == "plain store" else tmp_path / "target"
-    if what != "plain store":
-        (_folder if what == "folder" else _text)(target)
+    target = batch if target_kind == "plain store" else tmp_path / "target"
+    if target_kind != "plain store":
+        (_folder if target_kind == "folder" else _text)(target)
     before = cohort.digest(tmp_path)
     words = ("^copy-store-to-icechunk: ", str(target), "exists", "choose")
     complain(OptionError, words, lambda: vczstore.copy_store_to_icechunk(plain, target, overwrite=overwrite))
@@ -853,19 +854,19 @@ def test_url_without_backend() -> None:
     )
 
 
-@pytest.mark.parametrize("place", [7, None, [1], b"store.vcz"])
-def test_an_argument_that_is_not_a_store(plain: Path, place: Any) -> None:
-    complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(place, plain))
-    complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(plain, place))
+@pytest.mark.parametrize("path", [7, None, [1], b"store.vcz"])
+def test_an_argument_that_is_not_a_store(plain: Path, path: Any) -> None:
+    complain(OptionError, (type(path).__name__, "path"), lambda: vczstore.append(path, plain))
+    complain(OptionError, (type(path).__name__, "path"), lambda: vczstore.append(plain, path))
 
 
 @pytest.mark.parametrize("impl", ["cubed", "xarray"])
-@pytest.mark.parametrize("what", ["Zarr", "Icechunk"])
-def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
+@pytest.mark.parametrize("backend", ["Zarr", "Icechunk"])
+def test_processes_and_memory(batch: Path, impl: str, backend: str) -> None:
     """Refused, because other processes would write to a copy of the store."""
     memory: Any = zarr.storage.MemoryStore()
     cohort.write_vcz(memory, OLD)
-    if what == "Icechunk":
+    if backend == "Icechunk":
         plain, memory = memory, icechunk.Repository.create(icechunk.in_memory_storage())
         session = memory.writable_session("main")
         cohort.write_vcz(session.store, cohort.read_vcz(plain))
@@ -873,8 +874,8 @@ def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
     words = ("^append: ", "memory", "threads")
     options = {"impl": impl, "executor": "processes", "max_workers": 1}
     complain(OptionError, words, lambda: vczstore.append(memory, batch, **options))
-    where = memory.readonly_session("main").store if what == "Icechunk" else memory
-    cohort.assert_same(cohort.read_vcz(where), OLD)
+    session_store = memory.readonly_session("main").store if backend == "Icechunk" else memory
+    cohort.assert_same(cohort.read_vcz(session_store), OLD)
 
 
 @pytest.mark.slow
@@ -1128,13 +1129,13 @@ STOPPED = [
 def run_until(store: Path, sources: Sequence[Path], *, writes: int | None = None, edits: int = 0) -> int:
     """Imitate an interrupted append: do some of the writes and some of the edits. Return the total number of edits."""
     plan = vczstore.plan("append", store, *sources)
-    place = zarr.storage.LocalStore(store)
+    local = zarr.storage.LocalStore(store)
     for step in plan.preparations:
-        step.apply(place)
+        step.apply(local)
     for write in plan.writes[:writes]:
-        write.by_zarr(place)
+        write.by_zarr(local)
     for step in plan.edits[:edits]:
-        step.apply(place)
+        step.apply(local)
     return len(plan.edits)
 
 

@@ -151,18 +151,18 @@ def make_cohort(tmp_path: Path, request: pytest.FixtureRequest) -> MakeCohort:
 
     def make(way: Way) -> Cohort:
         arrays = [_arrays(way, samples, seed=i) for i, samples in enumerate([OLD, *BATCHES])]
-        places = [tmp_path / "batch1.vcz", tmp_path / "batch2.vcz"]
+        paths = [tmp_path / "batch1.vcz", tmp_path / "batch2.vcz"]
         legacy: Legacy | None = None
         if way.kind == LEGACY:
             legacy = request.getfixturevalue("legacy")
             store = tmp_path / "store.vcz"
             legacy.write(store, arrays[0])
-            legacy.write(places[0], arrays[1])
+            legacy.write(paths[0], arrays[1])
         else:
             store = way.make(tmp_path, arrays[0], variants_chunk=VARIANTS_CHUNK, samples_chunk=SAMPLES_CHUNK)
-            cohort.write_vcz(places[0], arrays[1], zarr_format=2 if way.kind == "format2" else 3)
-        cohort.write_vcz(places[1], arrays[2], zarr_format=3 if way.kind == "format2" else 2)
-        return Cohort(way, store, tuple(places), arrays[0], tuple(arrays[1:]), legacy)
+            cohort.write_vcz(paths[0], arrays[1], zarr_format=2 if way.kind == "format2" else 3)
+        cohort.write_vcz(paths[1], arrays[2], zarr_format=3 if way.kind == "format2" else 2)
+        return Cohort(way, store, tuple(paths), arrays[0], tuple(arrays[1:]), legacy)
 
     return make
 
@@ -228,11 +228,11 @@ def test_append_update_and_remove_in_one_run(way: Way, make_cohort: MakeCohort) 
     case = make_cohort(way)
     appended = cohort.expected_append(case.old, *case.incoming)
     source, recalled = _recall(case, appended["sample_id"].tolist())
-    place, memory = open_store(case.store), Memory()
+    store, memory = open_store(case.store), Memory()
     batches = [open_store(batch).open() for batch in case.batches]
-    plans = [compile_append(place, place.open(), batches, memory)]
-    plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
-    plans.append(compile_remove(place, plans[-1].after, GONE, memory))
+    plans = [compile_append(store, store.open(), batches, memory)]
+    plans.append(compile_update(store, plans[-1].after, [open_store(source).open()], memory))
+    plans.append(compile_remove(store, plans[-1].after, GONE, memory))
     results = run_plans(plans, "all", {}, Options(**way.options))
     for result, counts in zip(
         results,
@@ -278,16 +278,16 @@ def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_p
 def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
     """After repair, zarr-python 2.18 reads either the old or the new samples, also with consolidated metadata."""
     case = make_cohort(Way(LEGACY, "cubed"))
-    plan, place = vczstore.plan("append", case.store, case.batches[0]), zarr.storage.LocalStore(case.store)
+    plan, local = vczstore.plan("append", case.store, case.batches[0]), zarr.storage.LocalStore(case.store)
     for write in plan.writes:
-        write.by_zarr(place)
+        write.by_zarr(local)
     for edit in plan.edits[:4]:
-        edit.apply(place)
+        edit.apply(local)
     assert len(vczstore.repair(case.store, quick=True).done) == 1
     for arrays in case.legacy.read(case.store):
         cohort.assert_same(arrays, case.old)
     for edit in plan.edits[:-1]:
-        edit.apply(place)
+        edit.apply(local)
     assert len(vczstore.repair(case.store, quick=True).done) == 1
     for arrays in case.legacy.read(case.store):
         cohort.assert_same(arrays, cohort.expected_append(case.old, case.incoming[0]))

@@ -106,8 +106,8 @@ def _run(scenario: tuple[dict, list], icechunk: bool, impl: str, executor: str) 
                 model = (cohort.expected_append if operation == "append" else cohort.expected_update)(model, batch)
             edit = vczstore.append if operation == "append" else vczstore.update
             edit(store, *paths, impl=impl, executor=executor)
-        place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
-        cohort.assert_same(cohort.read_vcz(place), model)
+        reader: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
+        cohort.assert_same(cohort.read_vcz(reader), model)
         assert vczstore.verify(store, impl="zarr").errors == []
 
 

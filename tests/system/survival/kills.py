@@ -317,13 +317,13 @@ def _cmdline(process: psutil.Process) -> list[str]:
 # ---- content of stores ----------------------------------------------------------------------
 
 
-def read(place: Path) -> Arrays | None:
-    """All arrays of the store at `place`, read with zarr-python; None if there is no store."""
-    if (place / "zarr.json").exists() or (place / ".zgroup").exists():
-        return cohort.read_vcz(place)
-    if not place.exists() or not icechunk.Repository.exists(_storage(place)):
+def read(path: Path) -> Arrays | None:
+    """All arrays of the store at `path`, read with zarr-python; None if there is no store."""
+    if (path / "zarr.json").exists() or (path / ".zgroup").exists():
+        return cohort.read_vcz(path)
+    if not path.exists() or not icechunk.Repository.exists(_storage(path)):
         return None
-    store = icechunk.Repository.open(_storage(place)).readonly_session("main").store
+    store = icechunk.Repository.open(_storage(path)).readonly_session("main").store
     try:
         zarr.open_group(store, mode="r")
     except zarr.errors.GroupNotFoundError:
@@ -331,19 +331,19 @@ def read(place: Path) -> Arrays | None:
     return cohort.read_vcz(store)
 
 
-def read_elsewhere(place: Path) -> Arrays | None:
+def read_elsewhere(path: Path) -> Arrays | None:
     """As `read`, in another process."""
     code = "import pickle, sys; from tests.system.survival import kills; from pathlib import Path\n"
     code += "pickle.dump(kills.read(Path(sys.argv[1])), sys.stdout.buffer)"
     import pickle
 
-    done = subprocess.run([sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=ROOT, check=True)
     arrays: Arrays | None = pickle.loads(done.stdout)
     return arrays
 
 
-def _storage(place: Path) -> icechunk.Storage:
-    return icechunk.local_filesystem_storage(str(place))
+def _storage(path: Path) -> icechunk.Storage:
+    return icechunk.local_filesystem_storage(str(path))
 
 
 def objects(repository: Path) -> dict[str, int]:

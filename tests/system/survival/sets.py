@@ -236,10 +236,10 @@ def _state(operation: str, part: str) -> str:
     wrongly``.
     """
     is_group = Path("set/all.icechunk").is_dir()
-    place = Path("set/all.icechunk" if is_group else f"set/{part}")
-    is_icechunk = (place / "snapshots").is_dir()
+    path = Path("set/all.icechunk" if is_group else f"set/{part}")
+    is_icechunk = (path / "snapshots").is_dir()
     top = zarr.open_group(
-        cohort.icechunk_store(place) if is_icechunk else place,
+        cohort.icechunk_store(path) if is_icechunk else path,
         path=part if is_group else None,
         mode="r",
         use_consolidated=False,
@@ -248,7 +248,7 @@ def _state(operation: str, part: str) -> str:
     if operation == "tag" or (operation == "run" and is_icechunk):
         import icechunk
 
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place)))
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
         tagged = repository.list_tags() == {"release-1"}
         if tagged and repository.lookup_tag("release-1") != repository.lookup_branch("main"):
             return "tagged wrongly"

@@ -81,9 +81,9 @@ def _watch(config, place, callback):
             if not code.co_flags & FUNCTION or not file.startswith(roots):
                 return monitoring.DISABLE
             base = next(os.path.dirname(root.rstrip(os.sep)) for root in roots if file.startswith(root))
-            here = f"{file[len(base) + 1 :]}:{number}:{code.co_qualname}"
-            if place in (None, here):
-                return callback(here)
+            location = f"{file[len(base) + 1 :]}:{number}:{code.co_qualname}"
+            if place in (None, location):
+                return callback(location)
             return monitoring.DISABLE
 
         monitoring.use_tool_id(monitoring.PROFILER_ID, "survival")
