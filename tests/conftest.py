@@ -114,11 +114,7 @@ def way(kind: str, impl: str) -> Way:
 
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """
-    Paths and arrays of a format 3 store of 7 samples and a batch of 4.
-
-    Both have 10 variants in chunks of 4 x 3, so that the last chunk on either axis is partial.
-    """
+    """A format 3 store of 7 samples and a batch of 4, with 10 variants, in chunks of 4 x 3: partial on both axes."""
     arrays, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", arrays)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)

@@ -28,13 +28,8 @@ def main() -> None:
         description="Measure vczstore against its peer. Uses about 35 GB of disk while it runs.",
     )
     parser.add_argument("--quick", action="store_true", help="small data, few repetitions")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=rows.MEASUREMENTS,
-        metavar="NAME",
-        help=f"run these measurements only: {', '.join(rows.MEASUREMENTS)}",
-    )
+    names = ", ".join(rows.MEASUREMENTS)
+    parser.add_argument("--only", nargs="+", choices=rows.MEASUREMENTS, metavar="NAME", help=f"run only these: {names}")
     parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures, updated after each measurement")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="cache of data and peer  [build/benchmarks]")

@@ -45,11 +45,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class ConcurrentWriter:
-    """
-    A progress callback that changes the store when an operation starts its phase `during`.
-
-    It does so up to `times` times, with a 1-based count as the argument of `change`.
-    """
+    """A progress callback that calls `change` when an operation starts its phase `during`, up to `times` times."""
 
     change: Callable[[int], object]
     times: int = 1

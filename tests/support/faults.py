@@ -13,12 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 type Fault = int | Literal["reset", "stall", "lost answer"] | None
-"""
-A fault of one request, or None.
-
-An integer is the status of the answer. ``reset`` closes the connection, ``stall`` sends nothing, and ``lost answer``
-forwards the request to the server, but resets the connection instead of returning the answer.
-"""
+"""An HTTP status; a reset; no answer at all; or a reset instead of the server's answer. None if there is no fault."""
 type Plan = Callable[[int, str, str], Fault]
 """Returns the fault for a request, given its 0-based number, method and path."""
 

@@ -199,11 +199,7 @@ def test_append_one_by_one(library: Library, tmp_path: Path, kind: str, source_f
 # ---- update ---------------------------------------------------------------------------------
 
 RECALLED = {"fields": (4, 0), "mixed_ploidy": (5, 0, 3), "triploid": (0, 4), "calls": (22, 0, 9, 8, 13)}
-"""
-Indices of the re-called samples of each example, not in the order of the store.
-
-They include a sample with all fields, so that the dimensions of the source have the same sizes as the store's.
-"""
+"""Indices of the re-called samples of each example. Sample 0, always included, has values of the full dimensions."""
 
 
 UPDATED = [CASES[i] for i in (0, 4, 6, 8)]

@@ -50,10 +50,7 @@ ROWS: Mapping[str, Row] = {
 
 def main() -> None:
     """Parse the arguments, run the trials, and print the table; exit with an error if there are failures."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.system.survival",
-        description="Run stress tests with kills, concurrent writers, bad inputs and failing storage.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.system.survival", description="Run the stress tests.")
     for name, row in ROWS.items():
         if row.n:
             parser.add_argument(f"--{name}", type=int, default=row.n, metavar="N", help=f"{row.tried}  [{row.n}]")

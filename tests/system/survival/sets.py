@@ -229,12 +229,7 @@ def _complete(operation: str, source: Any, wrong: Path, at: int, *, is_repaired:
 
 
 def _state(operation: str, part: str) -> str:
-    """
-    State of a part, read without vczstore.
-
-    ``before`` or ``after`` the operation, ``not compacted`` or ``not tagged`` after a job, ``neither``, or ``tagged
-    wrongly``.
-    """
+    """State of a part, read without vczstore: before or after the operation, in between, or neither."""
     is_group = Path("set/all.icechunk").is_dir()
     path = Path("set/all.icechunk" if is_group else f"set/{part}")
     is_icechunk = (path / "snapshots").is_dir()
