@@ -261,7 +261,7 @@ def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
     assert json.loads(run(main, ["samples", "set/{part}", "--json"]).output)["parts"]["chr2"]["n_samples"] == 4
     vczstore.remove("set/chr1", "S0001")
     complain(IncompatibleError, ["chr1 and chr2", "such as set/chr2"], lambda: vczstore.samples("set/{part}"))
-    complain(IncompatibleError, ["removed"], lambda: vczstore.samples("set/{part}", remove_and_purge=True))
+    complain(IncompatibleError, ["removed"], lambda: vczstore.samples("set/{part}", removed=True))
     words = ["export: the parts do not have the same samples", "name the parts to export with --parts"]
     complain(IncompatibleError, words, lambda: vczstore.export("set/{part}", "out/{part}.vcz"))
     assert not Path("out").exists()
