@@ -328,7 +328,7 @@ def test_no_part_is_published_if_main_of_one_has_changed(folder: Path, monkeypat
         complain(StaleError, words, lambda: run(file))
     assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
     with unchanged(*(Path("set", part) for part in PARTS)):
-        complain(StaleError, ["set/chr2: the branch night does not follow"], lambda: run(file))
+        complain(StaleError, ["set/chr2: the branch night has diverged"], lambda: run(file))
     assert not vczstore.info("set/{part}").errors
 
 
