@@ -124,7 +124,7 @@ def looking_alike(samples: Iterable[str], others: Iterable[str]) -> dict[str, st
     {'NA1 ': 'NA1'}
     """
     forms = {normal(sample): sample for sample in samples}
-    alike = {}
+    alike: dict[str, str] = {}
     for batch in batched(others, _BATCH):
         text = "".join(batch)
         # most IDs are ASCII without spaces: comparing these needs no Python code per ID
