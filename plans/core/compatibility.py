@@ -21,7 +21,7 @@ from vczstore.vcz.sample_ids import looking_alike
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
-NOTHING = ("", ".", "0")
+ABSENT_ALLELES = ("", ".", "0")
 """Values of an absent allele: fill, VCF's, and PLINK's (.bim, columns 5 and 6)."""
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
 """Arrays that identify a variant."""
@@ -323,7 +323,7 @@ class SameVariants:
         if self._same_encoded(name, rows):
             return None
         values = [arrays.read_normalised(vcz.arrays[name], (rows,)) for vcz in (self.store, self.source)]
-        differs = _unequal_rows(*(map(without_nothing, values) if name == "variant_allele" else values))
+        differs = _unequal_rows(*(map(blank_absent, values) if name == "variant_allele" else values))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     def _differs_in_length(self, rows: slice) -> int | None:
@@ -410,7 +410,7 @@ class SameVariants:
         for name in SITE_FIELDS:
             sides = [arrays.read_normalised(v.arrays[name], (slice(row, row + 1),)) for v in (self.store, self.source)]
             if name == "variant_allele":
-                sides = [without_nothing(side) for side in sides]
+                sides = [blank_absent(side) for side in sides]
             pairs = zip_longest(*(side.ravel().tolist() for side in sides), fillvalue="")
             for i, (a, b) in enumerate(pairs):
                 if a != b:
@@ -427,7 +427,7 @@ class SameVariants:
         )
         long = describe(int(SameVariants._extents(vcz, slice(row, row + 1))[0]))
         names = vcz.table(CONTIGS) if vcz.has_table(CONTIGS) else np.empty(0)
-        number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
+        number, present = int(contig[0]), [str(a) for a in alleles if a not in ABSENT_ALLELES]
         name = names[number] if 0 <= number < len(names) else number
         return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}{long}"
 
@@ -439,9 +439,9 @@ def _from(text: str, at: int) -> str:
     return f"{text[at : at + 20]!r} after {at:,} of its {len(text):,} characters"
 
 
-def without_nothing(alleles: np.ndarray) -> np.ndarray:
-    """Alleles with every spelling of an absent allele (`NOTHING`) replaced by an empty string."""
-    return np.where(np.logical_or.reduce([alleles == text for text in NOTHING]), "", alleles)
+def blank_absent(alleles: np.ndarray) -> np.ndarray:
+    """Alleles with every spelling of an absent allele (`ABSENT_ALLELES`) replaced by an empty string."""
+    return np.where(np.logical_or.reduce([alleles == text for text in ABSENT_ALLELES]), "", alleles)
 
 
 def _same_bytes(a: Any, b: Any) -> bool:

@@ -34,7 +34,7 @@ def pickled(store: ZarrStore) -> bytes:
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
-    """Read some objects in the driver; a task of `looking` should read the same values."""
+    """Read some objects in the driver; a task of `probe_plan` should read the same values."""
     return _read(_read_only(store), keys)
 
 
@@ -43,7 +43,7 @@ def _read_only(store: ZarrStore) -> ZarrStore:
     return store if store.read_only else store.with_read_only(True)
 
 
-def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
+def probe_plan(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     """A plan of one task, which reports the values of some objects, or an error message."""
     from plans.core import cubed_backend, scan_tasks
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from plans.core.compatibility import NOTHING
+from plans.core.compatibility import ABSENT_ALLELES
 
 
 class Numbers(dict[str, int]):
@@ -12,7 +12,7 @@ class Numbers(dict[str, int]):
 
     def __missing__(self, allele: str) -> int:
         upper = allele.upper()
-        self[allele] = -1 if allele in NOTHING else len(self) if upper == allele else self[upper]
+        self[allele] = -1 if allele in ABSENT_ALLELES else len(self) if upper == allele else self[upper]
         return self[allele]
 
     def of(self, alleles: np.ndarray) -> np.ndarray:

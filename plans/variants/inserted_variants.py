@@ -11,7 +11,7 @@ from typing import Self, cast
 
 import numpy as np
 
-from plans.core.compatibility import without_nothing
+from plans.core.compatibility import blank_absent
 from plans.core.views import View
 from plans.variants.allele_numbers import Numbers, with_new_alleles
 from plans.variants.match_index import Index, Matches, Report, Unit
@@ -102,7 +102,7 @@ class InsertedVariants:
         first, n = merged.first, len(merged.first)
         n_store = sum(len(piece.variants) for piece in pieces if piece.source == 0)
         own = values[ALLELE][first]  # the store's missing alleles stay verbatim
-        alleles = np.where((first < n_store)[:, np.newaxis], own, without_nothing(own)).astype(object)
+        alleles = np.where((first < n_store)[:, np.newaxis], own, blank_absent(own)).astype(object)
         numbers = Numbers()
         ours = numbers.of(alleles)
         matches = [_PartialMatches.none(n, sites.is_gvcf) for sites in self.union.sites]

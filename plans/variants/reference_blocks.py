@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.compatibility import NOTHING
+from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
 from plans.variants.sortedness import site, unit_rows
 from vczstore.errors import IncompatibleError
@@ -63,7 +63,7 @@ class Unseen(NamedTuple):
         is_none = np.zeros(alts.shape, dtype=bool)
         for text in unseen:
             is_unseen[:, 1:] |= alts == text
-        for text in texts.intersection(NOTHING):
+        for text in texts.intersection(ABSENT_ALLELES):
             is_none |= alts == text
         return cls(is_unseen, is_unseen.any(axis=1) & (is_unseen[:, 1:] | is_none).all(axis=1))
 
@@ -157,7 +157,7 @@ def ref_lengths(alleles: np.ndarray) -> np.ndarray:
 
 def n_alleles(alleles: np.ndarray) -> np.ndarray:
     """Return the number of alleles of each record, including the unseen allele."""
-    return np.asarray((~np.logical_or.reduce([alleles == text for text in NOTHING])).sum(axis=1))
+    return np.asarray((~np.logical_or.reduce([alleles == text for text in ABSENT_ALLELES])).sum(axis=1))
 
 
 def first_where(chosen: np.ndarray, start: int) -> int | None:

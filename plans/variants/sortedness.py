@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from plans.core.chunk_grid import MIN_TASKS
-from plans.core.compatibility import NOTHING
+from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
 from vczstore.errors import DamagedStoreError, IncompatibleError
 from vczstore.vcz import arrays, pipeline
@@ -174,6 +174,6 @@ def site(vcz: Vcz, row: int) -> str:
     )
     names = vcz.table("contig_id") if vcz.has_table("contig_id") else np.empty(0)
     long = describe(int(Extents.of(vcz.arrays).look(alleles[np.newaxis], slice(row, row + 1))[0]))
-    number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
+    number, present = int(contig[0]), [str(a) for a in alleles if a not in ABSENT_ALLELES]
     name = names[number] if 0 <= number < len(names) else number
     return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}{long}"

@@ -10,7 +10,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
-from plans.core.compatibility import SITE_FIELDS, without_nothing
+from plans.core.compatibility import SITE_FIELDS, blank_absent
 from plans.core.memory import SLACK, Memory, memory_message
 from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, without_unseen
 from plans.variants.sortedness import Runs
@@ -385,7 +385,7 @@ class Union:
         """Return the values of some arrays for the records of a range, with `n_alleles` columns of alleles."""
         pieces, values, merged = self.merge(i)
         fields = {name: values[name][merged.first] for name in SITE_FIELDS}
-        fields[ALLELE] = without_nothing(fields[ALLELE])[:, :n_alleles]  # cuts off empty columns of <NON_REF>
+        fields[ALLELE] = blank_absent(fields[ALLELE])[:, :n_alleles]  # cuts off empty columns of <NON_REF>
         fields[ALLELE] = np.pad(fields[ALLELE], ((0, 0), (0, n_alleles - fields[ALLELE].shape[1])), constant_values="")
         for row, alleles in merged.joined.items():
             fields[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
@@ -508,7 +508,7 @@ class CountRecords:
         blocks = [(p.source, p.block) for p in pieces if p.block is not None]
         most = merged.most_alleles
         if any(sites.is_gvcf for sites in self.union.sites):
-            places = np.flatnonzero((without_nothing(values[ALLELE]) != "").any(axis=0))
+            places = np.flatnonzero((blank_absent(values[ALLELE]) != "").any(axis=0))
             most = max(most, 1 + int(places.max(initial=0)))
         return Counted(ranges.start, len(merged.first), most, blocks)
 

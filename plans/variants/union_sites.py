@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plans.core.compatibility import NOTHING
+from plans.core.compatibility import ABSENT_ALLELES
 from plans.variants.allele_numbers import REPEATED, distinguish_repeats
 from plans.variants.join_records import join
 from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
@@ -66,7 +66,7 @@ def _codes(alleles: np.ndarray) -> np.ndarray:
     letters = {allele: allele.upper() for allele in dict.fromkeys(flat)}
     numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
     codes = {allele: numbers[upper] for allele, upper in letters.items()}
-    codes.update(dict.fromkeys(NOTHING, -1))
+    codes.update(dict.fromkeys(ABSENT_ALLELES, -1))
     result = distinguish_repeats(np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape))
     return result if result.max(initial=0) < REPEATED else _compact(result)
 
@@ -177,7 +177,7 @@ def merge_sites(
     ends = np.searchsorted(record[by_record], np.arange(len(first)), side="right")
     becomes, texts = np.arange(len(first)), {}
     for rows in _candidates(sites, codes, alleles, first, any_alt=any_alt):
-        alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
+        alts = [[a for a in alleles[first[i], 1:].tolist() if a not in ABSENT_ALLELES] for i in rows]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
         lengths = extents[first[rows]].tolist()
         ref = str(alleles[first[rows[0]], 0])

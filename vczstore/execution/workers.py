@@ -155,7 +155,7 @@ class Workers:
         from plans.core import reach
 
         values: list[Any] = []
-        probe = reach.looking(sent, keys)
+        probe = reach.probe_plan(sent, keys)
         assert probe is not None
         chunks.execute([(probe, lambda report: values.extend(value for _, value in report.found))], self.executor)
         if values != [expected]:
