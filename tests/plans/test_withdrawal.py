@@ -886,7 +886,7 @@ def test_a_store_that_changes_meanwhile_is_not_judged(tmp_path: Path, s3_server:
 def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> None:
     with pytest.raises(SampleError, match="verify-removal: no samples named"):
         vczstore.verify_removal(local.url, ["", ""])
-    with pytest.raises(OptionError, match="takes a path or URL, not a LocalStore"):
+    with pytest.raises(OptionError, match="a path or URL, not a LocalStore"):
         vczstore.verify_removal(zarr.storage.LocalStore(tmp_path / "plain.vcz"), GONE)  # type: ignore[arg-type]
     with pytest.raises(NotAStoreError, match="no such file"):
         vczstore.verify_removal(tmp_path / "nothing", GONE)
