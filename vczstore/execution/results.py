@@ -70,9 +70,10 @@ class FoundInParts:
         return all(getattr(part, "is_all", False) for part in self.parts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but `notes` and `is_same`, for JSON."""
+        """Everything but `is_same`, for JSON; `notes` only if there are any."""
         parts = {name: part.as_dict() for name, part in self.parts.items()}
-        return {"operation": self.operation, "store": self.store, "errors": [*self.errors], "parts": parts}
+        notes = {"notes": [*self.notes]} if self.notes else {}
+        return {"operation": self.operation, "store": self.store, "errors": [*self.errors], **notes, "parts": parts}
 
     def lines(self) -> Iterator[str]:
         """The lines that the command prints."""

@@ -142,8 +142,8 @@ class Workers:
         for name in names(writable, SAMPLE_ID):  # stale ones of a killed run, since the lock is held
             if name.startswith(NONCE):
                 put(writable, f"{SAMPLE_ID}/{name}", None)
+        put(writable, key, value)
         try:
-            put(writable, key, value)
             self._compare(operation, store.label, sent, [value], (key,))
         finally:
             put(writable, key, None)

@@ -164,7 +164,14 @@ def _type(node: dict[str, Any]) -> str:
             return "list of steps" if "$ref" in node["items"] else "list of these"
         case {"type": "boolean"}:
             return "`true` or `false`"
-    return "mapping"
+        case {"type": "integer" | "number" as kind}:
+            noun = "whole number" if kind == "integer" else "number"
+            limits = [f"{word} {node[key]:,}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in node]
+            return " ".join([noun, *limits])
+        case {"type": "object"} | {"$ref": _}:
+            return "mapping"
+        case _:
+            raise TypeError(f"the type of {node} has no description")
 
 
 def _flow(value: Any) -> str:

@@ -158,7 +158,7 @@ def _parse_file(text: str, rest: str) -> Address:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not slash:
         raise OptionError(f"{text}: names no path on this machine; a file URL has three slashes, as in file:///data")
-    decoded = os.fsdecode(_decoded(text, path))
+    decoded = os.fsdecode(_decoded(path))
     if "\0" in decoded:
         raise OptionError(f"{text}: names no path")
     return Address("file", "", f"/{decoded}")
@@ -175,14 +175,14 @@ def _parse_web(text: str, scheme: str, rest: str) -> Address:
     if scheme == "https" and (azure := _AZURE_HOST.fullmatch(host)):
         container, _, key = path.partition("/")
         try:
-            key = _decoded(text, key).decode()
+            key = _decoded(key).decode()
         except UnicodeDecodeError as error:
             raise OptionError(f"{text}: is not UTF-8") from error
         return _in_object_store(text, "az", container, key, azure[1].lower())
     return Address("http", f"{scheme}://{host}", path.rstrip("/"))
 
 
-def _decoded(text: str, path: str) -> bytes:
+def _decoded(path: str) -> bytes:
     """Percent-decode; a ``%`` not followed by two hexadecimal digits is kept, as in browsers (WHATWG URL)."""
     return unquote_to_bytes(os.fsencode(path))
 

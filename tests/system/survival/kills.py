@@ -49,6 +49,8 @@ N_VARIANTS, VARIANTS_CHUNK = 300, 150
 """Chunks large enough that Icechunk stores most of them as separate objects instead of inline."""
 PATIENCE = 60.0
 """Timeout of a run in seconds."""
+_TEMPORARY = re.compile(r"\.partial$|\.withdrawal-key\.[0-9a-f]{16}$")
+"""Files that a killed writer may leave: later writers overwrite them, or delete them when they are an hour old."""
 DRAWS = 5
 """
 Maximum number of points drawn for a kill. The distribution of tasks over workers varies, so a point of a worker may not
@@ -89,6 +91,8 @@ class Operation:
         Samples that it removes. On plain Zarr, an interrupted removal may have erased some of their values.
     output
         Name of the new store that it creates, if any.
+    samples_chunk
+        Length of chunks along samples after it; None if it does not change.
     """
 
     command: tuple[str, ...]
@@ -97,6 +101,12 @@ class Operation:
     already_done: str
     removed: tuple[str, ...] = ()
     output: str | None = None
+    samples_chunk: int | None = None
+
+    def is_done(self, target: Path, arrays: Arrays | None) -> bool:
+        """Whether the store at `target`, whose content is `arrays`, is the result of the operation."""
+        is_done = _matches(arrays, self.after)
+        return is_done and (self.samples_chunk is None or _samples_chunk(target) == self.samples_chunk)
 
 
 REMOVED = cohort.expected_remove(OLD, GONE)
@@ -104,9 +114,13 @@ OPERATIONS = {
     "append": Operation(("append", "store.vcz", "batch.vcz"), OLD, APPENDED, "already"),
     "remove": Operation(("remove", "store.vcz", *GONE), OLD, REMOVED, "has no sample", tuple(GONE)),
     "compact": Operation(("compact", "store.vcz"), REMOVED, cohort.expected_compact(REMOVED), ""),
-    "regrid": Operation(("regrid", "store.vcz", "--samples-chunk", "4"), OLD, OLD, ""),
+    "regrid": Operation(("regrid", "store.vcz", "--samples-chunk", "4"), OLD, OLD, "", samples_chunk=4),
     "regrid-shards": Operation(
-        ("regrid", "store.vcz", "--samples-chunk", "4", "--variants-shard", str(4 * VARIANTS_CHUNK)), OLD, OLD, ""
+        ("regrid", "store.vcz", "--samples-chunk", "4", "--variants-shard", str(4 * VARIANTS_CHUNK)),
+        OLD,
+        OLD,
+        "",
+        samples_chunk=4,
     ),
     "compact-output": Operation(
         ("compact", "store.vcz", "--output", "new.vcz"),
@@ -317,18 +331,32 @@ def _cmdline(process: psutil.Process) -> list[str]:
 # ---- content of stores ----------------------------------------------------------------------
 
 
-def read(path: Path) -> Arrays | None:
-    """All arrays of the store at `path`, read with zarr-python; None if there is no store."""
+def _opened(path: Path) -> zarr.Group | None:
+    """The root group of the store at `path`; None if there is no store."""
     if (path / "zarr.json").exists() or (path / ".zgroup").exists():
-        return cohort.read_vcz(path)
+        return zarr.open_group(path, mode="r", use_consolidated=False)
     if not path.exists() or not icechunk.Repository.exists(_storage(path)):
         return None
     store = icechunk.Repository.open(_storage(path)).readonly_session("main").store
     try:
-        zarr.open_group(store, mode="r")
+        return zarr.open_group(store, mode="r")
     except zarr.errors.GroupNotFoundError:
         return None
-    return cohort.read_vcz(store)
+
+
+def read(path: Path) -> Arrays | None:
+    """All arrays of the store at `path`, read with zarr-python; None if there is no store."""
+    group = _opened(path)
+    return None if group is None else {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def _samples_chunk(path: Path) -> int:
+    """Length of the chunks of calls along samples."""
+    group = _opened(path)
+    assert group is not None
+    array = group["call_DP"]
+    assert isinstance(array, zarr.Array)
+    return array.chunks[1]
 
 
 def read_elsewhere(path: Path) -> Arrays | None:
@@ -445,7 +473,8 @@ class Bench:
         notes.mkdir()
         ended = run(folder, self.case.arguments, self._trap(folder, notes), self.forks)
         assert (ended.status, ended.left) == (0, ()), (self.case, ended)
-        assert _matches(read(folder / self.case.target), self.case.spec.after), self.case
+        target = folder / self.case.target
+        assert self.case.spec.is_done(target, read(target)), self.case
         for file in sorted(notes.iterdir()):
             role = file.name.partition("-")[0]
             events = [(t, p) for t, p in json.loads(file.read_text()) if p == "write" or p.count(":") == 2]
@@ -455,7 +484,6 @@ class Bench:
                 self.events[role], self.first[role] = events, first if role == "driver" else 0
         assert self.events.get("driver"), self.case
         self.seconds = ended.seconds
-        target = folder / self.case.target
         if self._is_repository(target):
             collect_garbage(target)
             self.objects = objects(target)
@@ -522,7 +550,7 @@ class Bench:
                 problems.append("another process reads something else")
         except Exception as error:
             return "unreadable", [*problems, f"it cannot be read: {type(error).__name__}: {error}"]
-        state = "old" if _matches(arrays, old) else "new" if _matches(arrays, operation.after) else "between"
+        state = "new" if operation.is_done(target, arrays) else "old" if _matches(arrays, old) else "between"
         if state == "between":
             if self.case.atomic or arrays is None:
                 problems.append("readers see neither old nor new")
@@ -547,6 +575,8 @@ class Bench:
         allowed = {0} if not is_hit else {0, -9} if killed else {0, 1} if point.role == "worker" else {0, 130, 143}
         if is_hit and point.to_group:
             allowed |= {130, 143}
+        if is_hit and state == "old" and not ended.err:  # the signal came before the command handled it
+            allowed.add(-point.signal)
         if ended.status not in allowed:
             problems.append(f"it ended with status {ended.status}")
         if ended.status == 0 and state != "new":
@@ -586,7 +616,7 @@ class Bench:
             arrays = read(target)
         except Exception as error:
             return [*problems, f"again: it cannot be read: {type(error).__name__}: {error}"]
-        if not _matches(arrays, operation.after):
+        if not operation.is_done(target, arrays):
             problems.append("again: the store is not what the operation makes of it")
             return problems
         problems += [f"again: verify: {error}" for error in vczstore.verify(target).errors[:3]]
@@ -600,9 +630,9 @@ class Bench:
             collect_garbage(target)
             if (after := objects(target)) != self.objects:
                 problems.append(f"objects are {before}, {after} once garbage is collected, undisturbed {self.objects}")
-            if not _matches(read(target), operation.after):
+            if not operation.is_done(target, read(target)):
                 problems.append("the store has changed when garbage was collected")
-        elif extra := {f for f in self._files(target) - self.files if not f.endswith(".partial")}:
+        elif extra := {f for f in self._files(target) - self.files if not _TEMPORARY.search(f)}:
             problems.append(f"there are files that do not belong there: {sorted(extra)[:5]}")
         return problems
 
