@@ -298,9 +298,7 @@ def compile_in_stages(
     """
     all_sources = sources
     if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
-        raise SampleError(
-            f"{OPERATION}: all samples that come in were removed from {vcz.label} before; nothing is left"
-        )
+        raise SampleError(f"{OPERATION}: all incoming samples were removed from {vcz.label} before; nothing is left")
     ids = (sample for source in sources for sample in source.sample_ids.tolist())
     way_out = "leave them out with --drop-returning, or say --allow-returning"
     returning = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
@@ -363,8 +361,8 @@ def copying_directly(
     if names:
         raise IncompatibleError(
             f"{OPERATION}: {sum(names.values()):,} chunks of {listing(names)} would be re-encoded, and "
-            "--require-direct-copy allows none; the samples have to come in where a chunk of the store begins, in "
-            "chunks, codecs and dtypes of the store's"
+            "--require-direct-copy allows none; the samples have to begin at a chunk boundary of the store, with "
+            "the chunks, codecs and dtypes of the store"
         )
     return plan
 

@@ -85,11 +85,7 @@ def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
         label = owner[present[0]]
         of_source = [sample for sample in present if owner[sample] == label]
         if len(of_source) == sum(other == label for other in owner.values()):
-            of = (
-                f"{label} that come{'s' * (len(of_source) == 1)} in"
-                if any(s.chosen is not None and s.label == label for s in sources)
-                else label
-            )
+            of = f"{label} to be added" if any(s.chosen is not None and s.label == label for s in sources) else label
             n = len(of_source)
             all_of, is_there = ("the one sample", "is") if n == 1 else (f"all {n:,} samples", "are")
             raise SampleError(

@@ -266,7 +266,7 @@ def returning_samples(
     returning = Withdrawn.of(store, vcz).among(samples)
     if returning and not allow:
         raise SampleError(
-            f"{operation}: {len(returning):,} of the samples that come in {were(len(returning))} removed "
+            f"{operation}: {len(returning):,} of the incoming samples {were(len(returning))} removed "
             f"from {vcz.label} before; {way_out}",
             f"removed were {listing(returning)}",
         )

@@ -61,7 +61,7 @@ def with_missing_values(
             if why is not None:
                 forms[name] = with_missing(operation, holders[0].label if holders else store.label, name, form, why)
     for name in _info_that_grows(store, findings):
-        why = "alleles that come in"
+        why = "alleles that are added"
         forms[name] = with_missing(operation, store.label, name, Form.of(store.arrays[name]), why)
     return replace(layout, forms=forms)
 
@@ -111,7 +111,7 @@ def missing_where_harmonised(
     if findings.counts["variants absent"]:
         return "variants that a source lacks"
     if findings.insertion is not None:
-        return "variants that come in, which the samples of the store lack"
+        return "inserted variants, which the samples of the store lack"
     array = next(vcz.samples_arrays[name] for vcz in (*sources, store) if name in vcz.samples_arrays)
     if not findings.same_alleles and kind_of(name, array, findings.numbers) in ("R", "A", "G"):
         return "alleles that a source or the store lacks"

@@ -80,7 +80,7 @@ def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
     assert cohort.digest(store) == before
     vczstore.remove(store, ["T7", "T1"])
     before = cohort.digest(store)
-    complain(SampleError, ("1 of the samples that come in was removed",), lambda: run_job(job))
+    complain(SampleError, ("1 of the incoming samples was removed",), lambda: run_job(job))
     assert cohort.digest(store) == before
     job = write_job(
         tmp_path, store, "append: inbox/*.vcz", "rename-samples: {file: ids, missing-ok: true, allow-returning: true}"

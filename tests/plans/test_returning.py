@@ -79,7 +79,7 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
     dropping = vczstore.append(store, source, impl="zarr", drop_returning=True)
     assert dropping.summary == "1 source, 1 sample added, 1 sample left out as removed before"
     with unchanged(store):
-        words = [r"append: the one sample of .*back\.vcz that comes in is in .* already"]
+        words = [r"append: the one sample of .*back\.vcz to be added is in .* already"]
         complain(SampleError, words, lambda: vczstore.append(store, source, impl="zarr", drop_returning=True))
     cohort.assert_same(way.read(store), cohort.expected_append(gone, cohort.select(BACK, ["N1"])))
     alone = batch(tmp_path, cohort.select(BACK, ["S0001"]), "alone.vcz")

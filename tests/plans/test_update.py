@@ -268,7 +268,7 @@ def test_a_removed_sample_is_said_to_be_one(store: Path, tmp_path: Path) -> None
     words = (
         "^update: ",
         re.escape(str(store)),
-        "1 of the samples that come in was removed",
+        "1 of the incoming samples was removed",
         "S0002",
         "--allow-returning",
     )
