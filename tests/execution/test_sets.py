@@ -658,7 +658,7 @@ def test_removed_samples_return_to_no_part(folder: Path, kind: str) -> None:
     (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(Path("set/chr2"), withdrawn["chr2"])
     back = partial(vczstore.append, "set/{part}", "back/{part}.vcz", impl="zarr")
     was = cohort.digest(Path("set"))
-    complain(SampleError, ["1 of the samples .* was removed from set/chr1"], back)
+    complain(SampleError, ["1 of the incoming samples was removed from set/chr1"], back)
     complain(IncompatibleError, ["the parts would", "chr1 has 5, chr2 has 6"], partial(back, drop_returning=True))
     assert cohort.digest(Path("set")) == was
     shutil.rmtree("set/chr2")
