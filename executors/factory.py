@@ -49,17 +49,17 @@ def create(name: str, **options: Any) -> "DagExecutor":
     Parameters
     ----------
     name
-        One of `names` or `OTHERS`.
+        One of `names()` or `OTHERS`.
     options
-        ``max_workers``, the number of concurrent tasks (by default one per core; ignored by ``single-threaded``), and
-        ``retries``, the number of retries of a failed task (by default 2); for further options see
-        `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Names may have hyphens. `OTHERS` take
-        the options of Cubed.
+        ``max_workers``, the number of concurrent tasks (by default one per core on this machine; ignored by
+        ``single-threaded``), and ``retries``, the number of retries of a failed task (by default 2); for further
+        options see `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Hyphens in option names
+        stand for underscores. `OTHERS` take the options of Cubed, except ``max_workers``.
 
     Raises
     ------
     ExecutorOptionError
-        If there is no such executor, or no such option.
+        If there is no such executor or option, or an option is invalid.
     MissingEngineError
         If the executor's library is not installed.
     """

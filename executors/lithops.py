@@ -1,6 +1,6 @@
 """Run tasks with Lithops: as cloud functions, or as processes on this machine that take the same path.
 
-This replaces Cubed's executor, which starts all tasks again with each plan, leaves the cleaning of storage to a process
+This replaces Cubed's executor, which sets Lithops up again for each plan, leaves the cleaning of storage to a process
 that outlives the driver, and lets other tasks run on after one has failed. One job of Lithops is one generation of a
 plan; the retries of failed tasks are another. Lithops may run a task twice. The result of one of them reaches the
 driver, so the writes of the other are never committed, or are the same bytes.
@@ -38,7 +38,7 @@ LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two polls for finished tasks: in a folder, and in an object store, which charges for requests."""
 
 SILENCE = 60.0
-"""Seconds in addition to the task timeout without any change in the tasks, after which they are given up."""
+"""Seconds beyond the timeout of a task in which no task has begun or ended, after which the plan fails."""
 
 
 class LostTaskError(RuntimeError):
@@ -47,7 +47,7 @@ class LostTaskError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An attempt of a task: the index of its operation in the generation, and its coordinates."""
+    """An attempt of a task: index of its operation in the generation, coordinates, number from 0, and Unix time."""
 
     operation: int
     coords: Any
@@ -57,7 +57,7 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Failure:
-    """The error of a task, as a result."""
+    """Result of a task that has failed: its error."""
 
     error: Exception
 
@@ -82,8 +82,8 @@ class LithopsExecutor(DagExecutor):
     retries
         Number of retries of a failed task.
     timeout
-        Seconds that a task may take; by default that of the configuration. It is also the delay until the loss of a
-        whole machine is noticed.
+        Seconds that a task may take; by default that of the configuration. The loss of a whole machine is noticed
+        `SILENCE` seconds after the timeout.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class LithopsExecutor(DagExecutor):
 
     @property
     def name(self) -> str:
-        """As in ``--executor``."""
+        """The name of the executor in ``--executor``."""
         return "lithops"
 
     @property
@@ -167,6 +167,8 @@ class LithopsExecutor(DagExecutor):
             are killed on this machine; in a cloud they run to their end, and their results are ignored.
         ExecutorOptionError
             If tasks may use more memory than a worker has, or remote workers would need local files.
+        LostTaskError
+            If no task begins or ends for too long; see `SILENCE`.
         """
         self._check_memory(dag)
         self._functions = self._functions or self._begin()
@@ -182,7 +184,7 @@ class LithopsExecutor(DagExecutor):
             raise
 
     def close(self) -> None:
-        """End running tasks, and delete everything in storage and in the folders of Lithops."""
+        """End running tasks on this machine, and delete this executor's objects in storage and in Lithops' folders."""
         functions, self._functions = self._functions, None
         if functions is None:
             return
@@ -327,7 +329,7 @@ _LOST = "a worker has ended silently: it could not start, or was killed; see loc
 
 
 class _NoLocalStores(cloudpickle.Pickler):
-    """Refuse local stores: on another machine they would be empty, and all chunks would read as missing."""
+    """Pickler that refuses local stores: on another machine they would be empty, and all chunks read as missing."""
 
     def persistent_id(self, obj: Any) -> None:
         if type(obj).__name__.endswith("LocalStore"):  # of zarr, vczstore and obstore
@@ -350,7 +352,7 @@ def _run_task(operation: bytes, coords: Any) -> Any:
 
 
 def _result(future: Any) -> Any:
-    """Return the result of a task; an error of Lithops is returned as a failure of the task."""
+    """Return the result of a task; an error of Lithops becomes a `_Failure`."""
     hook = sys.excepthook  # Lithops replaces it
     try:
         return future.result()

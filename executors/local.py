@@ -46,7 +46,7 @@ type Round = Sequence[tuple[str, Task]]
 """Tasks that read the same data, each with the name of its operation."""
 
 QUEUED_PER_WORKER = 2
-"""Tasks in flight per worker, including queued ones: few, so that little is queued when one fails."""
+"""Tasks, or groups of them, in flight per worker, including queued ones: few, so that little is queued on a failure."""
 
 ROUNDS_PER_WORKER = 3
 """Minimum number of rounds per worker for running each round in one worker; with fewer, workers would be idle."""
@@ -55,7 +55,7 @@ TASKS_TOGETHER = 16
 """Maximum number of tasks that a worker is sent together; their results are returned together, too."""
 
 GRACE = 5.0
-"""Seconds for a process to finish its task after the plan has failed or was interrupted."""
+"""Seconds for the processes to finish their tasks after the plan has failed or was interrupted."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -72,11 +72,11 @@ class LocalExecutor(DagExecutor):
         self._pool: Executor | None = None
 
     def pool(self) -> Executor:
-        """Start the workers."""
+        """Return a pool of started workers."""
         raise TypeError(f"{type(self).__name__} has no pool")
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
-        """Yield the callables to submit to the pool, one per task of an operation."""
+        """Yield the callables to submit to the pool, one per task of the operation `name`."""
         for coords in pipeline.mappable:
             yield _LocalTask(pipeline, coords)
 
@@ -96,8 +96,10 @@ class LocalExecutor(DagExecutor):
         Raises
         ------
         Exception
-            The error of the first task that has exhausted its `retries`. Running tasks are waited for and no further
-            ones are started, so nothing is written after this returns.
+            The error of the first task that has exhausted its `retries`. No further tasks are started, and running
+            ones end or are killed before it is raised, so nothing is written afterwards; see `stop`.
+        WorkerDiedError
+            If a worker process was killed. This is not retried.
         """
         pool = self._pool = self._pool or self.pool()
         try:
@@ -110,6 +112,7 @@ class LocalExecutor(DagExecutor):
                     tasks = zip(repeat(name), self.tasks(name, node["pipeline"]))
                     n_tasks = getattr(node.get("primitive_op"), "num_tasks", 1)
                     plans.setdefault(node.get("plan"), []).append((n_tasks, tasks))
+                # plans that are executed together share no data, so their rounds come one plan after the other
                 groups = (self.in_groups(_rounds(operations)) for operations in plans.values())
                 self._run(pool, chain.from_iterable(groups), callbacks)
                 for name in names:
@@ -172,8 +175,7 @@ def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T
     Yield rounds of one task of the largest operation and a proportional number of the others, so that all end together.
 
     Thus tasks of different arrays over the same rows run at about the same time and share cached data, and tasks that
-    compute run alongside tasks that copy. Plans that are executed together share nothing, so the rounds of one come
-    after those of the other.
+    compute run alongside tasks that copy.
 
     Parameters
     ----------
@@ -196,7 +198,7 @@ def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T
 
 
 class _Group:
-    """Run several tasks one after the other in one worker, up to the first that fails."""
+    """Run several tasks one after the other in one worker, up to the first that fails: return results and error."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
@@ -268,7 +270,7 @@ class ProcessesExecutor(LocalExecutor):
     """
     Run tasks in several spawned processes, which end whenever the driver does.
 
-    Tasks of several arrays over the same rows run in one process, so that they share cached data.
+    If there are enough tasks, those of several arrays over the same rows run in one process and share cached data.
     """
 
     @property
@@ -277,7 +279,7 @@ class ProcessesExecutor(LocalExecutor):
         return "processes"
 
     def pool(self) -> Executor:
-        """Start the processes, with SIGINT blocked from the beginning: the driver handles interrupts."""
+        """Return a pool of started processes, with SIGINT blocked from the beginning: the driver handles interrupts."""
         context = _WorkerContext()
         try:
             # without a lock, which a killed worker would never release
@@ -328,7 +330,7 @@ class ProcessesExecutor(LocalExecutor):
             self._pool = None
 
     def stop(self, pool: Executor) -> None:
-        """Shut the pool down early: running tasks have `GRACE` seconds to finish their writes, then they are killed."""
+        """Shut the pool down early: running tasks have `GRACE` seconds to finish, then their processes are killed."""
         assert isinstance(pool, ProcessPoolExecutor)
         self._is_stopping.value = True
         processes = list((pool._processes or {}).values())
@@ -395,7 +397,7 @@ class _WorkerContext(SpawnContext):
 
 
 class PickledTask:
-    """A task that runs in another process."""
+    """A task that runs in another process, or in a container; it has a pickle of its operation."""
 
     def __init__(self, operation: bytes, coords: Any) -> None:
         self.operation, self.coords = operation, coords

@@ -64,14 +64,14 @@ class ModalExecutor(LocalExecutor):
     cpu
         Cores of a container; Modal's own default is an eighth of one.
     memory
-        Memory of a container in MiB; by default, and at least, what the plan allows a task.
+        Memory of a container in MiB; by default what the first plan allows a task. Plans that allow more are refused.
     cloud
         One of `CLOUDS`.
     region
         One or several regions of Modal; the region of the store costs least.
     variables_from
-        Names of Modal secrets, never values; tasks have their variables in the environment. The name of this option
-        avoids the word, since job files refuse any key that is called a secret.
+        Names of Modal secrets, never values; tasks have their variables in the environment. The option is
+        not called ``secrets``, a key that job files refuse.
     image_packages
         Requirements to install in addition to the packages of the driver.
     environment_name
@@ -144,8 +144,8 @@ class ModalExecutor(LocalExecutor):
         Raises
         ------
         ModalError
-            If a store is on this machine only, containers are too small for the plan, Modal refuses, or a task has
-            timed out and exhausted its `retries`.
+            If a store or the folder for intermediate data is on this machine only, containers are too small for the
+            plan, Modal reports an error, or a task has timed out and exhausted its `retries`.
         Exception
             The error of the first task that has exhausted its `retries`.
         """
@@ -185,7 +185,7 @@ class ModalExecutor(LocalExecutor):
             raise ModalError(f"modal: {first_line(error)}") from error
 
     def pool(self) -> Executor:
-        """Define the image, and start the app."""
+        """Define the image, start the app, and return its containers as a pool."""
         import modal
 
         image = (

@@ -61,7 +61,7 @@ class RefMismatch(NamedTuple):
 
 
 def _mismatch(records: MergedRange) -> RefMismatch | None:
-    """The first two variants of a range of which one is inserted, and whose REFs contradict each other."""
+    """Return the first two variants at one position whose REFs contradict each other, if at least one is inserted."""
     same = (np.diff(records.contig) == 0) & (np.diff(records.position) == 0)
     if not same.any():
         return None
@@ -118,7 +118,7 @@ class RangeReport(NamedTuple):
     most_alleles
         Largest number of alleles of an inserted variant.
     mismatch
-        The first two variants of which one is inserted, and whose REFs contradict each other; None if none do.
+        The first two variants at one position whose REFs contradict each other, at least one inserted; None if none.
     runs : list of tuple of int
         Neighbouring variants of one contig: contig number, number of variants, first and last position.
     """
@@ -139,7 +139,7 @@ class CountInserted:
     inserted: InsertedVariants
 
     def look(self, ranges: slice) -> RangeReport:
-        """Merge one range."""
+        """Merge the range `ranges.start`, and count its variants."""
         merged = self.inserted.merge(ranges.start)
         is_new = merged.old < 0
         starts = np.flatnonzero(np.diff(merged.contig, prepend=-1))
@@ -171,7 +171,7 @@ class FindRegions:
     chunk: int
 
     def look(self, chunks: slice) -> np.ndarray:
-        """Return the rows of one chunk."""
+        """Return the rows of the chunk `chunks.start`."""
         start = self.start + chunks.start * self.chunk
         rows = slice(start, min(self.inserted.n_variants, start + self.chunk))
         parts = [(part, np.arange(here.start, here.stop)) for part, here in self.inserted.parts(rows)]
@@ -317,6 +317,12 @@ def find_insertion(
         As in `plans.variants.join_records.join`.
     on_ref_mismatch
         What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
+
+    Returns
+    -------
+    insertion : Insertion
+    index : InsertedIndex
+        The index of the store after the insertion.
 
     Yields
     ------

@@ -48,7 +48,7 @@ class Findings:
     highest_kept: Mapping[str, int] = field(default_factory=dict)
 
     def with_alleles_in(self, array: AnyArray) -> "Findings":
-        """Read alleles from another array instead, since the store's own is re-encoded before tasks read it."""
+        """Return findings that read alleles from `array`, since the store's own is re-encoded before tasks read it."""
         sites = replace(self.index.store, allele=array)
         return replace(self, index=replace(self.index, store=sites))
 
@@ -125,7 +125,7 @@ class Findings:
 
     @property
     def for_tasks(self) -> "Findings":
-        """The findings that are sent to tasks, without what only the driver needs."""
+        """The findings for tasks, without reports, misfits and the insertion, which only the driver needs."""
         return replace(self, reports={}, misfits={}, insertion=None)
 
     @property

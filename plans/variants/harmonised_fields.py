@@ -20,7 +20,7 @@ from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 def check_fields(operation: str, vcz: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> None:
     """
-    Check that all fields of a source can be harmonised.
+    Check that all fields of a source can be harmonised; `lengths` are those of `allele_dimensions.allele_lengths`.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 The length of a vector follows from its Number (VCF 4.5, section 1.6.2): one value per allele (R), per ALT (A), or per
 genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad vectors, floats even
-with *missing*, so padding does not reveal it. Only where no allele is called is the ploidy inferred from the length,
-since a genotype of any ploidy may be written as ``.``. A vector with more values is an error, as it is for ``bcftools
+with *missing*, so padding does not reveal it. Where no allele is called, the ploidy is inferred from the length, since
+a genotype of any ploidy may be written as ``.``. A vector with more values is an error, as it is for ``bcftools
 merge``.
 """
 
@@ -34,7 +34,7 @@ def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
 
 def genotype_number(alleles: Sequence[int]) -> int:
     """
-    Return the index of a genotype in that order.
+    Return the index of a genotype in the order of `genotypes`.
 
     >>> [genotype_number(g) for g in genotypes(3, 2)]
     [0, 1, 2, 3, 4, 5]
@@ -177,7 +177,7 @@ class Field:
         return n_genotypes(n, ploidy) if self.number == "G" else n - (self.number == "A")
 
     def _places(self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int) -> list[tuple[int, int]]:
-        """Return pairs of the old and the new index of a value."""
+        """Return the old and the new index of each value of a vector that is kept or copied."""
         first = int(self.number == "A")
         if self.number == "G":
             old = [(i, [numbers[a] for a in g]) for i, g in enumerate(genotypes(n, ploidy))]

@@ -1,9 +1,9 @@
 """INFO fields from genotypes: the counts of a block of calls, and the fields computed from them. NumPy only.
 
-Fields are defined as by ``bcftools +fill-tags``, with equal values up to ploidy two. In genotypes of a higher ploidy,
-which it counts as if they were diploid, every allele counts; its tests of Hardy-Weinberg equilibrium, which it refuses
-there, use the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it is phased or not;
-version 1.16 overlooks a phased one that is missing.
+Fields are defined as by ``bcftools +fill-tags``, with equal values up to ploidy two. bcftools counts genotypes of a
+higher ploidy as if they were diploid, and refuses to test Hardy-Weinberg equilibrium there. Here every allele counts,
+and the tests use the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it is phased or
+not; bcftools 1.16 overlooks a phased one that is missing.
 """
 
 import math
@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 
 SLAB = 2**17
-"""Number of alleles that are counted together, or those of one variant if it has more: they fit a processor's cache."""
+"""Number of called alleles that are counted together (at least one variant): they fit a processor's cache."""
 SLAB_BYTES_PER_ALLELE = 32
 """Memory for counting, for each allele of a slab, in addition to the genotypes."""
 

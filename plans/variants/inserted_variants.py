@@ -29,7 +29,7 @@ class MergedRange:
     Attributes
     ----------
     start
-        Row of the first variant after the insertion.
+        Row of its first variant in the store after the insertion.
     contig, position : numpy.ndarray of int64
         Contig, numbered as after the insertion, and position.
     old : numpy.ndarray of int64
@@ -165,14 +165,14 @@ class _PartialMatches(Matches):
 
     @classmethod
     def none(cls, n: int, is_gvcf: bool) -> Self:
-        """No matches, for `n` variants."""
+        """Return no matches, for `n` variants."""
         none = np.full(n, -1, dtype="i4")
         return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none if is_gvcf else None)
 
     def joined(
         self, at: np.ndarray, rows: np.ndarray, mapped: np.ndarray, ids: np.ndarray, unseen: np.ndarray | None
     ) -> Self:
-        """Add some records: `at` is the index of the record that matches each variant, -1 if none does."""
+        """Return these matches with more records; `at` is the index of the record that matches each variant, or -1."""
         is_there, which = at >= 0, at[at >= 0]
         width = max(self.alleles.shape[1], mapped.shape[1])
         own, alleles = (_wide(a, width) for a in (self.alleles, mapped))

@@ -10,7 +10,7 @@ other field of samples, and verify-removal scans them:
     Runs of these records: neighbours on one contig. The contig is identified by a hash of its name, since the contig of
     a block need not be in the store yet.
 
-Nothing is known of a sample without records.
+A sample without records gets no calls from them.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ _PHASED, _LOW, _LEFT_OUT = 1 << 28, 1 << 29, 1 << 30
 
 def encode_genotypes(calls: np.ndarray, is_phased: np.ndarray, is_good: np.ndarray, *, are_all_in: bool) -> np.ndarray:
     """
-    Encode each genotype as an integer.
+    Encode each genotype as an int32.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ class KeptCoverage(NamedTuple):
     values : numpy.ndarray of int32, positions by samples by fields
         Genotype, GQ and DP of the record, if there is one.
     places : numpy.ndarray of int64, positions by samples
-        Sort key of the record, which increases with its start; -1 if there is none.
+        Sort key of the record, which increases with its start; -1 if there is none. `KeptBlocks.look` drops them.
     """
 
     kinds: np.ndarray
@@ -165,7 +165,7 @@ class KeptCoverage(NamedTuple):
 
     @classmethod
     def nothing(cls, n_positions: int, n_samples: int) -> "KeptCoverage":
-        """No coverage."""
+        """Return the coverage of positions that no record reaches."""
         shape = n_positions, n_samples
         n_fields = len(FIELDS[_OF_CALLS])
         return cls(
@@ -183,7 +183,7 @@ class KeptCoverage(NamedTuple):
         return variants, samples, self.values[variants, samples, field - _OF_CALLS.start]
 
     def put(self, positions: slice, later: "KeptCoverage") -> None:
-        """Replace the coverage of some positions in place, where that of other records is later."""
+        """Replace the coverage of some positions in place where `later` has a record that sorts no earlier."""
         new = (later.kinds != NOTHING) & (later.places >= self.places[positions])
         for mine, theirs in zip(self, later, strict=True):
             mine[positions][new] = theirs[new]
@@ -197,7 +197,7 @@ class KeptBlocks:
     Attributes
     ----------
     blocks, runs
-        The arrays.
+        The arrays `BLOCKS` and `RUNS`.
     token
         Cache key within a process.
     contigs : numpy.ndarray of int64

@@ -28,9 +28,9 @@ class Matches:
         Row of the source; `ABSENT`, or `UNMATCHED` where the source has a record at the position, but it is no variant
         of the store.
     alleles : numpy.ndarray of int32, variants by alleles of the source
-        The store's index of each allele of the source; -1 if it has none.
+        The store's index of each allele of the source; -1 where there is no allele, or the unseen one.
     n_alleles : numpy.ndarray of int32
-        Number of alleles in the source.
+        Number of alleles in the source, including the unseen one; 0 without a match.
     unseen : numpy.ndarray of int32
         The source's index of the unseen allele (``<NON_REF>`` or ``<*>``), -1 if there is none. None if it is no gVCF.
     """
@@ -92,7 +92,7 @@ class Unit:
     start, stop
         The rows of the store.
     alleles : numpy.ndarray of object, variants by alleles
-        Alleles of the store, and then new ones, source by source; ``""`` is padding. None if there are no new alleles.
+        Alleles of the store, and then new ones, source by source; ``""`` is padding. May be None if none are new.
     n_before, n_alleles : numpy.ndarray of int32
         Number of alleles of each variant without and with new ones.
     sources
@@ -238,7 +238,7 @@ class Index:
 
     def _report(self, source: Sites, k: int, records: Records, is_matched: np.ndarray, report: Report) -> Report:
         """
-        Count the variants of a source that match nothing.
+        Return the report, with the variants of a source that match nothing, and its first reference block among them.
 
         A variant of the source belongs to the last run that begins at or before it, or else to the first run of the
         contig.

@@ -66,8 +66,8 @@ class Source:
     is_chosen
         Whether each sample is taken from the source; None if all are.
     units
-        Numbers of the units whose vectors are checked, as alleles differ from the store's, and of those whose allele
-        indices are, as a variant has fewer alleles than in the store.
+        Numbers of the units whose vectors are checked, since alleles differ from the store's, and of those whose allele
+        indices are checked, since a variant has fewer alleles than in the store.
     """
 
     vectors: Mapping[str, tuple[AnyArray, Field]]
@@ -93,7 +93,7 @@ class Source:
         return cls(vectors, numbers, genotype, is_chosen, (other, fewer))
 
     def look(self, mine: Matches, n_ours: np.ndarray, number: int) -> Iterator[tuple[str, int, int, int, int]]:
-        """Check the variants of one unit: yield the first misfit of each array, without the source."""
+        """Check the variants of a unit: yield the first misfit of each array, as the fields after `Misfit.source`."""
         present = mine.rows >= 0
         fewer = present & (mine.n_alleles < n_ours)
         other = fewer | (present & mine.changed)

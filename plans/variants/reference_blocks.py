@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONTIG, ALLELE = "variant_contig", "variant_allele"
 GENOTYPE, QUALITY = "call_genotype", "call_GQ"
 SLAB_CALLS = 2**14
-"""About how many calls of records are read together."""
+"""Approximate number of calls (records times samples) that are read together."""
 LEN = "call_LEN"
 """Length of a block in one sample, from its position on (VCF 4.5, section 1.6.2)."""
 
@@ -96,7 +96,7 @@ class Spans:
 
     @classmethod
     def of(cls, members: Mapping[str, AnyArray]) -> "Spans":
-        """From the arrays of a VCZ."""
+        """Return the spans, given the arrays of a VCZ by name."""
         return cls({name: members[name] for name in (POSITION, LENGTH, END, LEN) if name in members})
 
     def positions(self, rows: slice) -> np.ndarray:
@@ -104,11 +104,11 @@ class Spans:
         return arrays.read(self.fields[POSITION], (rows,)).astype("i8")
 
     def lengths(self, rows: slice, by_end: np.ndarray) -> np.ndarray:
-        """Read the lengths of records on the reference, by ``variant_length`` and END; 0 or less if unknown."""
+        """Read the lengths of records on the reference, by ``variant_length`` and `by_end`; below 1 if unknown."""
         return np.asarray(np.maximum(Extents(self.fields).lengths(rows), by_end)) if LENGTH in self.fields else by_end
 
     def lengths_by_end(self, rows: slice, begins: np.ndarray) -> np.ndarray:
-        """Read the lengths by INFO's END alone; `begins` are the start positions."""
+        """Read the lengths by INFO's END alone, below 1 where it has no value; `begins` are the start positions."""
         if END not in self.fields:
             return np.zeros(rows.stop - rows.start, dtype="i8")
         return np.asarray(Extents(self.fields).ends(rows) - begins + 1)

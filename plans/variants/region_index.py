@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REGION_INDEX = "region_index"
 FIELDS = ("variant_contig", "variant_position", "variant_length")
-"""The arrays that it is computed from, and that determine which variants overlap a region."""
+"""The arrays that ``region_index`` is computed from, and that determine which variants overlap a region."""
 
 _ROWS_PER_TASK = 2**19
 
@@ -66,7 +66,7 @@ def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *
 
 
 def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
-    """Return the edit that replaces the rows of ``region_index``, widened up to int32; larger ends are clipped."""
+    """Return the edit that replaces the rows of ``region_index``, widened up to int32; larger values are clipped."""
     values = values[:, : array.shape[1]]
     dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
     dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda candidate: candidate.itemsize)
@@ -79,7 +79,7 @@ def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
 
 @dataclass(frozen=True)
 class IndexRows:
-    """Computes the rows of ``region_index`` for some of the variants, in chunks of `chunk` of these."""
+    """Computes the rows of ``region_index`` for the variants in `rows`, with `chunk` variants in a chunk."""
 
     contig: AnyArray
     position: AnyArray
@@ -94,7 +94,7 @@ class IndexRows:
         return cls(contig, position, length, rows, chunk)
 
     def look(self, kept: slice) -> np.ndarray:
-        """Return the rows of ``region_index`` for some of the variants in `rows`, which are whole chunks."""
+        """Return the rows of ``region_index`` for the part `kept` of `rows`, which consists of whole chunks."""
         positions = self.rows.positions(kept)
         contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
         return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.chunk)

@@ -40,7 +40,9 @@ class Region(NamedTuple):
 
 def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
     """
-    Parse a region in the syntax of bcftools. The name of a contig, which may have colons, is a whole contig.
+    Parse a region as bcftools does: ``CONTIG``, ``CONTIG:POSITION``, ``CONTIG:START-`` or ``CONTIG:START-END``.
+
+    Any of `contigs`, which may have colons, is a whole contig. An end before the start raises an `OptionError`.
 
     >>> parse_region("export", "chr1:5-", ["chr1"])
     Region(contig='chr1', start=5, end=9223372036854775807)
@@ -70,13 +72,13 @@ def read_regions_file(operation: str, path: Path) -> list[Region]:
     """
     Read a file of regions: contig, start and end in tab-separated columns; without an end, a single position.
 
-    Positions are 1-based, and ends are included. In a file whose name ends in .bed they are 0-based, ends are excluded,
-    and lines for genome browsers are skipped. A file whose name ends in .gz is decompressed.
+    Positions are 1-based, and ends are included. In a file whose name ends in .bed they are 0-based, ends are excluded
+    and required, and lines for genome browsers are skipped. A file whose name ends in .gz is decompressed.
 
     Raises
     ------
     OptionError
-        If the file cannot be read, has an invalid line, or has no region.
+        If the file cannot be read, is larger than `MAX_BYTES`, has an invalid line, or has no region.
     """
     is_bed = path.name.lower().removesuffix(".gz").endswith(".bed")
     result = []
@@ -130,7 +132,7 @@ def require_contigs(operation: str, vcz: Vcz, regions: Sequence[Region], named_b
 @dataclass(frozen=True)
 class Overlap:
     """
-    Regions by contig, merged where they overlap, with 0-based starts and excluded ends.
+    Regions by the number of the contig, merged where they overlap or adjoin, with 0-based starts and excluded ends.
 
     Examples
     --------
@@ -224,7 +226,7 @@ class FindRows:
         return cls(contig, position, length, overlap, chunks, width)
 
     def look(self, numbers: slice) -> np.ndarray | None:
-        """Return the runs of overlapping rows in some of the chunks, as starts and stops; None if there are none."""
+        """Return the runs of overlapping rows in `chunks[numbers]`, runs by start and stop; None if there are none."""
         ids = np.asarray(self.chunks[numbers])
         bounds = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
         parts = []

@@ -44,7 +44,7 @@ class Records(NamedTuple):
 
     @classmethod
     def none(cls, n_alleles: int) -> "Records":
-        """No variants of a gVCF."""
+        """Return no records, of a gVCF with `n_alleles` columns of alleles."""
         nothing = np.empty(0, dtype="i8")
         return cls(nothing, nothing, np.empty((0, n_alleles), dtype=object), nothing, nothing)
 
@@ -61,7 +61,7 @@ class GvcfRecords(NamedTuple):
         Length of REF, length on the reference, the same by INFO's END alone, and extent of symbolic alleles; see
         `Spans` and `vczstore.vcz.extents`.
     n_alleles, unseen : numpy.ndarray of int64
-        Number of alleles, and index of the unseen allele; -1 if there is none.
+        Number of alleles, including the unseen one, and index of the unseen allele; -1 if there is none.
     is_variant : numpy.ndarray of bool
         Whether the record is a variant, and not a block.
     alleles : numpy.ndarray of object, variants by alleles
@@ -110,8 +110,8 @@ class Sites:
     ----------
     contig, position, allele
         The arrays.
-    runs
-        Runs by the fields of `Runs`; contigs are numbered as in the store, and negative if the store lacks them.
+    runs : numpy.ndarray of int64
+        The columns are the fields of `Runs`; contigs are numbered as in the store, and negative if it lacks them.
     extents
         Extents of symbolic alleles.
     spans
@@ -148,7 +148,7 @@ class Sites:
         return self.row_of(contig, first, "left"), self.row_of(contig, last, "right")
 
     def row_of(self, contig: int, position: int, side: Literal["left", "right"]) -> int:
-        """Return the row of a position on a contig, as `numpy.searchsorted` among its positions."""
+        """Return the row of a position on a contig, as `numpy.searchsorted` among its positions; 0 if it has none."""
         runs = self.of_contig(contig)
         if not len(runs):
             return 0
@@ -191,7 +191,7 @@ class Sites:
         return Records(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def gvcf_records(self, start: int, stop: int) -> GvcfRecords:
-        """Return some rows of a gVCF, at least one. They are read run by run, and recent runs are cached."""
+        """Return a range of at least one row of a gVCF. Rows are read run by run, and recent runs are cached."""
         assert self.blocks is not None
         token = self.blocks.token
         low = int(np.searchsorted(self.runs[:, 2], start, "right"))

@@ -162,7 +162,7 @@ def unit_rows(vcz: Vcz) -> int:
 
 
 def task_rows(chunk: int, shortest: int) -> int:
-    """Return the length of a chunk; if it is very long, some of the shortest chunks, provided that these divide it."""
+    """Return `chunk`, or if it exceeds `LONG_ROWS`, and `shortest` divides it, a multiple of `shortest` near that."""
     return chunk if chunk <= LONG_ROWS or chunk % shortest else shortest * max(1, LONG_ROWS // shortest)
 
 

@@ -23,7 +23,7 @@ def array_name(field: str) -> str:
 
 def states(vcz: Vcz) -> dict[str, str]:
     """
-    Return the recorded state of the fields of a store, stale or current. Other fields may count any samples.
+    Return the recorded states of INFO fields, `STALE` or `CURRENT`. Fields without one may count any samples.
 
     Raises
     ------

@@ -41,10 +41,19 @@ def match_sources(
 
     Parameters
     ----------
-    operation, vcz, sources, rules, memory
-        As in `plans.compilers.append`.
+    operation
+        Name of the operation, for messages.
+    vcz, sources, rules
+        The store, its sources, and how they are harmonised.
+    memory
+        Memory limits of a task.
     interrupted_at
         As in `Vcz.require_whole`, for the store.
+
+    Yields
+    ------
+    Survey
+        Scans of the data. The caller sends back their results: a list for each scan.
 
     Raises
     ------
@@ -112,7 +121,7 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
 
 
 def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
-    """Return the first scans: for the runs of the store, and of each source."""
+    """Return the first scans: for the runs of the store, and of each source. Raise an error if an array is missing."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
             if not vcz.has_table(name):
@@ -156,7 +165,7 @@ def _match_mem(index: Index) -> int:
 
 
 def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, seen: Any) -> Findings:
-    """Combine the reports of all tasks, and check the sources by them."""
+    """Combine the reports of all tasks. Raise an `IncompatibleError` if the rules refuse a source."""
     reports = {(r.number, r.source): r for items in seen for r in (UnitReport(*item) for item in items)}
     findings = Findings(
         rules,

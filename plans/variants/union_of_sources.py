@@ -39,10 +39,11 @@ SEGMENTS = 1_000_000
 """Approximate limit of the number of segments of all sources together."""
 
 CONTIG_SHIFT = 40
-"""A place on the genome is one integer: the contig's number above CONTIG_SHIFT bits for the position."""
+"""A place on the genome is one integer: the position in the low CONTIG_SHIFT bits, and the contig's number above."""
 
 
 def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False, info: Sequence[str] = ()) -> list["SourceSites"]:
+    """Return the site arrays of each source, and its arrays named in `info`."""
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
     names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN, *info)
     return [
@@ -298,7 +299,7 @@ class Union:
         operation
             Name of the operation, for the message.
         n_ranges
-            Approximate minimum number of ranges, if these are not smaller than chunks of each source then.
+            Approximate minimum number of ranges; there are fewer if these would be shorter than two chunks of sources.
 
         Raises
         ------
@@ -503,7 +504,7 @@ class CountRecords:
     union: Union
 
     def look(self, ranges: slice) -> Counted:
-        """Merge one range."""
+        """Merge the range `ranges.start`, and count its records."""
         pieces, values, merged = self.union.merge(ranges.start)
         blocks = [(p.source, p.block) for p in pieces if p.block is not None]
         most = merged.most_alleles

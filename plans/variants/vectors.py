@@ -12,7 +12,7 @@ import numpy as np
 from vczstore.vcz.missing import same
 
 MAX_PLOIDY = 64
-"""The largest ploidy that is considered."""
+"""The largest ploidy that is tried where it is inferred from a number of genotypes."""
 
 
 def n_genotypes(n_alleles: int, ploidy: int) -> int:
