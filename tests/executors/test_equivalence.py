@@ -1,4 +1,4 @@
-"""One plan on every executor: what it leaves is the same, byte for byte, wherever the store is."""
+"""One plan on every executor: the resulting store is the same, byte for byte, on disk or in S3."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vczstore.stores.resolve import open_store
 __all__ = ["no_token", "start"]  # fixtures
 
 FIELDS = ("sample_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
-"""Few, and in few chunks, because a task may be a process of its own."""
+"""Few fields, in few chunks, because some executors start a process per task."""
 
 
 def make_arrays(first: int, n: int) -> dict[str, Any]:
@@ -42,28 +42,28 @@ def make_arrays(first: int, n: int) -> dict[str, Any]:
     return {name: arrays[name] for name in FIELDS}
 
 
-# in chunks of 3 samples: one column of the first batch is copied as it is, the next has samples of both
+# chunks of 3 samples: the first batch's first column is copied verbatim, the next has samples of both batches
 OLD, BATCHES = make_arrays(0, 6), [make_arrays(6, 4), make_arrays(10, 1)]
 GONE = ["S0006", "S0008"]
 
 EDITED = cohort.expected_remove(cohort.expected_append(OLD, *BATCHES), GONE)
 EXPECTED = {"format3": EDITED, "icechunk": EDITED, "copy": OLD, "flexible": cohort.expected_append(OLD, *BATCHES)}
 """
-For each case: a store that is appended to and removed from, by how it is kept; one that is copied to Icechunk; and one
-with a flexible grid, whose columns are merged.
+Resulting store of each case: append and remove on plain Zarr and Icechunk, a copy to Icechunk, and an append to a
+store with a flexible grid, whose columns are then merged.
 """
 
 
 @dataclass
 class Place:
-    """A folder, or a bucket, and what is in it, not read or written by vczstore."""
+    """A folder or bucket, and access to its content without vczstore."""
 
     url: str
     options: Mapping[str, Any]
     objects: Callable[[str], Any]
-    """An obstore store of what is below a name."""
+    """Open the obstore store of the objects below a name."""
     storage: icechunk.Storage
-    """Icechunk's of ``store``."""
+    """Icechunk storage of ``store``."""
 
     def put(self, name: str, arrays: dict[str, Any]) -> str:
         cohort.write_vcz(zarr.storage.ObjectStore(self.objects(name)), arrays, variants_chunk=6)
@@ -71,12 +71,12 @@ class Place:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """All objects of the store."""
+        """Content of all objects of the store, by path."""
         listed = [entry["path"] for batch in obstore.list(self.store) for entry in batch]
         return {path: bytes(obstore.get(self.store, path).bytes()) for path in listed}
 
     def put_back(self, files: Mapping[str, bytes]) -> None:
-        """The store is what it was."""
+        """Restore the store to these files."""
         obstore.delete(self.store, list(self.files))
         for path, value in files.items():
             obstore.put(self.store, path, value)
@@ -86,7 +86,7 @@ class Place:
         return self.objects("store")
 
     def as_zarr(self, case: str) -> zarr.abc.store.Store:
-        """What a reader opens."""
+        """The store as a reader opens it."""
         if case == "format3":
             return zarr.storage.ObjectStore(self.store, read_only=True)
         return icechunk.Repository.open(self.storage).readonly_session("main").store
@@ -115,7 +115,7 @@ def bucket(s3_server: s3.S3Server) -> Place:
 
 
 def compile_case(place: Place, case: str) -> list[Plan]:
-    """The store of a case, and what is done to it in one transaction."""
+    """Write the store of a case, and compile the plans that change it in one transaction."""
     url, options = f"{place.url}/store", {"storage_options": place.options}
     if case == "copy":
         source = open_store(place.put("source", OLD), **options).open()
@@ -135,15 +135,15 @@ def compile_case(place: Place, case: str) -> list[Plan]:
 
 
 def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
-    """Every chunk as it is encoded, and every metadata document."""
+    """Encoded bytes of every chunk and metadata document, by key."""
 
     async def get_all() -> dict[str, bytes]:
-        found = {}
+        documents = {}
         async for key in store.list():
             value = await store.get(key, zarr.core.buffer.default_buffer_prototype())
             assert value is not None
-            found[key] = value.to_bytes()
-        return found
+            documents[key] = value.to_bytes()
+        return documents
 
     return asyncio.run(get_all())
 
@@ -162,9 +162,9 @@ def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
 )
 def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, case: str, executor: str) -> None:
     """
-    Each is compared with one thread, and that with the model. Modal, which sees no folders, refuses them.
+    Each is compared with single-threaded, and that with the model. Modal cannot reach folders, and refuses them.
 
-    An executor is given tasks of any case, and each task opens its store wherever that is, by itself.
+    Not every combination is run, since executors treat all tasks alike and each task opens its store by itself.
     """
     place = request.getfixturevalue(where)
     plans = compile_case(place, case)
@@ -183,7 +183,7 @@ def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, 
         if where == "local":
             with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):
                 run("modal", variables_from="bucket")
-            assert place.files.items() >= before.items()  # and what no branch leads to
+            assert place.files.items() >= before.items()  # Icechunk may have added objects that no branch refers to
             return
     run(executor, **({"variables_from": "bucket"} if executor == "modal" else {"max_workers": 2}))
     assert contents(place.as_zarr(case)) == expected

@@ -1,4 +1,4 @@
-"""Executors: retries, failures that end things, workers that die, and scheduling that stays linear."""
+"""Executors: retries, failures that stop a plan, workers that die, and a bounded queue of tasks."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_every_task_runs_once(name: str) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
 
-    n = 6 if name == "lithops" else 50  # where every task is a process of its own
+    n = 6 if name == "lithops" else 50  # which starts a process per task
     assert sorted(run_tasks(name, task, n)) == list(range(n))
 
 
 @pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
-    """Worker processes do not run the script once more; what it defines reaches them all the same."""
+    """Worker processes do not run the script again, and still get the functions that it defines."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
@@ -69,7 +69,7 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "begun\ndone\n", "")
 
 
-def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
+def test_independent_operations_are_interleaved() -> None:
     ran: list[str] = []
 
     def task(coords: list[int], *, config: None, name: str) -> None:
@@ -83,7 +83,7 @@ def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
 
 
 def _dag_of_three(task: Any, n: int) -> nx.MultiDiGraph:
-    """Three operations that do not wait for each other."""
+    """Three independent operations."""
     dag = nx.MultiDiGraph()
     for name in ("a", "b", "c"):
         dag.add_node(name, pipeline=CubedPipeline(partial(task, name=name), name, [[i] for i in range(n)], None))
@@ -92,7 +92,7 @@ def _dag_of_three(task: Any, n: int) -> nx.MultiDiGraph:
 
 @pytest.mark.slow
 def test_tasks_over_the_same_rows_share_a_process(tmp_path: Path) -> None:
-    """What they read is in its memory; one that fails in their midst is tried again, with those after it only."""
+    """They reuse what it has read. If one fails, it is retried, and those before it are not run again."""
 
     def task(coords: list[int], *, config: None, name: str) -> tuple[str, int, int]:
         attempts = tmp_path / f"{name}{coords[0]}"
@@ -117,7 +117,7 @@ def test_tasks_over_the_same_rows_share_a_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failure_ends_what_shares_a_process(tmp_path: Path) -> None:
+def test_a_failure_stops_tasks_that_share_a_process(tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None, name: str) -> None:
         (tmp_path / f"{name}{coords[0]}").touch()
         if name == "b" and coords[0] == 1:
@@ -151,8 +151,8 @@ def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", executors.LOCAL)
 @pytest.mark.slow
-def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
-    """When the error reaches the caller, no task is running, and of those queued none ever begins."""
+def test_after_a_failure_no_task_starts(name: str, tmp_path: Path) -> None:
+    """When the error reaches the caller, no task is running, and no queued task ever starts."""
 
     def task(coords: list[int], *, config: None) -> None:
         (tmp_path / str(coords[0])).touch()
@@ -162,10 +162,10 @@ def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="task 2"):
         run_tasks(name, task, 200, retries=0, max_workers=2)
-    began = len(list(tmp_path.iterdir()))
-    assert began < 20
+    started = len(list(tmp_path.iterdir()))
+    assert started < 20
     time.sleep(0.5)
-    assert len(list(tmp_path.iterdir())) == began
+    assert len(list(tmp_path.iterdir())) == started
 
 
 @pytest.mark.slow
@@ -178,13 +178,13 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
     with pytest.raises(WorkerDiedError, match="a worker process was killed"):
         run_tasks("processes", task, 100, max_workers=2)
     assert time.monotonic() - started < 30
-    begun = [child for child in psutil.Process().children() if child not in before]
-    assert not [child for child in begun if "vczstore" in " ".join(child.cmdline())]
+    new_children = [child for child in psutil.Process().children() if child not in before]
+    assert not [child for child in new_children if "vczstore" in " ".join(child.cmdline())]
 
 
 @pytest.mark.slow
 def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when one is killed that waits for work: it holds the lock with which the others wait, and they never end."""
+    """As after the kill of an idle worker that holds the lock of the queue, without which the others never exit."""
 
     def task(coords: list[int], *, config: None) -> int:
         return os.getpid()
@@ -233,7 +233,7 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_few_tasks_wait_in_the_pool() -> None:
-    """However many tasks there are, the scheduler looks at a handful of futures at a time."""
+    """The number of queued futures is bounded, however many tasks there are."""
     waiting: list[int] = []
 
     class Counting(ThreadPoolExecutor):
@@ -269,7 +269,7 @@ def test_unknown_executor() -> None:
 
 @pytest.mark.slow
 def test_processes_without_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in containers that mount no /dev/shm, or one that cannot be written to: what the system says is told."""
+    """As in containers without a writable /dev/shm: the error contains the system's message."""
     import _multiprocessing
 
     class Semaphore(_multiprocessing.SemLock):

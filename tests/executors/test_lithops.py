@@ -1,4 +1,4 @@
-"""Lithops on this machine, with all that a cloud does to a plan: pickles, object storage, merged sessions."""
+"""Lithops on this machine, which handles a plan as in a cloud: pickles, object storage, merged sessions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.small_stores import edit, truncate
 from vczstore.errors import MissingDependencyError, OptionError
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
-"""Few, because a task is a process here."""
+"""Few fields, because every task is a process."""
 LITHOPS = ("--executor", "lithops", "--max-workers", "2")
 
 
@@ -43,7 +43,7 @@ NEW = of(cohort.make_arrays(10, cohort.ids(7, 4), seed=1))
 
 
 class Machine:
-    """A folder for temporary files of its own, so that what Lithops leaves in it or runs from it can be told."""
+    """A private folder for temporary files, to detect files and processes that Lithops leaves behind."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -59,12 +59,12 @@ class Machine:
         )
 
     def run(self, *arguments: str | Path, status: int = 0) -> str:
-        """What a command has said on standard error; nothing of it is left."""
+        """Run a command and return its standard error; assert that it leaves no files or processes."""
         process = self.begin(*arguments)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == status, said
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == status, stderr
         self.assert_clean()
-        return said
+        return stderr
 
     def assert_clean(self) -> None:
         assert not self.processes()
@@ -76,7 +76,7 @@ class Machine:
         assert not left
 
     def processes(self) -> list[psutil.Process]:
-        """Those that Lithops has begun here."""
+        """Processes that Lithops has started from this folder."""
         return [p for p in psutil.process_iter() if str(self.folder / "lithops-") in " ".join(_command(p))]
 
 
@@ -93,7 +93,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def make(folder: Path, kind: str) -> tuple[Path, Path]:
-    """A store and a batch."""
+    """Write a store and a batch, and return their paths."""
     cohort.write_vcz(folder / "batch.vcz", NEW)
     (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(folder / "store.vcz", OLD)
     return folder / "store.vcz", folder / "batch.vcz"
@@ -104,7 +104,7 @@ def make(folder: Path, kind: str) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> None:
-    """As in a cloud: the store, the batch, and what Lithops keeps are in S3."""
+    """As in a cloud: the store and Lithops' own storage are in S3. The batch is a local folder."""
     bucket = s3_server.url("lithops-cohort")
     s3_server.url("lithops-tmp")
     client = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
@@ -121,8 +121,10 @@ def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> N
         "  config: {aws: {region: us-east-1}, aws_s3: {storage_bucket: lithops-tmp}}\n"
     )
     flags = [f"--storage-option={key}={value}" for key, value in s3_server.options.items()]
-    said = machine.run("append", f"{bucket}/store", tmp_path / "batch.vcz", "--executor", tmp_path / "s3.yaml", *flags)
-    assert said == ""
+    stderr = machine.run(
+        "append", f"{bucket}/store", tmp_path / "batch.vcz", "--executor", tmp_path / "s3.yaml", *flags
+    )
+    assert stderr == ""
     keys = [o["Key"] for o in client.list_objects_v2(Bucket="lithops-tmp").get("Contents", [])]
     assert [key for key in keys if not key.startswith("lithops.runtimes/")] == []
     host = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True}
@@ -138,13 +140,13 @@ def test_a_task_that_fails(tmp_path: Path, machine: Machine, kind: str) -> None:
     edit(batch, truncate("call_genotype", 1, 1, 0))
     before = cohort.digest(store)
     (tmp_path / "once.yaml").write_text("name: lithops\noptions: {retries: 0, max-workers: 2}\n")
-    said = machine.run("append", store, batch, "--executor", tmp_path / "once.yaml", status=1)
-    assert said.startswith("Error: append: ")
-    assert said.count("\n") == 1
-    assert "call_genotype" in said
+    stderr = machine.run("append", store, batch, "--executor", tmp_path / "once.yaml", status=1)
+    assert stderr.startswith("Error: append: ")
+    assert stderr.count("\n") == 1
+    assert "call_genotype" in stderr
     if kind == "icechunk":
         cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), OLD)
-    else:  # readers see what they saw, but that AC may be stale: all that is new lies beyond the shapes
+    else:  # readers see the old values: everything new lies beyond the shapes of the arrays
         assert {name: cohort.digest(store)[name] for name in before if name.endswith("/zarr.json")} == {
             name: value for name, value in before.items() if name.endswith("/zarr.json")
         }
@@ -158,14 +160,14 @@ def test_an_interrupt(tmp_path: Path, machine: Machine) -> None:
     while process.poll() is None and not any("run_job" in _command(p) for p in machine.processes()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said == "append: interrupted; nothing was committed, the store is as it was\n"
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr == "append: interrupted; nothing was committed, the store is as it was\n"
     machine.assert_clean()
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), OLD)
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("executor", sorted(set(executors.NAMES) - executors.IN_PROCESS))
@@ -180,7 +182,7 @@ def test_a_store_in_memory(tmp_path: Path, executor: str) -> None:
 
 @contextmanager
 def in_the_cloud(s3_server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An executor file for Lambda, which is not asked to run anything."""
+    """Write an executor file for Lambda, on which no task is run."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
     s3_server.url("lithops-lambda")
     file = folder / "lambda.yaml"
@@ -199,8 +201,10 @@ def in_the_cloud(s3_server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_cloud_does_not_find_folders(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would find nothing there: chunks of a source would be taken for missing, those of a store be lost."""
+def test_a_cloud_cannot_reach_local_folders(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would take all chunks of a source for absent, and lose those written to a store."""
     options = {"storage_options": s3_server.options}
     store, batch = make(tmp_path, "format3")
     bucket = s3_server.url("lithops-folders")
@@ -264,7 +268,7 @@ def test_a_worker_that_is_killed() -> None:
 
 
 def runner(folder: Path, body: str) -> str:
-    """A Python that does something else, the first time that it is to run a task."""
+    """Write a wrapper of Python that runs the shell command `body` before it runs the first task."""
     file = folder / "python"
     begun = folder / "begun"
     file.write_text(
@@ -289,7 +293,7 @@ def test_a_worker_that_ends_silently(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_never_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> None:
@@ -302,7 +306,7 @@ def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_an_error_that_does_not_travel() -> None:
+def test_an_error_that_cannot_be_pickled() -> None:
     from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> None:
@@ -324,8 +328,8 @@ def test_closed_twice() -> None:
 
 
 @pytest.mark.slow
-def test_no_two_executors_have_one_name() -> None:
-    """Also in a process that was started by one that has an executor: under one name they took each other's results."""
+def test_executor_ids_are_unique() -> None:
+    """Also in a subprocess of a process with an executor: with the same ID they would take each other's results."""
     code = "from executors.lithops import LithopsExecutor as E; e = E(); print(e._functions.executor_id); e.close()"
     names = []
     for _ in range(2):

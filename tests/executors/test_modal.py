@@ -1,4 +1,4 @@
-"""The Modal executor, with Modal's own client and container runtime, against servers of tests.support.fake_modal."""
+"""The Modal executor, with Modal's own client and container runtime, against tests.support.fake_modal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fake(start: Callable[..., FakeModal]) -> FakeModal:
 
 @pytest.fixture
 def by_value() -> Iterator[None]:
-    """Containers do not have the tests: what is sent there is pickled whole."""
+    """Pickle this module's functions by value, since containers do not have the tests."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -90,7 +90,7 @@ def test_every_task_runs_once_in_containers(fake: FakeModal) -> None:
 
 @pytest.mark.usefixtures("by_value")
 @pytest.mark.slow
-def test_what_modal_is_told(fake: FakeModal) -> None:
+def test_options_are_sent_to_modal(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> tuple[str | None, ...]:
         return os.environ.get("GREETING"), os.environ.get("SHELL"), os.environ.get("MODAL_TOKEN_SECRET")
 
@@ -98,17 +98,17 @@ def test_what_modal_is_told(fake: FakeModal) -> None:
     names = {"app-name": "nightly", "environment-name": "lab", "image-packages": ["s3fs==2026.1.0"]}
     assert _run(task, 1, **options, **names, variables_from=["greeting"]) == [("hello", None, None)]
     (function,) = fake.functions.values()
-    told = function.definition
-    assert (told.resources.milli_cpu, told.resources.memory_mb, told.timeout_secs) == (500, 4096, 77)
-    assert told.autoscaler_settings.max_containers == 7
-    assert (told.cloud_provider_str, list(told.scheduler_placement.regions)) == ("aws", ["us-east-1"])
+    definition = function.definition
+    assert (definition.resources.milli_cpu, definition.resources.memory_mb, definition.timeout_secs) == (500, 4096, 77)
+    assert definition.autoscaler_settings.max_containers == 7
+    assert (definition.cloud_provider_str, list(definition.scheduler_placement.regions)) == ("aws", ["us-east-1"])
     assert (fake.app_names, set(fake.environments)) == (["nightly"], {"lab"})
-    assert not told.HasField("retry_policy")  # retries are the driver's
-    dockerfile = "\n".join(fake.images[told.image_id])
+    assert not definition.HasField("retry_policy")  # the driver retries
+    dockerfile = "\n".join(fake.images[definition.image_id])
     assert f"FROM python:{sys.version_info.major}.{sys.version_info.minor}." in dockerfile
     assert "s3fs==2026.1.0" in dockerfile
-    uploaded = {name for mount in told.mount_ids for name in fake.mounts[mount]}
-    sent = {"/".join(Path(name).parts[-3:]) for name in uploaded}  # below a folder of Modal's choice
+    uploaded = {name for mount in definition.mount_ids for name in fake.mounts[mount]}
+    sent = {"/".join(Path(name).parts[-3:]) for name in uploaded}  # below a folder that Modal chooses
     assert {"vczstore/vcz/arrays.py", "plans/core/cubed_backend.py"} <= sent
     assert any(name.endswith("executors/modal.py") for name in sent)
     assert not [name for name in uploaded if "test" in name]
@@ -295,7 +295,7 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
     cohort.assert_same(bucket.read("store"), bucket.read("reference"))
     assert len(list(bucket.repository("store").ancestry(branch="main"))) == 4
     assert list(fake.apps.values()) == ["stopped"] * 2
-    # containers have credentials by the name of a secret, and never from the driver
+    # containers get credentials from a named Modal secret, never from the driver
     inputs = [queued.item.input.args for call in fake.calls.values() for queued in call.inputs.values()]
     outputs = [output.result.data for call in fake.calls.values() for output in call.outputs]
     for value in (*s3.CREDENTIALS.values(), *TOKEN):
@@ -311,17 +311,17 @@ def test_append_and_remove_as_threads_do(bucket: Bucket, start: Callable[..., Fa
 def test_append_and_remove_in_the_image(
     bucket: Bucket, start: Callable[..., FakeModal], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """What the image installs is all that tasks need."""
-    made: list[Path] = []
+    """The packages installed in the image are all that tasks need."""
+    pythons: list[Path] = []
 
     def python(dockerfile: list[str]) -> Path:
-        made[:] = made or [environment_of(tmp_path_factory.mktemp("image"), dockerfile)]
-        return made[0]
+        pythons[:] = pythons or [environment_of(tmp_path_factory.mktemp("image"), dockerfile)]
+        return pythons[0]
 
     fake = start({"bucket": variables(bucket.server)}, python=python, max_containers=1)
     _append_and_remove(bucket, fake)
-    assert made
-    freeze = [sys.executable, "-m", "uv", "pip", "freeze", "--python", made[0]]
+    assert pythons
+    freeze = [sys.executable, "-m", "uv", "pip", "freeze", "--python", pythons[0]]
     installed = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split()
     assert set(pins()) <= set(installed)
 
@@ -352,7 +352,7 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
 
 @pytest.mark.slow
 def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeModal], tmp_path: Path) -> None:
-    """The example as it stands."""
+    """The executor file is the example, unchanged."""
     fake = start({"vczstore-aws": variables(bucket.server)})
     (tmp_path / "modal-aws.yaml").write_text((EXAMPLES / "modal-aws.yaml").read_text())
     job = {
@@ -372,8 +372,8 @@ def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeMo
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("modal-*.yaml")), ids=lambda path: path.stem)
 def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _set_token(monkeypatch)
-    said = executor_file.load_executor(path)
-    engine = executors.create(said.name, **said.options)
+    loaded = executor_file.load_executor(path)
+    engine = executors.create(loaded.name, **loaded.options)
     assert isinstance(engine, ModalExecutor)
     assert f"modal-{engine.cloud}" == path.stem
 
@@ -383,7 +383,7 @@ def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_store_on_this_machine_is_refused(
     kind: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container would write to a disk of its own, and say that all is well."""
+    """A container would write to its own disk and report success."""
     store, batch, arrays, _ = small
     _set_token(monkeypatch)
     read: Any = store
@@ -397,7 +397,7 @@ def test_a_store_on_this_machine_is_refused(
     cohort.assert_same(cohort.read_vcz(read), arrays)
 
 
-def test_stores_on_this_machine_are_known_by_their_pickles(tmp_path: Path) -> None:
+def test_local_stores_are_recognised_by_their_pickles(tmp_path: Path) -> None:
     import obstore.store
 
     repositories = [icechunk.local_filesystem_storage(str(tmp_path)), icechunk.in_memory_storage()]
@@ -519,7 +519,7 @@ def test_without_modal_it_says_what_to_install() -> None:
     assert done.stdout == "modal is not installed; install it from a clone of vczstore: pip install '.[modal]'\n"
 
 
-def test_the_image_has_what_the_driver_has() -> None:
+def test_the_image_has_the_driver_s_versions() -> None:
     from importlib.metadata import version
 
     pinned = dict(pin.split("==") for pin in pins())
@@ -529,8 +529,8 @@ def test_the_image_has_what_the_driver_has() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in pinned)
 
 
-def test_it_is_a_local_scheduler_with_containers_for_workers() -> None:
-    """Its retries, its order and its queue are those of the executors that tests/executors/test_executors.py tests."""
+def test_tasks_are_scheduled_as_in_local_executors() -> None:
+    """Retries, order of tasks and queue are those tested in tests/executors/test_executors.py."""
     assert ModalExecutor._run is ThreadsExecutor._run
 
 
@@ -542,7 +542,7 @@ def test_it_is_a_local_scheduler_with_containers_for_workers() -> None:
 @pytest.mark.usefixtures("by_value")
 def test_on_modal_itself() -> None:
     def task(coords: list[int], *, config: None) -> tuple[int, str | None]:
-        import plans.core.cubed_backend  # all that tasks import is there
+        import plans.core.cubed_backend  # tasks can import their code
 
         return coords[0], os.environ.get("MODAL_IS_REMOTE") if plans.core.cubed_backend.run_task else None
 

@@ -1,4 +1,4 @@
-"""VCF and BCF files as sources: bcftools and bio2zarr say what comes of them."""
+"""VCF and BCF files as sources; bcftools and bio2zarr are the oracles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from vczstore.vcf.conversion import Layout
 
 
 def in_kind(kind: str, plain: Path, store: Path) -> Path:
-    """A copy of a VCZ on a backend."""
+    """Copy a plain VCZ to `store`, unchanged or as an Icechunk repository."""
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(plain, store)
     else:
@@ -53,7 +53,7 @@ def read(kind: str, store: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of temporary files, in which nothing stays."""
+    """The folder for temporary files, which must be empty after each test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -64,7 +64,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of the old samples, as vczstore makes it of their VCF."""
+    """A store of the samples in `OLD`, made by vczstore from their VCF."""
     folder = tmp_path_factory.mktemp("template")
     first = write(folder / "first.vcf.gz", text(OLD))
     vczstore.create(folder / "store.vcz", first, variants_chunk=2, samples_chunk=2)
@@ -74,12 +74,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, template: Path) -> Path:
-    """A copy of that."""
+    """A copy of `template` for one test."""
     shutil.copytree(template, tmp_path / "store.vcz")
     return tmp_path / "store.vcz"
 
 
-# ---- what comes of a VCF --------------------------------------------------------------------
+# ---- conversion -----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -92,18 +92,18 @@ def store(tmp_path: Path, template: Path) -> Path:
         ("calls", "icechunk"),
     ],
 )
-def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, example: str, kind: str) -> None:
-    """And so that bcftools shows the same of the whole VCF."""
-    made = vcf.EXAMPLES[example]
-    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", made.make())
-    first, *others = (vcf.split_by_samples(whole, p, tmp_path / f"{p[0]}.vcf.gz") for p in made.parts)
+def test_appending_a_vcf_equals_appending_the_vcz_of_bio2zarr(tmp_path: Path, example: str, kind: str) -> None:
+    """The records are those that bcftools prints of the whole VCF."""
+    spec = vcf.EXAMPLES[example]
+    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", spec.make())
+    first, *others = (vcf.split_by_samples(whole, p, tmp_path / f"{p[0]}.vcf.gz") for p in spec.parts)
     zarr_format = 2 if kind == "format2" else 3
     plain = vcf.to_vcz(first, tmp_path / "first.vcz", zarr_format, 16, 3)
     converted = [vcf.to_vcz(o, o.with_suffix(".vcz"), zarr_format, 16, 3) for o in others]
     stores = [in_kind(kind, plain, tmp_path / name) for name in ("from-vcf", "from-vcz")]
     plans = [vczstore.append(s, *sources).plan for s, sources in zip(stores, (others, converted), strict=True)]
-    found, expected = (read(kind, s) for s in stores)
-    cohort.assert_same(found, expected)
+    actual, expected = (read(kind, s) for s in stores)
+    cohort.assert_same(actual, expected)
     assert plans[0].encoded_chunks == plans[1].encoded_chunks
     assert vcf.records(vcf.vcztools_view(stores[0], icechunk=kind == "icechunk")) == vcf.bcftools_records(whole)
 
@@ -120,7 +120,7 @@ def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, 
 )
 @pytest.mark.slow
 def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -> None:
-    """Multi-allelic, haploid and symbolic alleles, and a record without GT; no index lies beside the file."""
+    """With multi-allelic, haploid and symbolic alleles, and a record without GT; the file has no index."""
     target = in_kind(kind, store, tmp_path / "target") if kind != "format3" else store
     if kind == "format2":
         shutil.rmtree(target)
@@ -133,18 +133,18 @@ def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -
     assert (cohort.digest(tmp_path / "temporary"), sorted(path.name for path in tmp_path.iterdir())) == before
     shown = vcf.records(vcf.vcztools_view(target, icechunk=kind == "icechunk"))
     whole = write(tmp_path / "whole.vcf", _joined())
-    judged = [_without_site(line) for line in vcf.bcftools_records(whole)]
-    assert [_without_site(line) for line in shown] == judged
+    expected = [_without_site(line) for line in vcf.bcftools_records(whole)]
+    assert [_without_site(line) for line in shown] == expected
 
 
 def _joined() -> str:
-    """What bcftools merge would make of the two, without the values of sites."""
+    """The VCF of all samples, as of bcftools merge except for QUAL, FILTER and INFO."""
     lines = [line + "\t" + "\t".join(line.split("\t")[9:]) for line in RECORDS.splitlines()]
     return text((*OLD, *NEW), "\n".join(lines) + "\n")
 
 
 def _without_site(line: str) -> str:
-    """A record without QUAL, FILTER and INFO, which a store that `create` makes does not have, and missing ends."""
+    """A record without QUAL, FILTER and INFO, which a store made by `create` does not have."""
     fields = line.split("\t")
     if fields[0] == "#CHROM":
         return line
@@ -152,8 +152,8 @@ def _without_site(line: str) -> str:
 
 
 @pytest.mark.slow
-def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
-    """The dtypes of the store are wider, and other compressors are its own."""
+def test_converted_chunks_are_copied_verbatim(tmp_path: Path, store: Path) -> None:
+    """The VCF is converted with the store's dtypes, which are wider, and its compressors."""
     for name in ("call_DP", "call_genotype"):
         array = zarr.open_array(store / name, mode="r")
         values, names = array[:], array.metadata.dimension_names  # type: ignore[union-attr]
@@ -171,23 +171,23 @@ def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
     assert zarr.open_array(store / "call_DP", mode="r")[0].tolist() == [300, 7, 3, 7]
 
 
-def test_files_that_begin_within_a_chunk_column_have_no_fill() -> None:
-    """Those that begin one are wide as it is, so that their chunks are copied."""
+def test_files_that_begin_within_a_chunk_column_have_no_padding() -> None:
+    """Files that begin at a chunk boundary get chunks of full width, which can be copied."""
     sizes = [4, 1, 1, 2, 3]
     layouts = Layout(variants=1_000, samples=4).of_each(sizes)
-    assert [one.samples_chunk(n) for one, n in zip(layouts, sizes, strict=True)] == [4, 4, 1, 2, 4]
+    assert [layout.samples_chunk(n) for layout, n in zip(layouts, sizes, strict=True)] == [4, 4, 1, 2, 4]
 
 
-def test_vcfs_are_converted_in_such_chunks(tmp_path: Path) -> None:
+def test_vcfs_are_converted_in_the_planned_chunks(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, text()) for name in ("first.vcf", "second.vcf")]
     with conversions.Conversions(None) as converter:
         files = [converter.file("append", path, {}) for path in paths]
-        made = converter.converted("append", files, Layout(variants=1_000, samples=3), budget=2**28)
-        assert [vcz.arrays["call_DP"].chunks for vcz in made] == [(1_000, 3), (1_000, 2)]
+        converted = converter.converted("append", files, Layout(variants=1_000, samples=3), budget=2**28)
+        assert [vcz.arrays["call_DP"].chunks for vcz in converted] == [(1_000, 3), (1_000, 2)]
 
 
-def test_a_file_is_not_converted_again_since_a_store_has_grown() -> None:
-    """As when another writer was first: what tells conversions apart is how wide their chunks are."""
+def test_a_file_is_not_converted_again_after_the_store_has_grown() -> None:
+    """As after another writer's commit. A conversion is identified by the repr of its layout, among other things."""
     before, now = (Layout(variants=1_000, samples=4, begin=begin).of_each([2, 1]) for begin in (0, 1))
     assert repr([*before]) == repr([*now])
 
@@ -219,8 +219,8 @@ def test_create_update_and_normalise(tmp_path: Path, store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
-    """Calls are not converted for it; sites alone are enough."""
+def test_create_from_vcfs_equals_create_from_vczs(tmp_path: Path) -> None:
+    """Only sites are converted, so a VCF without samples is enough."""
     files = [
         vcf.write_vcf(tmp_path / "a.vcf.gz", text()),
         vcf.write_vcf(tmp_path / "b.vcf.gz", text(OLD, RECORDS.replace("\t150", "\t160"))),
@@ -236,8 +236,8 @@ def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_variants_that_come_in_bring_their_values(tmp_path: Path) -> None:
-    """INFO fields are read as far as the store has them."""
+def test_inserted_variants_keep_their_info_values(tmp_path: Path) -> None:
+    """INFO fields that the store has are read."""
     first = vcf.write_vcf(tmp_path / "first.vcf.gz", text(OLD))
     more = RECORDS.replace("chr1\t400", "chr1\t350\trs7\tC\tCT\t7\tq10\tCSQ=x,y\tGT:DP\t0/1:3\t1|1:4\nchr1\t400")
     second = vcf.write_vcf(tmp_path / "second.vcf.gz", text(NEW, more))
@@ -246,9 +246,9 @@ def test_variants_that_come_in_bring_their_values(tmp_path: Path) -> None:
     stores = [in_kind("icechunk", plain, tmp_path / name) for name in ("from-vcf", "from-vcz")]
     for store, source in zip(stores, (second, vcz), strict=True):
         vczstore.append(store, source, harmonise=True, new_variants="insert")
-    found, expected = (read("icechunk", store) for store in stores)
-    cohort.assert_same(found, expected)
-    assert found["variant_CSQ"][3].tolist() == ["x", "y"]
+    actual, expected = (read("icechunk", store) for store in stores)
+    cohort.assert_same(actual, expected)
+    assert actual["variant_CSQ"][3].tolist() == ["x", "y"]
 
 
 GVCF = """\
@@ -259,27 +259,27 @@ chr1	151	.	G	<NON_REF>	.	.	END=500	GT:AD:DP	0/0:30,0:30	0/0:9,0:9
 
 
 @pytest.mark.slow
-def test_reference_blocks_stay_what_they_are(tmp_path: Path) -> None:
-    """Their lengths are there where sites alone are converted, and that of VCF 4.5 is a FORMAT field."""
+def test_reference_blocks_keep_their_lengths(tmp_path: Path) -> None:
+    """Their lengths are read even if only sites are converted: from INFO/END, or in VCF 4.5 from FORMAT/LEN."""
     lengths = HEADER + '##FORMAT=<ID=LEN,Number=1,Type=Integer,Description="Length">\n'
-    of_4_5 = (
+    gvcf_4_5 = (
         GVCF.replace("END=149\tGT", ".\tLEN:GT")
         .replace("\t0/0:30,0", "\t50:0/0:30,0")
         .replace("\t0/0:9,0", "\t50:0/0:9,0")
     )
-    of_4_5 = of_4_5.replace("END=500\tGT", ".\tLEN:GT")
-    for name, content in (("end", text(OLD, GVCF)), ("len", text(NEW, of_4_5, lengths))):
-        made = vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
-        vcz = vcf.to_vcz(made, tmp_path / f"{name}.vcz", 3, None, None)
-        stores = [tmp_path / f"{name}-from-{source.suffix[1:]}" for source in (made, vcz)]
-        for store, source in zip(stores, (made, vcz), strict=True):
+    gvcf_4_5 = gvcf_4_5.replace("END=500\tGT", ".\tLEN:GT")
+    for name, content in (("end", text(OLD, GVCF)), ("len", text(NEW, gvcf_4_5, lengths))):
+        file = vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
+        vcz = vcf.to_vcz(file, tmp_path / f"{name}.vcz", 3, None, None)
+        stores = [tmp_path / f"{name}-from-{source.suffix[1:]}" for source in (file, vcz)]
+        for store, source in zip(stores, (file, vcz), strict=True):
             with pytest.raises(IncompatibleError, match="gvcf"):
                 vczstore.create(store, source)
             vczstore.create(store, source, gvcf=True)
             vczstore.append(store, source, gvcf=True, harmonise=True)
-        found, expected = map(cohort.read_vcz, stores)
-        cohort.assert_same(found, expected)
-        assert found["variant_position"].tolist() == [150]
+        actual, expected = map(cohort.read_vcz, stores)
+        cohort.assert_same(actual, expected)
+        assert actual["variant_position"].tolist() == [150]
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_a_vcf_without_records(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_files_are_converted_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large one in parts, small ones side by side."""
+    """A large file in parts, small files in parallel."""
     records = "".join(
         f"{c}\t{p}\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:{p % 90}\t1|1:1\n" for c in ("chr1", "chrX") for p in range(1, 99)
     )
@@ -301,17 +301,17 @@ def test_files_are_converted_in_several_processes(tmp_path: Path, monkeypatch: p
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     vczstore.append(tmp_path / "a", large, small)
     monkeypatch.setattr(conversions, "PART_BYTES", large.stat().st_size)
-    told = list[tuple[str, int, int]]()
-    vczstore.append(tmp_path / "b", large, small, max_workers=2, progress=lambda *a: told.append(a))
+    calls = list[tuple[str, int, int]]()
+    vczstore.append(tmp_path / "b", large, small, max_workers=2, progress=lambda *a: calls.append(a))
     cohort.assert_same(cohort.read_vcz(tmp_path / "b"), cohort.read_vcz(tmp_path / "a"))
-    told = [one for one in told if one[0] == "converting"]
-    assert told[0] == ("converting", 0, 200)
-    assert told[-1] == ("converting", 200, 200)
-    assert len(told) > 5
+    calls = [call for call in calls if call[0] == "converting"]
+    assert calls[0] == ("converting", 0, 200)
+    assert calls[-1] == ("converting", 200, 200)
+    assert len(calls) > 5
 
 
 @pytest.mark.slow
-def test_an_index_of_an_older_file_hides_nothing(tmp_path: Path, store: Path) -> None:
+def test_a_stale_index_hides_no_records(tmp_path: Path, store: Path) -> None:
     batch = vcf.write_vcf(tmp_path / "batch.vcf.gz", text(records=RECORDS.splitlines()[0] + "\n"))
     write(batch, text())
     before = cohort.digest(tmp_path)
@@ -319,7 +319,7 @@ def test_an_index_of_an_older_file_hides_nothing(tmp_path: Path, store: Path) ->
     assert cohort.digest(tmp_path) == before
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 LINE = RECORDS.splitlines()[1]
 BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
@@ -363,13 +363,13 @@ BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
 
 
 WARNS = ("wrong number", "a call beyond 32 bits")
-"""HTSlib warns of these once in a process, so that each is converted in one of its own: so are all that follow."""
+"""HTSlib warns of these once per process, so each is converted in a process of its own."""
 
 
 @pytest.mark.parametrize("what", [what for what in BROKEN if what not in WARNS])
-def test_a_broken_vcf_is_one_line(tmp_path: Path, store: Path, what: str) -> None:
-    made, words = BROKEN[what]
-    batch = write(tmp_path / "batch.vcf", made())
+def test_a_broken_vcf_is_a_one_line_error(tmp_path: Path, store: Path, what: str) -> None:
+    make_text, words = BROKEN[what]
+    batch = write(tmp_path / "batch.vcf", make_text())
     before = cohort.digest(tmp_path)
     error = SampleError if what == "no samples" else VcfError
     complain(error, [rf"^append: {batch}", *words], lambda: vczstore.append(store, batch))
@@ -377,8 +377,8 @@ def test_a_broken_vcf_is_one_line(tmp_path: Path, store: Path, what: str) -> Non
 
 
 @pytest.mark.slow
-def test_calls_beyond_32_bits_are_found_again(tmp_path: Path, store: Path) -> None:
-    """HTSlib warns of them once in a process."""
+def test_calls_beyond_32_bits_are_refused_a_second_time(tmp_path: Path, store: Path) -> None:
+    """Although HTSlib warns of them only once per process."""
     batch = write(tmp_path / "batch.vcf", BROKEN["a call beyond 32 bits"][0]())
     code = f"""
 import vczstore.errors
@@ -394,7 +394,7 @@ for _ in range(2):
 
 @pytest.mark.slow
 def test_a_field_without_values(tmp_path: Path) -> None:
-    """Which bio2zarr makes an array without elements of: it is left out of a VCF, and missing beside what comes in."""
+    """Its array from bio2zarr has length 0: an export leaves it out, an append fills it with missing values."""
     lines = [f'##FORMAT=<ID={name},Number=.,Type=Integer,Description="x">' for name in ("LAA", "LAD")]
     header = HEADER.replace("##FORMAT=<ID=DP", "\n".join([*lines, "##FORMAT=<ID=DP"])).rstrip()
     rows = ["chr1\t10\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:5", "chr1\t{}\t.\tA\tC\t.\t.\t.\tGT:DP:LAA:LAD\t0/1:5:1:5,6"]
@@ -414,7 +414,7 @@ def test_a_field_without_values(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["duplicate sample", "unsorted", "undeclared FORMAT", *WARNS])
 def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> None:
-    """And nothing of what HTSlib prints by itself."""
+    """HTSlib's own messages are suppressed."""
     batch = write(tmp_path / "batch.vcf.gz", BROKEN[what][0]())
     before = cohort.digest(tmp_path)
     command = [sys.executable, "-m", "vczstore", "append", store, batch]
@@ -427,7 +427,7 @@ def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> 
 
 
 @pytest.mark.slow
-def test_a_truncated_file_is_one_line(tmp_path: Path, store: Path) -> None:
+def test_a_truncated_file_is_a_one_line_error(tmp_path: Path, store: Path) -> None:
     whole = write(tmp_path / "whole.vcf.gz", text()).read_bytes()
     for n, words in ((28, "is truncated"), (40, "is truncated"), (len(whole) - 10, "no valid VCF header")):
         batch = tmp_path / f"cut-{n}.vcf.gz"
@@ -461,19 +461,19 @@ def test_without_the_extra(tmp_path: Path, store: Path, package: str, monkeypatc
     complain(MissingDependencyError, words, lambda: vczstore.append(store, batch))
 
 
-def test_workers_elsewhere_are_refused(tmp_path: Path, store: Path) -> None:
+def test_remote_workers_are_refused(tmp_path: Path, store: Path) -> None:
     batch = write(tmp_path / "batch.vcf", text())
     line = fails("create", tmp_path / "new.vcz", batch, "--executor", "modal", status=2)
     assert "is a VCF, which is converted on this machine" in line
     assert "vcf2zarr" in line
 
 
-# ---- what is left behind --------------------------------------------------------------------
+# ---- temporary files ------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_the_work_dir(tmp_path: Path, store: Path) -> None:
-    """What is converted lies there, and is gone afterwards; the folder itself stays."""
+    """Conversions are written there and deleted afterwards; the folder itself stays."""
     batch, seen = write(tmp_path / "batch.vcf", text()), list[str]()
     work = tmp_path / "work"
     vczstore.append(store, batch, work_dir=str(work), progress=lambda *_: seen.extend(p.name for p in work.iterdir()))
@@ -483,7 +483,7 @@ def test_the_work_dir(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None:
-    """The last line is that of a full disk, but for what the system says of it."""
+    """The last error is that of a full disk, except for the system's message."""
     batch, work, file = write(tmp_path / "batch.vcf", text()), tmp_path / "work", tmp_path / "file"
     file.touch()
     line = fails("append", store, batch, "--work-dir", file / "work")
@@ -494,7 +494,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None
     before = cohort.digest(store)
     command = [sys.executable, "-m", "vczstore", "append", store, batch, "--work-dir", work]
     limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "bash", *command]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # which would be cut short, too
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # bytecode would be truncated, too
     done = subprocess.run(limited, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     why = f"append: {batch} cannot be converted in {work} (File too large); name another folder with --work-dir"
@@ -505,7 +505,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_nothing(tmp_path: Path, temporary: Path, store: Path, number: signal.Signals) -> None:
+def test_a_signal_leaves_no_files(tmp_path: Path, temporary: Path, store: Path, number: signal.Signals) -> None:
     records = "".join(f"chr1\t{p}\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:{p % 90}\t1|1:1\n" for p in range(1, 200_000))
     batch = write(tmp_path / "batch.vcf", text(records=records))
     before = cohort.digest(store)
@@ -515,15 +515,15 @@ def test_a_signal_leaves_nothing(tmp_path: Path, temporary: Path, store: Path, n
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert told == "append: interrupted; nothing was written\n"
+    assert stderr == "append: interrupted; nothing was written\n"
     assert cohort.digest(store) == before
     assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_plan_keeps_what_was_converted_until_the_process_ends(tmp_path: Path, temporary: Path, store: Path) -> None:
+def test_a_plan_keeps_its_conversions_until_the_process_ends(tmp_path: Path, temporary: Path, store: Path) -> None:
     batch = write(tmp_path / "batch.vcf", text())
     code = (
         "import sys, vczstore, pathlib; made = vczstore.plan('append', *sys.argv[1:3]);"
@@ -551,7 +551,7 @@ def test_a_vcf_at_a_web_address(tmp_path: Path, store: Path) -> None:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, and prints nothing."""
+    """Serves a folder without logging."""
 
     def log_message(self, *_: object) -> None:
         pass

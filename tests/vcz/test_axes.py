@@ -1,4 +1,4 @@
-"""Axes of values that are of no length, or become longer along two dimensions; and units and byte orders of dtypes."""
+"""Value axes of length 0, or growing along two dimensions; units of time and byte orders of dtypes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = ("variants", "samples", "FORMAT_X_dim")
 
 
 def put(store: Path, name: str, values: np.ndarray, dims: tuple[str, ...] = CALLS) -> Path:
-    """Add an array of format 3, of no values perhaps."""
+    """Add an array of format 3, which may be empty."""
     chunks = tuple(max(1, n) for n in values.shape)
     names = dims[: values.ndim]
     array = zarr.create_array(
@@ -35,24 +35,22 @@ def put(store: Path, name: str, values: np.ndarray, dims: tuple[str, ...] = CALL
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("width", [None, 2])
 @pytest.mark.parametrize("empty", [0, 1])
-def test_vectors_that_have_room_for_nothing_are_missing(
-    tmp_path: Path, empty: int, width: int | None, impl: str
-) -> None:
-    """As VCF's ``.``: a missing value, and fill after it."""
+def test_vectors_of_length_0_become_missing(tmp_path: Path, empty: int, width: int | None, impl: str) -> None:
+    """Like ``.`` in VCF: a missing value followed by fill values."""
     shape = (7, 5) if width is None else (7, 5, width)
     full = np.arange(np.prod(shape), dtype="i2").reshape(shape)
     sides = [full, np.zeros((7, 5, 0), "i2")] if empty == 1 else [np.zeros((7, 5, 0), "i2"), full]
     stores = [put(make(tmp_path / f"{i}.vcz", start=10 * i), "call_X", values) for i, values in enumerate(sides)]
     vczstore.append(*stores, impl=impl)
-    found = cohort.read_vcz(stores[0])["call_X"].reshape(7, 10, -1)
-    mine, theirs = (found[:, :5], found[:, 5:]) if empty == 1 else (found[:, 5:], found[:, :5])
-    np.testing.assert_array_equal(mine, full.reshape(mine.shape))
-    np.testing.assert_array_equal(theirs, np.broadcast_to([-1, -2][: width or 1], theirs.shape))
+    actual = cohort.read_vcz(stores[0])["call_X"].reshape(7, 10, -1)
+    full_side, empty_side = (actual[:, :5], actual[:, 5:]) if empty == 1 else (actual[:, 5:], actual[:, :5])
+    np.testing.assert_array_equal(full_side, full.reshape(full_side.shape))
+    np.testing.assert_array_equal(empty_side, np.broadcast_to([-1, -2][: width or 1], empty_side.shape))
     assert vczstore.verify(stores[0]).errors == []
 
 
-def test_two_units_of_time_are_refused_by_name(tmp_path: Path) -> None:
-    """No unit holds the values of any two: what is years in one overflows in nanoseconds."""
+def test_different_units_of_time_are_refused(tmp_path: Path) -> None:
+    """No unit holds all values of both: dates years apart in seconds overflow in nanoseconds."""
     dates = np.arange(35).reshape(7, 5)
     store = put(make(tmp_path / "a.vcz"), "call_X", dates.astype("M8[s]"))
     batch = put(make(tmp_path / "b.vcz", start=10), "call_X", dates.astype("M8[ns]"))
@@ -68,7 +66,7 @@ def test_two_units_of_time_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["M8[s]", "m8[ms]", "c8", "i4", "f4"])
 @pytest.mark.parametrize("first", [False, True])
-def test_a_byte_order_is_no_other_dtype(tmp_path: Path, dtype: str, first: bool) -> None:
+def test_byte_orders_of_one_dtype_are_compatible(tmp_path: Path, dtype: str, first: bool) -> None:
     values = np.arange(35).reshape(7, 5).astype(dtype)
     sources = [
         put(make(tmp_path / "a.vcz"), "call_X", values),
@@ -93,7 +91,7 @@ def test_an_array_that_would_grow_along_two_dimensions_is_named(tmp_path: Path) 
     before = cohort.digest(store)
     done = CliRunner().invoke(main, ["append", str(store), str(source)])
     assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
-    said = f"append: variant_Z of {store} would become longer along FORMAT_X_dim 1 to 3 and FORMAT_Y_dim 1 to 2, "
-    assert said in done.output
+    message = f"append: variant_Z of {store} would become longer along FORMAT_X_dim 1 to 3 and FORMAT_Y_dim 1 to 2, "
+    assert message in done.output
     assert "allow-new-alleles" not in done.output
     assert cohort.digest(store) == before

@@ -1,4 +1,4 @@
-"""Chunks that are cut off by a few bytes: Blosc decodes them to other values, so nothing that decodes may take them."""
+"""Chunks truncated by a few bytes: Blosc decodes them to wrong values, so every operation must refuse them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "export to VCF": ("store", lambda store, _: vczstore.export(store, store.with_name("o.vcf"))),
     "diff": ("store", lambda store, _: vczstore.diff(store, store.with_name("same.vcz"))),
 }
-"""Which of the two has the chunk, and what decodes it."""
+"""Operations that decode the truncated chunk, and whether it is in the store or the batch."""
 
 
 def write(path: Path, kind: str, first: int, n: int) -> None:
@@ -52,7 +52,7 @@ def write(path: Path, kind: str, first: int, n: int) -> None:
     [*product(("format2", "format3"), OPERATIONS), *product(("numcodecs",), ("append", "remove", "export to VCF"))],
 )
 @pytest.mark.slow
-def test_nothing_decodes_it(kind: str, what: str, tmp_path: Path) -> None:
+def test_truncated_chunks_are_refused(kind: str, what: str, tmp_path: Path) -> None:
     side, operation = OPERATIONS[what]
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     write(store, kind, 0, COLUMN + 3)
@@ -63,9 +63,9 @@ def test_nothing_decodes_it(kind: str, what: str, tmp_path: Path) -> None:
     folder = (store if side == "store" else batch) / "call_DP"
     chunk = folder / ("0.{}" if kind == "format2" else "c/0/{}").format(int(side == "store"))
     content = chunk.read_bytes()
-    was = {name: values for name, values in read(store).items() if name in ("sample_id", "call_DP")}
+    before = {name: values for name, values in read(store).items() if name in ("sample_id", "call_DP")}
     chunk.write_bytes(content[:-3])
-    said = [f"cut off: it has {len(content) - 3:,} bytes of {len(content):,}", "" if "VCF" in what else "call_DP"]
-    complain(VczstoreError, said, lambda: operation(store, batch))
+    words = [f"cut off: it has {len(content) - 3:,} bytes of {len(content):,}", "" if "VCF" in what else "call_DP"]
+    complain(VczstoreError, words, lambda: operation(store, batch))
     chunk.write_bytes(content)
-    cohort.assert_same({name: values for name, values in read(store).items() if name in was}, was)
+    cohort.assert_same({name: values for name, values in read(store).items() if name in before}, before)

@@ -1,4 +1,4 @@
-"""Fields of every dtype that Zarr has: what has a missing value is removed, what has none is refused before a write."""
+"""Fields of every Zarr dtype: with a missing value they are removed, without one refused before any write."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ MISSING: dict[str, object] = {
     "S3": b".",
     "U3": ".",
 }
-"""What stands for a value that is not there, by dtype; VCF Zarr has none for unsigned integers, and NaT is NumPy's."""
+"""Value of a removed sample by dtype. NaT is NumPy's; VCF Zarr defines no missing value for unsigned integers."""
 NONE: dict[str, object] = {
     "complex64": np.complex64,
     "complex128": np.complex128,
     "raw": "V3",
     "structured": [("day", "i4"), ("dose", "f4")],
 }
-"""Dtypes for which nothing stands for a missing value."""
+"""Dtypes without a missing value, for which `remove` is refused."""
 
 
 def values_of(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of which none is missing."""
+    """Values of a dtype, none of them missing."""
     numbers, wanted = np.arange(1, 1 + int(np.prod(shape))), np.dtype(dtype)
     if wanted.kind == "V":
-        text = np.resize(numbers.astype("u1"), wanted.itemsize * len(numbers)).tobytes()
-        return np.frombuffer(text, wanted).reshape(shape)
+        content = np.resize(numbers.astype("u1"), wanted.itemsize * len(numbers)).tobytes()
+        return np.frombuffer(content, wanted).reshape(shape)
     return np.asarray(numbers % 2 == 1 if wanted.kind == "b" else numbers).astype(wanted).reshape(shape)
 
 
 def pair(folder: Path, dtype: object, kind: str) -> tuple[Path, Path, np.ndarray, np.ndarray]:
-    """A store and a batch with a field by sample, and one by variant and sample, of this dtype; and the latter's."""
+    """A store and a batch with ``sample_seen`` and ``observed`` of this dtype, and their values of ``observed``."""
     zarr_format = 2 if kind == "format2" else 3
     both = []
     for name, start in (("store.vcz", 0), ("batch.vcz", 10)):
@@ -79,13 +79,13 @@ def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dt
 
     vczstore.remove(store, ["S0001", "S0012"])
     assert vczstore.verify(store, quick=True).errors == []
-    found, expected = way.read(store), both.copy()
+    actual, expected = way.read(store), both.copy()
     expected[:, [1, 7]] = MISSING[dtype]
-    np.testing.assert_array_equal(found["observed"], expected)
-    assert found["observed"].dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(actual["observed"], expected)
+    assert actual["observed"].dtype == np.dtype(dtype)
     if np.dtype(dtype).kind in "Mm":
-        assert (found["observed"].view("i8")[:, [1, 7]] == NAT).all()
-        assert (found["sample_seen"].view("i8")[[1, 7]] == NAT).all()
+        assert (actual["observed"].view("i8")[:, [1, 7]] == NAT).all()
+        assert (actual["sample_seen"].view("i8")[[1, 7]] == NAT).all()
     assert vczstore.verify(store).errors == []
     if kind == "icechunk":
         vczstore.purge(store)
@@ -94,7 +94,7 @@ def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dt
 
 @pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[ms]"])
 @pytest.mark.slow
-def test_a_time_that_is_left_is_found(tmp_path: Path, dtype: str) -> None:
+def test_a_time_left_for_a_removed_sample_is_reported(tmp_path: Path, dtype: str) -> None:
     store, _, _, _ = pair(tmp_path, dtype, "format3")
     vczstore.remove(store, ["S0001"])
     array = zarr.open_array(store / "observed")
@@ -130,11 +130,11 @@ def test_a_dtype_without_a_missing_value_is_refused_before_anything_is_written(
 
 
 UNSIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64"}
-"""The signed integers that hold the same values."""
+"""Signed dtypes that hold all values of the unsigned ones."""
 
 
 def unsigned(folder: Path, dtype: str, kind: str, *, field: str = "call_DP", n: int = 5) -> tuple[Path, np.ndarray]:
-    """A store with a field of unsigned integers, none of them 0; and its values."""
+    """A store with a field of a dtype without a missing value, and the values of that field."""
     zarr_format = 2 if kind == "format2" else 3
     store = make(folder / "unsigned.vcz", zarr_format=zarr_format, n=n)
     values = values_of(dtype, (7, n))
@@ -160,24 +160,24 @@ def test_unsigned_integers_that_get_missing_values_become_signed(tmp_path: Path,
     if way_in == "drop_fields":
         assert dry.plan.notes["widened"] == "call_DP (uint8 to int16)"
     vczstore.append(store, batch, **{way_in: ["DP"]})
-    found = Way(kind, "cubed").read(store)["call_DP"]
+    actual = Way(kind, "cubed").read(store)["call_DP"]
     sides = [values, np.full((7, 5), -1)]
-    np.testing.assert_array_equal(found, np.concatenate(sides if way_in == "drop_fields" else sides[::-1], axis=1))
-    assert found.dtype == np.int16
+    np.testing.assert_array_equal(actual, np.concatenate(sides if way_in == "drop_fields" else sides[::-1], axis=1))
+    assert actual.dtype == np.int16
     assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.parametrize("dtype", UNSIGNED)
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.slow
-def test_a_first_append_of_which_one_source_lacks_a_field(tmp_path: Path, dtype: str, order: int) -> None:
+def test_a_first_append_where_one_source_lacks_a_field(tmp_path: Path, dtype: str, order: int) -> None:
     sources = [unsigned(tmp_path, dtype, "format3")[0], make(tmp_path / "without.vcz", start=10)][::order]
     vczstore.create(tmp_path / "store.vcz", *sources)
     vczstore.append(tmp_path / "store.vcz", *sources)
-    found = cohort.read_vcz(tmp_path / "store.vcz")["call_DP"]
+    actual = cohort.read_vcz(tmp_path / "store.vcz")["call_DP"]
     sides = [values_of(dtype, (7, 5)), np.full((7, 5), -1)][::order]
-    np.testing.assert_array_equal(found, np.concatenate(sides, axis=1))
-    assert found.dtype == UNSIGNED[dtype]
+    np.testing.assert_array_equal(actual, np.concatenate(sides, axis=1))
+    assert actual.dtype == UNSIGNED[dtype]
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -191,14 +191,14 @@ def test_variants_that_a_source_of_unsigned_integers_lacks_are_missing(tmp_path:
     batch = make(tmp_path / "batch.vcz", start=10, n_variants=6)
     put(batch, "call_DP", values_of("uint8", (6, 5)), ("variants", "samples"), 3)
     vczstore.append(store, batch, harmonise=True)
-    found = Way(kind, "cubed").read(store)["call_DP"]
-    assert found.dtype == np.int16
-    np.testing.assert_array_equal(found[:6, 5:], values_of("uint8", (6, 5)))
-    assert found[6].tolist() == [*values_of(ours, (7, 5))[6].tolist(), *[-1] * 5]
+    actual = Way(kind, "cubed").read(store)["call_DP"]
+    assert actual.dtype == np.int16
+    np.testing.assert_array_equal(actual[:6, 5:], values_of("uint8", (6, 5)))
+    assert actual[6].tolist() == [*values_of(ours, (7, 5))[6].tolist(), *[-1] * 5]
 
     if kind == "format3":
         vczstore.normalise(store, batch, tmp_path / "out.vcz")
-        np.testing.assert_array_equal(cohort.read_vcz(tmp_path / "out.vcz")["call_DP"], found[:, 5:])
+        np.testing.assert_array_equal(cohort.read_vcz(tmp_path / "out.vcz")["call_DP"], actual[:, 5:])
 
 
 @pytest.mark.slow
@@ -207,11 +207,11 @@ def test_shorter_vectors_of_unsigned_integers_end_with_fill(tmp_path: Path) -> N
         store = make(tmp_path / name, start=start)
         put(store, "call_XN", values_of("uint8", (7, 5, width)), ("variants", "samples", "FORMAT_XN_dim"), 3)
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
-    found = cohort.read_vcz(tmp_path / "store.vcz")["call_XN"]
-    assert found.dtype == np.int16
-    assert (found[:, :5, 2] == -2).all()
-    np.testing.assert_array_equal(found[:, :5, :2], values_of("uint8", (7, 5, 2)))
-    np.testing.assert_array_equal(found[:, 5:], values_of("uint8", (7, 5, 3)))
+    actual = cohort.read_vcz(tmp_path / "store.vcz")["call_XN"]
+    assert actual.dtype == np.int16
+    assert (actual[:, :5, 2] == -2).all()
+    np.testing.assert_array_equal(actual[:, :5, :2], values_of("uint8", (7, 5, 2)))
+    np.testing.assert_array_equal(actual[:, 5:], values_of("uint8", (7, 5, 3)))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_field_that_can_have_no_missing_value_is_refused(tmp_path: Path, way_i
 
 
 def retyped(store: Path, dtype: str, *names: str) -> Path:
-    """A store of format 3 whose fields are of another dtype, padded with 0 where they were with fill."""
+    """Rewrite fields of a format 3 store with another dtype; missing and fill values become 0."""
     for name in names:
         array = zarr.open_array(store / name)
         values, layout = np.maximum(np.asarray(array[...]), 0), {"chunks": array.chunks, "shape": array.shape}
@@ -250,8 +250,8 @@ def retyped(store: Path, dtype: str, *names: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_alleles_that_come_in_are_missing_where_vectors_were_unsigned(tmp_path: Path, kind: str) -> None:
-    """The values of vectors, of a call without a genotype too, are in the places of their alleles."""
+def test_new_alleles_are_missing_in_vectors_that_were_unsigned(tmp_path: Path, kind: str) -> None:
+    """Vector values stay with their alleles, also in a call without a genotype."""
     ours = text(["A1", "A2"], "1 5 C RD=7,8 0/1:5,6:6:30,0,40 ./.:5,0:0:60,30,0")
     theirs = text(["B1"], "1 5 G RD=7,8 ./.:5,6:6:60,30,0")
     names = ("call_AD", "call_AO", "call_PL")
@@ -269,12 +269,12 @@ def test_alleles_that_come_in_are_missing_where_vectors_were_unsigned(tmp_path: 
 def test_remove_says_which_fields_have_no_missing_value(tmp_path: Path, impl: str) -> None:
     store, values = unsigned(tmp_path, "uint8", "format3")
     put(store, "call_seen", values_of("bool", (7, 5)), ("variants", "samples"), 3)
-    said = "no missing value: call_DP (uint8) reads 0, call_seen (bool) reads False"
+    note = "no missing value: call_DP (uint8) reads 0, call_seen (bool) reads False"
     for flag in (["--dry-run"], []):
         done = CliRunner().invoke(main, ["remove", str(store), "S0001", "--impl", impl, *flag])
         assert done.exit_code == 0, done.output
-        assert f"  after   {said}\n" in done.output
-    assert vczstore.remove(store, ["S0002"], impl=impl).as_dict()["notes"] == {"after": said}
+        assert f"  after   {note}\n" in done.output
+    assert vczstore.remove(store, ["S0002"], impl=impl).as_dict()["notes"] == {"after": note}
     values[:, 1:3] = 0
     np.testing.assert_array_equal(cohort.read_vcz(store)["call_DP"], values)
     assert vczstore.verify(store).errors == []
@@ -293,8 +293,8 @@ def test_times_are_removed_by_every_implementation(tmp_path: Path, impl: str) ->
 
 
 @pytest.mark.slow
-def test_an_update_writes_no_value_where_none_is_missing(tmp_path: Path) -> None:
-    """Unsigned integers become signed, as in an append; booleans cannot."""
+def test_an_update_with_a_dropped_field_needs_a_missing_value(tmp_path: Path) -> None:
+    """Unsigned integers become signed, as in an append; booleans are refused."""
     source = make(tmp_path / "source.vcz", n=2)
     for dtype in ("bool", "uint8"):
         (tmp_path / dtype).mkdir()

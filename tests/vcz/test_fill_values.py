@@ -1,6 +1,6 @@
-"""Fill values that are NaNs of VCF Zarr: what absent chunks read as stays the same, bit for bit.
+"""Fill values that are NaNs of VCF Zarr: the values of absent chunks are preserved bit for bit.
 
-zarr-python takes one NaN for another, so the documents themselves are looked at, and the chunks that are there.
+zarr-python does not distinguish NaNs, so these tests read the metadata documents and the stored chunks.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.support.extra_arrays import make, put
 from tests.support.ways import IMPLS, WRITTEN
 
 BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
-"""Missing and fill, by the width of a float in bytes (VCF Zarr 0.4, "Missing and fill values")."""
+"""Bit patterns of missing and fill by the width of a float in bytes (VCF Zarr 0.4, "Missing and fill values")."""
 
 
 def hexadecimal(width: int, which: int = 0) -> str:
-    """As Zarr format 3 writes such a fill value."""
+    """The NaN for missing (0) or fill (1) as a fill value in Zarr format 3 metadata."""
     return f"0x{BITS[width][which]:0{2 * width}x}"
 
 
 def with_absent(store: Path, width: int, which: int = 0) -> Path:
-    """Add a field whose first chunk, of three samples, is there and is 1, and whose fill value is a NaN of VCF Zarr."""
+    """Add ``call_DS``: 1 for the first three samples, absent chunks for the rest, and a VCF Zarr NaN as fill value."""
     group = zarr.open_group(store)
     n = group["sample_id"].shape[0]  # type: ignore[union-attr]
     dims = {"dimension_names": ["variants", "samples"]}
@@ -45,19 +45,19 @@ def with_absent(store: Path, width: int, which: int = 0) -> Path:
 
 
 def document_of(store: Path, name: str = "call_DS") -> dict[str, Any]:
-    """The metadata of an array of a store of any kind, as they are written."""
+    """The metadata document of an array, verbatim, in a store of any kind."""
     if (store / name / "zarr.json").exists():
         return json.loads((store / name / "zarr.json").read_text())  # type: ignore[no-any-return]
     session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store))).readonly_session("main")
-    found = asyncio.run(session.store.get(f"{name}/zarr.json", default_buffer_prototype()))
-    assert found is not None
-    return json.loads(found.to_bytes())  # type: ignore[no-any-return]
+    content = asyncio.run(session.store.get(f"{name}/zarr.json", default_buffer_prototype()))
+    assert content is not None
+    return json.loads(content.to_bytes())  # type: ignore[no-any-return]
 
 
 def bits(store: Path, name: str = "call_DS") -> np.ndarray:
-    """The bits of all values of an array, of which every chunk has to be there."""
-    place = store if (store / name).exists() else cohort.icechunk_store(store)
-    array = zarr.open_group(place, mode="r", use_consolidated=False)[name]
+    """Bit patterns of all values of an array; every chunk must be stored."""
+    location = store if (store / name).exists() else cohort.icechunk_store(store)
+    array = zarr.open_group(location, mode="r", use_consolidated=False)[name]
     assert isinstance(array, zarr.Array)
     assert array.nchunks_initialized == array.nchunks
     values = np.asarray(array[...])
@@ -65,12 +65,12 @@ def bits(store: Path, name: str = "call_DS") -> np.ndarray:
 
 
 def ones(width: int) -> int:
-    """The bits of 1."""
+    """Bit pattern of 1."""
     return int(np.array(1, f"f{width}").view(f"u{width}"))
 
 
 @pytest.mark.parametrize("width", BITS)
-def test_a_copy_to_icechunk_keeps_it(tmp_path: Path, width: int) -> None:
+def test_a_copy_to_icechunk_keeps_the_fill_value(tmp_path: Path, width: int) -> None:
     source = with_absent(make(tmp_path / "a.vcz"), width, 1)
     vczstore.copy_store_to_icechunk(source, tmp_path / "a.icechunk")
     assert document_of(tmp_path / "a.icechunk")["fill_value"] == hexadecimal(width, 1)
@@ -78,8 +78,8 @@ def test_a_copy_to_icechunk_keeps_it(tmp_path: Path, width: int) -> None:
 
 @pytest.mark.parametrize(("width", "impl"), [(2, "cubed"), (8, "cubed"), *product([4], IMPLS)])
 @pytest.mark.slow
-def test_absent_chunks_that_are_joined_read_as_it(tmp_path: Path, width: int, impl: str) -> None:
-    """The last chunk of both sides is absent, and the store's is ragged: all is decoded, joined and written."""
+def test_absent_chunks_are_joined_with_their_fill_values(tmp_path: Path, width: int, impl: str) -> None:
+    """The last chunk column of both is absent, and the store's is partial: values are decoded, joined and written."""
     store = with_absent(make(tmp_path / "a.vcz"), width)
     batch = with_absent(make(tmp_path / "b.vcz", start=10), width, 1)
     vczstore.append(store, batch, impl=impl)
@@ -96,8 +96,8 @@ def test_absent_chunks_that_are_joined_read_as_it(tmp_path: Path, width: int, im
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "kind"), [*product([4], WRITTEN), (2, "format3"), (8, "format3")])
-def test_absent_chunks_are_not_copied_to_where_they_read_otherwise(tmp_path: Path, width: int, kind: str) -> None:
-    """Chunks fall on the store's grid. Format 2 knows one NaN alone."""
+def test_absent_chunks_are_written_if_the_fill_values_differ(tmp_path: Path, width: int, kind: str) -> None:
+    """The chunk grids are aligned, and the fill values differ. Format 2 metadata can express a single NaN only."""
     store = make(tmp_path / "a.vcz", n=3, zarr_format=2 if kind == "format2" else 3)
     if kind == "format2":
         put(store, "call_DS", np.ones((7, 3), f"f{width}"), ("variants", "samples"), 2)
@@ -111,7 +111,7 @@ def test_absent_chunks_are_not_copied_to_where_they_read_otherwise(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_a_first_append_takes_the_values_of_any_format(tmp_path: Path, kind: str) -> None:
+def test_a_first_append_keeps_values_in_every_format(tmp_path: Path, kind: str) -> None:
     store, source = tmp_path / "store", with_absent(make(tmp_path / "a.vcz"), 4)
     if kind == "format2":
         vczstore.create(tmp_path / "empty", source)
@@ -144,7 +144,7 @@ def test_a_first_append_takes_the_values_of_any_format(tmp_path: Path, kind: str
 @pytest.mark.parametrize(("narrow", "wide"), [(2, 4), (4, 8)])
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_a_wider_float_has_it_in_its_own_width(tmp_path: Path, narrow: int, wide: int, kind: str) -> None:
+def test_a_wider_float_gets_the_fill_value_of_its_width(tmp_path: Path, narrow: int, wide: int, kind: str) -> None:
     store = with_absent(make(tmp_path / "a.vcz"), narrow, 1)
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(store, store := tmp_path / "a.icechunk")
@@ -154,7 +154,7 @@ def test_a_wider_float_has_it_in_its_own_width(tmp_path: Path, narrow: int, wide
     assert bits(store).tolist() == [[one] * 3 + [fill] * 2 + [one] * 3 + [missing] * 2] * 7
 
 
-def test_consolidated_metadata_that_have_it_are_no_damage(tmp_path: Path) -> None:
+def test_consolidated_metadata_with_the_fill_value_are_valid(tmp_path: Path) -> None:
     store = with_absent(make(tmp_path / "a.vcz"), 4)
     root = json.loads((store / "zarr.json").read_text())
     members = {p.parent.name: json.loads(p.read_text()) for p in store.glob("*/zarr.json")}

@@ -1,4 +1,4 @@
-"""What means "missing" and "fill" in every dtype, and in the masks that VCF Zarr 0.4 has beside the values."""
+"""Missing and fill values of every dtype, and the mask arrays of VCF Zarr 0.4."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import cohort, vcf
 from tests.support.ways import IMPLS
 
 BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
-"""The missing and fill NaNs by size in bytes: VCF Zarr 0.4, "Missing and fill values"; of 16 bits as in vcztools."""
+"""Missing and fill NaNs by size in bytes: VCF Zarr 0.4, "Missing and fill values"; half precision as in vcztools."""
 HEADER = """##fileformat=VCFv4.2
 ##FILTER=<ID=PASS,Description="All filters passed">
 ##contig=<ID=1,length=248956422>
@@ -43,14 +43,14 @@ SHORT = (f"1	3000000	.	A	G	.	PASS	AF=0.5	{FORMAT}	0/1:5,6:0.25,0.5,0.25:.:s",)
 
 
 def make(folder: Path, name: str, samples: str, records: Sequence[str], zarr_format: int = 3) -> Path:
-    """A VCZ made by bio2zarr; `samples` are separated by spaces."""
+    """Write a VCF, and convert it with bio2zarr; `samples` are separated by spaces."""
     text = HEADER + "\t".join(samples.split()) + "\n" + "\n".join(records) + "\n"
     vcf.write_vcf(folder / f"{name}.vcf.gz", text)
     return vcf.to_vcz(folder / f"{name}.vcf.gz", folder / f"{name}.vcz", zarr_format, 2, 2)
 
 
 def as_float(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Single-precision floats in another dtype, missing and fill by their own NaNs there."""
+    """Cast single-precision floats to `dtype`, with that dtype's NaNs for missing and fill."""
     with np.errstate(invalid="ignore"):
         result = values.astype(dtype)
     bits = result.view(dtype.replace("f", "u"))
@@ -60,7 +60,7 @@ def as_float(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def change(store: Path, arrays: dict[str, np.ndarray], *, like: dict[str, str] | None = None) -> None:
-    """Put arrays into a VCZ in place of those that are there, or beside the one that `like` names."""
+    """Replace arrays of a VCZ, or add them with the layout of the array that `like` names."""
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     for name, values in arrays.items():
         old: Any = group[(like or {}).get(name, name)]
@@ -78,7 +78,7 @@ def change(store: Path, arrays: dict[str, np.ndarray], *, like: dict[str, str] |
 
 
 def with_floats(store: Path, dtype: str) -> Path:
-    """A copy of a VCZ whose floats are of another dtype."""
+    """Copy a VCZ, with its floats cast to `dtype`."""
     copy = store.with_name(f"{store.stem}-{dtype[1:]}{'b' if dtype[0] == '>' else ''}.vcz")
     shutil.copytree(store, copy)
     change(copy, {n: as_float(a, dtype) for n, a in cohort.read_vcz(store).items() if a.dtype == "f4"})
@@ -86,28 +86,28 @@ def with_floats(store: Path, dtype: str) -> Path:
 
 
 def masks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The masks of all fields that have missing values: VCF Zarr 0.4, "Missing and fill values"."""
+    """Expected masks of all fields that may have missing values: VCF Zarr 0.4, "Missing and fill values"."""
     result = {}
     for name, values in arrays.items():
         if name.startswith(("call_", "variant_")) and values.dtype.kind in "ifOT" and not name.endswith("contig"):
             if values.dtype.kind == "f":
                 missing, fill = (values.view(f"u{values.itemsize}") == bits for bits in BITS[values.itemsize])
             else:
-                kinds = (-1, -2) if values.dtype.kind == "i" else (".", "")
-                missing, fill = (values.astype(object) == one for one in kinds)
+                sentinels = (-1, -2) if values.dtype.kind == "i" else (".", "")
+                missing, fill = (values.astype(object) == sentinel for sentinel in sentinels)
             result |= {f"{name}_mask": missing | fill, f"{name}_fill": fill}
     return result
 
 
 def with_masks(store: Path) -> Path:
-    """Put all masks into a VCZ."""
-    found = masks({n: a for n, a in cohort.read_vcz(store).items() if not n.endswith("_mask")})
-    change(store, found, like={name: name.removesuffix("_mask").removesuffix("_fill") for name in found})
+    """Add the mask arrays of all fields to a VCZ."""
+    mask_arrays = masks({n: a for n, a in cohort.read_vcz(store).items() if not n.endswith("_mask")})
+    change(store, mask_arrays, like={name: name.removesuffix("_mask").removesuffix("_fill") for name in mask_arrays})
     return store
 
 
 def check_masks(store: Path, *, icechunk: bool = False) -> dict[str, np.ndarray]:
-    """Masks are what the values say, all of them; returns the arrays."""
+    """Assert that every mask agrees with its values, and return the arrays."""
     arrays = cohort.read_vcz(cohort.icechunk_store(store) if icechunk else store)
     expected = masks({n: a for n, a in arrays.items() if not n.endswith(("_mask", "_fill"))})
     assert expected.keys() <= arrays.keys()
@@ -121,32 +121,32 @@ def check_masks(store: Path, *, icechunk: bool = False) -> dict[str, np.ndarray]
 
 @pytest.mark.parametrize(("zarr_format", "dtype"), [(2, "<f8"), (2, ">f8"), (3, "<f8"), (3, "<f2")])
 @pytest.mark.slow
-def test_floats_of_every_width_mean_what_single_ones_do(tmp_path: Path, zarr_format: int, dtype: str) -> None:
+def test_floats_of_every_width_behave_like_single_precision(tmp_path: Path, zarr_format: int, dtype: str) -> None:
     """
-    vcztools is the judge: it prints the same for every width, a "." where a value is missing.
+    The oracle is vcztools, which prints the same for every width, and "." for missing values.
 
-    It reads no big-endian floats; and half-precision INFO is not recomputed, since it has no room for the values.
+    It cannot read big-endian floats. Half-precision INFO is not recomputed, since it cannot hold the values.
     """
     store = make(tmp_path, "store", "A1 A2", FIRST, zarr_format)
     batch = make(tmp_path, "batch", "B1", SECOND, zarr_format)
-    shown, found = [], []
-    for one, other in ((store, batch), (with_floats(store, dtype), with_floats(batch, dtype))):
-        vczstore.append(one, other, harmonise=True, allow_new_alleles=True, impl="zarr")
-        vczstore.remove(one, ["A1"], recompute=[] if dtype == "<f2" else ["AF"], impl="zarr")
-        shown += [] if dtype[0] == ">" else [vcf.records(vcf.vcztools_view(one))]
-        found.append(cohort.read_vcz(one))
+    shown, results = [], []
+    for target, source in ((store, batch), (with_floats(store, dtype), with_floats(batch, dtype))):
+        vczstore.append(target, source, harmonise=True, allow_new_alleles=True, impl="zarr")
+        vczstore.remove(target, ["A1"], recompute=[] if dtype == "<f2" else ["AF"], impl="zarr")
+        shown += [] if dtype[0] == ">" else [vcf.records(vcf.vcztools_view(target))]
+        results.append(cohort.read_vcz(target))
     assert shown[:1] == shown[1:]
     assert "nan" not in str(shown).lower()
-    floats = {name: values for name, values in found[0].items() if values.dtype == "f4"}
+    floats = {name: values for name, values in results[0].items() if values.dtype == "f4"}
     assert {"call_DS", "call_GP", "variant_AF"} <= floats.keys()
     for name, values in floats.items():
         bits = as_float(values, dtype).view(dtype.replace("f", "u"))
-        np.testing.assert_array_equal(found[1][name].view(bits.dtype), bits, err_msg=name)
+        np.testing.assert_array_equal(results[1][name].view(bits.dtype), bits, err_msg=name)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
-def test_single_floats_come_into_an_array_of_double_ones(tmp_path: Path, impl: str) -> None:
+def test_single_precision_is_appended_to_double_precision(tmp_path: Path, impl: str) -> None:
     store = with_floats(make(tmp_path, "store", "A1 A2", FIRST), "<f8")
     batch = make(tmp_path, "batch", "B1 B2 B3", [line + "\t" + line.split("\t")[-1] for line in FIRST])
     before, new = cohort.read_vcz(store), cohort.read_vcz(batch)
@@ -160,7 +160,7 @@ def test_single_floats_come_into_an_array_of_double_ones(tmp_path: Path, impl: s
 
 @pytest.mark.slow
 def test_ordinary_nan_of_a_removed_sample_is_a_value(tmp_path: Path) -> None:
-    """A reader would show it as nan; fill is as good as missing."""
+    """Readers show it as ``nan``, unlike the NaNs for missing and fill."""
     store = with_floats(make(tmp_path, "store", "A1 A2", FIRST), "<f8")
     vczstore.remove(store, ["A1"])
     assert not vczstore.verify(store).errors
@@ -176,7 +176,7 @@ def test_ordinary_nan_of_a_removed_sample_is_a_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.slow
-def test_masks_follow_what_is_harmonised(tmp_path: Path, kind: str) -> None:
+def test_masks_after_a_harmonised_append(tmp_path: Path, kind: str) -> None:
     zarr_format = 2 if kind == "format2" else 3
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST, zarr_format))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND, zarr_format))
@@ -187,7 +187,7 @@ def test_masks_follow_what_is_harmonised(tmp_path: Path, kind: str) -> None:
     vczstore.append(store, batch, harmonise=True, new_variants="drop", haploid_contigs=["X"])
     vczstore.append(store, short, harmonise=True, absent="reference", haploid_contigs=["X"])
     arrays = check_masks(store, icechunk=kind == "icechunk")
-    # absent from the batch: missing; from the second one: the reference; on X of one allele
+    # variants absent from `batch` are missing, those absent from `short` reference; calls on X are haploid
     assert arrays["call_genotype_fill"][1:, 2:].tolist() == [[[False, False]] * 2, [[False, True]] * 2]
     assert arrays["call_genotype_mask"][1:, 2:].tolist() == [
         [[True, True], [False, False]],
@@ -199,7 +199,7 @@ def test_masks_follow_what_is_harmonised(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.slow
-def test_masks_of_alleles_that_come_in(tmp_path: Path, impl: str) -> None:
+def test_masks_of_new_alleles(tmp_path: Path, impl: str) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST[1:]))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))
     vczstore.append(store, batch, harmonise=True, allow_new_alleles=True, new_variants="drop", impl=impl)
@@ -208,7 +208,7 @@ def test_masks_of_alleles_that_come_in(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.slow
-def test_masks_of_fields_that_are_dropped(tmp_path: Path) -> None:
+def test_masks_of_dropped_fields(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))
     for name in ("call_AD", "call_AD_mask", "call_AD_fill", "call_genotype_phased"):
@@ -219,7 +219,7 @@ def test_masks_of_fields_that_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_masks_of_removed_samples_and_of_what_is_recomputed(tmp_path: Path) -> None:
+def test_masks_of_removed_samples_and_recomputed_fields(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     vczstore.remove(store, ["A1"], recompute=["AF"])
     arrays = check_masks(store)
@@ -229,7 +229,7 @@ def test_masks_of_removed_samples_and_of_what_is_recomputed(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_normalise_makes_masks(tmp_path: Path) -> None:
+def test_normalise_writes_masks(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))
     vczstore.normalise(store, batch, tmp_path / "out.vcz", new_variants="drop")

@@ -1,4 +1,4 @@
-"""Chunks of few values: encoded piece by piece, they decode to what a chunk encoded whole decodes to."""
+"""Chunks with few samples: encoded in pieces, they decode to the same values as a chunk encoded whole."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def values_of(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check(store: Any, values: np.ndarray, monkeypatch: pytest.MonkeyPatch, rows: int = ROWS, **options: Any) -> int:
-    """Write samples behind a whole chunk; return how many chunks were encoded piece by piece."""
-    made, encode = list[bytes](), narrow_chunks.encode
+    """Write `values` after a full chunk column, and return the number of chunks encoded in pieces."""
+    frames, encode = list[bytes](), narrow_chunks.encode
 
     def counted(*args: Any) -> bytes:
         frame = encode(*args)
-        made.append(frame)
-        return frame  # and not the last that was made, which may be that of another thread
+        frames.append(frame)
+        return frame  # not frames[-1], which may be another thread's
 
     monkeypatch.setattr(narrow_chunks, "encode", counted)
     shape = (len(values), WIDTH + values.shape[1], *values.shape[2:])
@@ -44,9 +44,9 @@ def check(store: Any, values: np.ndarray, monkeypatch: pytest.MonkeyPatch, rows:
     array[:, WIDTH:] = values
     np.testing.assert_array_equal(zarr.open_array(store, path="a", mode="r")[:, WIDTH:], values)
     assert (stored[:, :WIDTH] == 1).all()
-    stored.resize((shape[0], 2 * WIDTH, *shape[2:]))  # what lies beyond the samples is fill
+    stored.resize((shape[0], 2 * WIDTH, *shape[2:]))  # the padding beyond the samples is the fill value
     assert (zarr.open_array(store, path="a", mode="r")[:, shape[1] :] == 1).all()
-    return len(made)
+    return len(frames)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_icechunk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(store, values_of("i1", (ROWS + 1, 2)), monkeypatch, zarr_format=3, compressors=[BloscCodec()]) == 2
 
 
-def test_others_are_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_codecs_and_wide_values_are_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     values = values_of("i1", (ROWS, 2))
     assert check(MemoryStore(), values, monkeypatch, zarr_format=3, compressors=[ZstdCodec()]) == 0
     delta = {"filters": [numcodecs.Delta("i1")], "compressors": [Blosc()]}
@@ -80,7 +80,7 @@ def test_others_are_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(MemoryStore(), wide, monkeypatch, zarr_format=3, compressors=[BloscCodec()]) == 0
 
 
-def test_all_fill_is_left_out() -> None:
+def test_chunks_of_only_fill_values_are_not_stored() -> None:
     store = MemoryStore()
     array = zarr.create_array(store, name="a", shape=(ROWS, 1), chunks=(ROWS, WIDTH), dtype="i1", fill_value=1)
     before = set(store._store_dict)
@@ -91,21 +91,21 @@ def test_all_fill_is_left_out() -> None:
 
 
 def test_threads_leave_the_configuration_of_zarr_alone() -> None:
-    """Each array has vczstore's own pipeline, and others go on without."""
+    """Arrays get vczstore's codec pipeline without a change to zarr's global configuration."""
     metadata = zarr.create_array(MemoryStore(), shape=(2,), dtype="i1").metadata
     before, interval = zarr.config.get("codec_pipeline.path"), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda i: arrays.from_metadata(metadata, MemoryStore(), str(i)), range(2_000)))
+            opened = list(pool.map(lambda i: arrays.from_metadata(metadata, MemoryStore(), str(i)), range(2_000)))
     finally:
         sys.setswitchinterval(interval)
-    assert {type(array.async_array.codec_pipeline) for array in made} == {Pipeline}
+    assert {type(array.async_array.codec_pipeline) for array in opened} == {Pipeline}
     assert zarr.config.get("codec_pipeline.path") == before
 
 
 def test_blocks_that_cannot_be_joined() -> None:
-    noise = np.random.default_rng(0).bytes(1_000)  # which Blosc copies
+    noise = np.random.default_rng(0).bytes(1_000)  # incompressible: Blosc stores it as a plain copy
     zstd, zlib = Blosc("zstd").encode(bytes(1_000)), Blosc("zlib").encode(bytes(1_000))
     for frames in ([Blosc().encode(noise)], [zstd, zlib], [zstd, Blosc("zstd").encode(bytes(2_000))]):
         with pytest.raises(narrow_chunks.UnjoinableError):

@@ -1,4 +1,4 @@
-"""What vczstore rests on of zarr's rectilinear chunk grid, which is experimental there: it fails where that changes."""
+"""Assumptions about zarr's experimental rectilinear chunk grid: these tests fail if zarr changes it."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def without_flag() -> None:
         yield
 
 
-def test_the_document_has_every_width() -> None:
-    """Format 3 of the extension, with runs; a chunk that reaches beyond the axis is as wide as it is encoded."""
+def test_the_metadata_list_every_width() -> None:
+    """Chunk widths are run-length encoded; a chunk that extends beyond the axis is listed with its full width."""
     grid = metadata.documents(_array((4, 4, 4, 1, 2)).metadata)["zarr.json"]["chunk_grid"]
     assert grid == {
         "name": "rectilinear",
         "configuration": {"kind": "inline", "chunk_shapes": [[[2, 3]], [[4, 3], 1, 2]]},
     }
-    none = metadata.documents(_array(()).metadata)["zarr.json"]
-    assert none["shape"] == [5, 0]
-    assert none["chunk_grid"]["configuration"]["chunk_shapes"] == [[[2, 3]], [9]]
+    empty = metadata.documents(_array(()).metadata)["zarr.json"]
+    assert empty["shape"] == [5, 0]
+    assert empty["chunk_grid"]["configuration"]["chunk_shapes"] == [[[2, 3]], [9]]
 
 
-def test_widths_come_back() -> None:
+def test_widths_round_trip() -> None:
     for widths in ((4, 4, 4, 1, 2), (3,), (3, 3), (3, 5)):
         document = metadata.documents(_array(widths).metadata)["zarr.json"]
-        found = arrays.from_metadata(metadata.parsed(document), zarr.storage.MemoryStore(), "x")
-        assert isinstance(found.metadata.chunk_grid, RectilinearChunkGridMetadata)
-        assert found.read_chunk_sizes == ((2, 2, 1), widths)
-        assert [cut.lengths for cut in arrays.cuts(found)] == [(2, 2, 1), widths]
-        assert arrays.outer_chunks(found) == (2, max(widths))
+        array = arrays.from_metadata(metadata.parsed(document), zarr.storage.MemoryStore(), "x")
+        assert isinstance(array.metadata.chunk_grid, RectilinearChunkGridMetadata)
+        assert array.read_chunk_sizes == ((2, 2, 1), widths)
+        assert [cut.lengths for cut in arrays.cuts(array)] == [(2, 2, 1), widths]
+        assert arrays.outer_chunks(array) == (2, max(widths))
 
 
-def test_other_shapes() -> None:
+def test_widths_of_arrays_with_another_shape() -> None:
     array = _array((4, 1, 2))
     assert arrays.planned(array, shape=(5, 5)).read_chunk_sizes == ((2, 2, 1), (4, 1))
     assert arrays.planned(array, shape=(5, 0)).shape == (5, 0)
@@ -67,7 +67,7 @@ def test_other_shapes() -> None:
 
 @pytest.mark.usefixtures("without_flag")
 def test_zarr_refuses_without_its_flag(tmp_path: Path) -> None:
-    """And vczstore sets it, where it meets such an array."""
+    """vczstore sets the flag when it parses the metadata of such an array."""
     zarr.create_group(tmp_path)
     document = metadata.documents(_array((4, 1)).metadata)["zarr.json"]
     (tmp_path / "x").mkdir()
@@ -80,8 +80,8 @@ def test_zarr_refuses_without_its_flag(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_flag_is_set_in_the_environment() -> None:
-    """By the name that the guide and zarr's own message tell."""
+def test_the_flag_can_be_set_in_the_environment() -> None:
+    """With the variable that the guide and zarr's error message name."""
     program = f"import zarr; assert zarr.config.get({rectilinear.FLAG!r}) is True"
     environment = {**os.environ, "ZARR_ARRAY__RECTILINEAR_CHUNKS": "True"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
@@ -89,8 +89,8 @@ def test_the_flag_is_set_in_the_environment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
-def test_chunks_are_as_wide_as_they_say(kind: str) -> None:
-    """Values, and the bytes that chunks decode to; new columns, and fewer of them; read by zarr, xarray and Dask."""
+def test_chunks_have_the_widths_in_the_metadata(kind: str) -> None:
+    """zarr, xarray and Dask read the values and the widths, after columns are added and removed."""
     repository = icechunk.Repository.create(icechunk.in_memory_storage())
     session = repository.writable_session("main")
     store = session.store if kind == "icechunk" else zarr.storage.MemoryStore()
@@ -103,8 +103,8 @@ def test_chunks_are_as_wide_as_they_say(kind: str) -> None:
             session.commit("test")
             session = repository.writable_session("main")
             store = session.store
-        found = zarr.open_array(store, path="x", mode="r")
-        np.testing.assert_array_equal(found[...], _values(sum(widths)))
+        reopened = zarr.open_array(store, path="x", mode="r")
+        np.testing.assert_array_equal(reopened[...], _values(sum(widths)))
         data = xr.open_zarr(store, consolidated=False, chunks={})["x"]
         assert data.chunks == ((2, 2, 1), widths)
         np.testing.assert_array_equal(data.compute(), _values(sum(widths)))

@@ -1,4 +1,4 @@
-"""Lists of samples as they come: in quotes, with other columns, in another Unicode form. No sample stays unnoticed."""
+"""Lists of samples as users write them: quoted, with more columns, in another Unicode form. No sample is overlooked."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ LISTS = (
 
 @pytest.mark.parametrize("text", LISTS, ids=repr)
 def test_a_list_is_read_as_bcftools_reads_it(text: str, tmp_path: Path) -> None:
-    """Every line is one ID, with all that is in it: there are no comments and no columns."""
+    """Every line is one ID, verbatim: there are no comments and no columns."""
     names, vcf = tmp_path / "names", tmp_path / "in.vcf"
     names.write_text(text, newline="")
     columns = "CHROM POS ID REF ALT QUAL FILTER INFO FORMAT A B #B".replace(" ", "\t")
     vcf.write_text(f"##fileformat=VCFv4.3\n##contig=<ID=1>\n#{columns}\n")
-    found = [line for _, line in read_lines("export", names)]
+    ids = [line for _, line in read_lines("export", names)]
     try:
         header = pysam.bcftools.view("-h", "-S", str(names), str(vcf)).splitlines()[-1]
     except pysam.SamtoolsError:
-        assert not {*found} <= {"A", "B", "#B"}
+        assert not {*ids} <= {"A", "B", "#B"}
     else:
-        assert found == header.split("\t")[9:]
+        assert ids == header.split("\t")[9:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["remove", "verify-removal", "export", "rename-samples", "job"])
 def test_every_list_is_read_by_the_same_rules(operation: str, tmp_path: Path) -> None:
-    """What is wrong with it is said alike; a byte order mark, blank lines and spaces around an ID are no part of it."""
+    """Errors are reported alike; a byte order mark, blank lines and spaces around an ID are ignored."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
     names = tmp_path / "names"
     (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{remove: {{samples-file: names}}}}]\n")
@@ -81,9 +81,9 @@ def test_every_list_is_read_by_the_same_rules(operation: str, tmp_path: Path) ->
         "rename-samples": (store, names),
     }
     command = ("run", tmp_path / "job.yaml") if operation == "job" else (operation, *commands[operation])
-    called = "remove" if operation == "job" else operation
+    reported_by = "remove" if operation == "job" else operation
     names.write_bytes(b"SAMP_BETA\n\xff\n")
-    assert f"{called}: {names}:2: is no UTF-8 text; save it as UTF-8; expected" in fails(*command, status=2)
+    assert f"{reported_by}: {names}:2: is no UTF-8 text; save it as UTF-8; expected" in fails(*command, status=2)
     new = "\tNEW" if operation == "rename-samples" else ""
     names.write_bytes(f"\ufeff\r\n SAMP_BETA{new} \r\n\r\n".encode())
     run(*command, status=int(operation == "verify-removal"))
@@ -96,13 +96,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("line", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_sample_in_another_spelling_is_not_erased(line: str, store: Path) -> None:
-    found = vczstore.verify_removal(store, [line])
-    assert not found.erased
-    assert any("1 line of the list is in sample_id now in another spelling" in reason for reason in found.reasons)
+    verdict = vczstore.verify_removal(store, [line])
+    assert not verdict.erased
+    assert any("1 line of the list is in sample_id now in another spelling" in reason for reason in verdict.reasons)
 
 
 @pytest.mark.parametrize("line", OTHERWISE.values(), ids=OTHERWISE)
-def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -> None:
+def test_a_job_does_not_skip_a_sample_in_another_spelling(line: str, store: Path, tmp_path: Path) -> None:
     (tmp_path / "withdrawn.txt").write_text(f"{line}\n", encoding="utf-8")
     (tmp_path / "job.yaml").write_text(
         f"store: {store.name}\nsteps: [{{remove: {{samples-file: withdrawn.txt, missing-ok: true}}}}]\n"
@@ -114,8 +114,8 @@ def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", [*OTHERWISE.values(), "samp_alpha"], ids=[*OTHERWISE, "another case"])
-def test_an_export_does_not_hand_it_out(line: str, tmp_path: Path) -> None:
-    """Where the list says who is left out."""
+def test_an_export_does_not_include_it_in_another_spelling(line: str, tmp_path: Path) -> None:
+    """The list names the samples to leave out."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
     (tmp_path / "out").write_text(f"{line}\n", encoding="utf-8")
     error = fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'out'}")
@@ -125,7 +125,7 @@ def test_an_export_does_not_hand_it_out(line: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_letters_of_another_case(tmp_path: Path) -> None:
-    """They may be another sample: one that was removed is known to be."""
+    """IDs that differ in case may be different samples; an ID that was removed before is not matched to another one."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["SAMP_ALPHA", "samp_alpha", "B"]))
     names, job = tmp_path / "names", tmp_path / "job.yaml"
     names.write_text("samp_alpha\n")
@@ -142,13 +142,13 @@ def test_letters_of_another_case(tmp_path: Path) -> None:
 
 
 def test_ids_with_spaces_around_them(tmp_path: Path) -> None:
-    """A line of a list has none, and must not mean another sample."""
+    """Lines of a list are stripped, and must not select another sample."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["a b", "a b ", "B"]))
     (tmp_path / "names").write_text("a b \n")
     before = cohort.digest(store)
-    told = r"in addition to the samples named, .* has 1 with the same ID and spaces around it; nothing was written"
-    assert re.search(told, fails("remove", store, "-S", tmp_path / "names"))
-    assert re.search(told, fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'names'}"))
+    message = r"in addition to the samples named, .* has 1 with the same ID and spaces around it; nothing was written"
+    assert re.search(message, fails("remove", store, "-S", tmp_path / "names"))
+    assert re.search(message, fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'names'}"))
     assert cohort.digest(store) == before
     vczstore.remove(store, ["a b", "a b "])
     assert run("samples", store).stdout.split() == ["B"]
@@ -170,7 +170,7 @@ def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_remove_names_what_is_meant(store: Path) -> None:
+def test_remove_suggests_the_similar_sample(store: Path) -> None:
     before = cohort.digest(store)
     with pytest.raises(SampleError, match=re.escape(f"perhaps {ascii(NFD)[1:-1]} is meant")):
         vczstore.remove(store, NFC)
@@ -180,14 +180,14 @@ def test_remove_names_what_is_meant(store: Path) -> None:
     vczstore.remove(store, NFD)
 
 
-def test_it_is_erased_once_it_is_removed(store: Path) -> None:
+def test_a_removed_sample_is_erased_in_every_spelling(store: Path) -> None:
     vczstore.remove(store, ["SAMP_ALPHA", NFD], purge=True)
     assert vczstore.verify_removal(store, ["SAMP_ALPHA", '"SAMP_ALPHA"', NFC]).erased
 
 
 def test_letters_of_another_case_may_be_another_sample(store: Path) -> None:
-    found = vczstore.verify_removal(store, ["samp_alpha"])
-    assert any("letters of another case" in text for text in found.not_checked)
+    verdict = vczstore.verify_removal(store, ["samp_alpha"])
+    assert any("letters of another case" in text for text in verdict.not_checked)
 
 
 def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
@@ -200,9 +200,9 @@ names = st.lists(st.sampled_from(["A", "A ", " A", "A\x1c", "a", "", NFC, NFD, f
 
 @given(samples=names, others=names)
 def test_ids_that_look_alike_are_those_of_one_normal_form(samples: list[str], others: list[str]) -> None:
-    everyone = [*others, *samples]
-    pairs = {(a, b) for a in samples for b in everyone if a != b and normal(a) == normal(b)}
-    alike = looking_alike(samples, everyone)
+    all_ids = [*others, *samples]
+    pairs = {(a, b) for a in samples for b in all_ids if a != b and normal(a) == normal(b)}
+    alike = looking_alike(samples, all_ids)
     assert set(alike.items()) <= pairs
     assert bool(alike) == bool(pairs)
 
@@ -211,19 +211,19 @@ def test_ids_that_look_alike_are_those_of_one_normal_form(samples: list[str], ot
 @pytest.mark.parametrize(
     "incoming", [["NEW", NFC], ["SAMP_BETA "], ["\u00a0SAMP_BETA"], [f" {NFC}"], ["NEW", "NEW "]], ids=ascii
 )
-def test_samples_that_look_alike_do_not_come_in(incoming: list[str], tmp_path: Path) -> None:
+def test_samples_that_look_alike_are_not_appended(incoming: list[str], tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(10, SAMPLES))
     cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, incoming))
     before = cohort.digest(store)
-    told = r"which looks like .* but for spaces around it or in another Unicode form; write both in the same"
-    with pytest.raises(SampleError, match=told):
+    message = r"which looks like .* but for spaces around it or in another Unicode form; write both in the same"
+    with pytest.raises(SampleError, match=message):
         vczstore.append(store, tmp_path / "batch.vcz", impl="zarr")
     assert cohort.digest(store) == before
     with pytest.raises(SampleError, match="has no sample"):
         vczstore.update(store, tmp_path / "batch.vcz", impl="zarr")
     assert cohort.digest(store) == before
     if incoming == ["NEW", "NEW "]:
-        with pytest.raises(SampleError, match=told):
+        with pytest.raises(SampleError, match=message):
             vczstore.init(tmp_path / "new.vcz", tmp_path / "batch.vcz")
         assert not (tmp_path / "new.vcz").exists()
 
@@ -267,6 +267,6 @@ def test_a_job_says_how_many_ids_it_did_not_find(store: Path, tmp_path: Path) ->
 
 
 def test_zarr_reads_the_forms_that_are_tested(tmp_path: Path) -> None:
-    """An independent reader: the IDs are in the store as they were written, in NFD."""
+    """An independent reader sees the IDs verbatim, in NFD."""
     cohort.write_vcz(tmp_path / "store", cohort.some_arrays(10, SAMPLES))
     assert list(zarr.open_group(tmp_path / "store", mode="r")["sample_id"][:]) == list(SAMPLES)

@@ -1,4 +1,4 @@
-"""Strings in every form in which Zarr keeps them: one ID is one ID, in every encoding."""
+"""Strings of every Zarr dtype: an ID is the same ID in every encoding."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FORMS: dict[str, tuple[object, Callable[[str], object]]] = {
     "text": ("U8", str),
     "bytes of any length": ("variable_length_bytes", str.encode),
 }
-"""A dtype, and what a string becomes in it; zarr-python makes the last one in format 3 only."""
+"""A dtype, and the conversion of a string to it; zarr-python writes the last one in format 3 only."""
 
 
 def stored_as(store: Path, name: str, dtype: object, values: np.ndarray) -> None:
-    """Let an array of a VCZ have another dtype; by zarr-python alone."""
+    """Rewrite an array of a VCZ with another dtype, using zarr-python only."""
     group = zarr.open_group(store, mode="a")
     old = group[name]
     assert isinstance(old, zarr.Array)
@@ -45,7 +45,7 @@ def stored_as(store: Path, name: str, dtype: object, values: np.ndarray) -> None
 
 
 def in_form(store: Path, form: str, *names: str) -> None:
-    """Let arrays of strings have another form."""
+    """Rewrite string arrays in one of `FORMS`."""
     dtype, convert = FORMS[form]
     for name in names:
         texts = as_text(np.asarray(zarr.open_array(store / name)[...]))
@@ -56,7 +56,7 @@ def in_form(store: Path, form: str, *names: str) -> None:
 def make(
     folder: Path, form: str, kind: str, *, names: tuple[str, ...] = ("sample_id",)
 ) -> tuple[Path, Path, list[str]]:
-    """A store of seven samples and a batch of four, with strings in this form; and the store's IDs."""
+    """Write a store of seven samples and a batch of four, with strings in this form; also return the store's IDs."""
     if form == "bytes of any length" and kind == "format2":
         pytest.skip("zarr-python does not write these")
     zarr_format = 2 if kind == "format2" else 3
@@ -83,27 +83,27 @@ def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> N
     convert = FORMS[form][1]
 
     vczstore.append(store, batch)
-    everything = [*ids, *cohort.ids(7, 4)]
-    assert stored_ids(store, kind) == [convert(sample) for sample in everything]
+    all_ids = [*ids, *cohort.ids(7, 4)]
+    assert stored_ids(store, kind) == [convert(sample) for sample in all_ids]
     with pytest.raises(SampleError, match=r"all 4 samples of .* already"):
         vczstore.append(store, batch)
     assert vczstore.update(store, batch).counts["samples updated"] == 4
     vczstore.remove(store, ["S0002", "Zoë12"])
-    left = ["" if sample in ("S0002", "Zoë12") else sample for sample in everything]
-    assert stored_ids(store, kind) == [convert(sample) for sample in left]
+    remaining = ["" if sample in ("S0002", "Zoë12") else sample for sample in all_ids]
+    assert stored_ids(store, kind) == [convert(sample) for sample in remaining]
     assert (vczstore.info(store).samples, vczstore.info(store).removed_samples) == (9, 2)
     if kind == "icechunk":
         vczstore.purge(store)
     assert vczstore.verify_removal(store, ["S0002", "Zoë12"]).reasons == ()
     assert "1 ID is in sample_id now" in "; ".join(vczstore.verify_removal(store, ["S0003"]).reasons)
     vczstore.compact(store)
-    assert stored_ids(store, kind) == [convert(sample) for sample in left if sample]
+    assert stored_ids(store, kind) == [convert(sample) for sample in remaining if sample]
     assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.slow
-def test_a_job_that_may_find_nothing_removes_what_is_there(tmp_path: Path, form: str) -> None:
+def test_a_job_with_missing_ok_removes_the_samples_present(tmp_path: Path, form: str) -> None:
     store, _, ids = make(tmp_path, form, "format3")
     (tmp_path / "withdrawn.txt").write_text("S0001\nS9999\n")
     (tmp_path / "job.yaml").write_text(
@@ -117,8 +117,8 @@ def test_a_job_that_may_find_nothing_removes_what_is_there(tmp_path: Path, form:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.slow
-def test_contigs_and_alleles_are_the_same_in_every_form(tmp_path: Path, form: str) -> None:
-    """Of two sources that differ in nothing but the form of their strings, each contig and variant is there once."""
+def test_contigs_and_alleles_match_in_every_form(tmp_path: Path, form: str) -> None:
+    """Two sources that differ only in the dtype of their strings share all contigs and variants."""
     _, batch, _ = make(tmp_path, form, "format3", names=("contig_id", "filter_id", "variant_allele"))
     cohort.write_vcz(tmp_path / "plain.vcz", cohort.some_arrays(10, cohort.ids(20, 2)))
     out = tmp_path / "out.vcz"
@@ -137,21 +137,21 @@ def test_contigs_and_alleles_are_the_same_in_every_form(tmp_path: Path, form: st
 
 @pytest.mark.parametrize("form", FORMS)
 def test_new_alleles_are_written_in_the_store_s_form(tmp_path: Path, form: str) -> None:
-    """Those of the store are bytes, those of the batch text: they match. Bytes of fixed width become text."""
+    """The store's alleles match the batch's, which are text. Fixed-width bytes become text."""
     arrays = cohort.some_arrays(4, cohort.ids(0, 3))
-    kept = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
-    mine = {name: arrays[name] for name in kept}
-    theirs = {**mine, "sample_id": np.array(cohort.ids(3, 3), dtype=object)}
-    theirs["variant_allele"] = mine["variant_allele"].copy()
-    theirs["variant_allele"][0, 1] = "ACGT"
-    cohort.write_vcz(tmp_path / "store.vcz", mine)
-    cohort.write_vcz(tmp_path / "batch.vcz", theirs)
+    names = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
+    old = {name: arrays[name] for name in names}
+    new = {**old, "sample_id": np.array(cohort.ids(3, 3), dtype=object)}
+    new["variant_allele"] = old["variant_allele"].copy()
+    new["variant_allele"][0, 1] = "ACGT"
+    cohort.write_vcz(tmp_path / "store.vcz", old)
+    cohort.write_vcz(tmp_path / "batch.vcz", new)
     in_form(tmp_path / "store.vcz", form, "variant_allele", "contig_id")
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", harmonise=True, allow_new_alleles=True)
-    found = cohort.read_vcz(tmp_path / "store.vcz")["variant_allele"]
+    alleles = cohort.read_vcz(tmp_path / "store.vcz")["variant_allele"]
     convert = str if form == "bytes" else FORMS[form][1]
-    assert found[0].tolist() == [convert(a) for a in (*mine["variant_allele"][0], "ACGT")]
-    assert found[1].tolist() == [convert(a) for a in (*mine["variant_allele"][1], "")]
+    assert alleles[0].tolist() == [convert(a) for a in (*old["variant_allele"][0], "ACGT")]
+    assert alleles[1].tolist() == [convert(a) for a in (*old["variant_allele"][1], "")]
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -180,7 +180,7 @@ def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, z
     assert cohort.digest(store) == before
 
 
-def test_ids_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+def test_ids_that_are_floats_are_refused(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, cohort.some_arrays(4, cohort.ids(0, 2)))
     stored_as(store, "sample_id", "f8", np.array([1.5, 2.5]))
@@ -208,11 +208,11 @@ def test_strings_fit_or_are_refused() -> None:
         with pytest.raises(ValueError, match="length 5 does not fit"):
             as_stored(texts, np.dtype(dtype))
     with pytest.raises(ValueError, match="length 2 does not fit"):
-        as_stored(texts[1], np.dtype("S1"))  # in bytes
+        as_stored(texts[1], np.dtype("S1"))  # two bytes in UTF-8
 
 
 @pytest.mark.slow
-def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
+def test_a_region_of_bytes_is_read_as_text(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 5)))
     in_form(tmp_path / "a.vcz", "bytes", "sample_id")
     array = zarr.open_array(tmp_path / "a.vcz" / "sample_id")
@@ -223,7 +223,7 @@ def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", ["store", "batch"])
 @pytest.mark.slow
 def test_bytes_and_text_are_not_mixed_in_one_array(tmp_path: Path, form: str, side: str) -> None:
-    """NumPy would write the text ``b'S0007'``: the array becomes text as a whole, or the batch is refused."""
+    """NumPy would write the text ``b'S0007'``: either the whole array becomes text, or the batch is refused."""
     store, batch, ids = make(tmp_path, form, "format3")
     in_form(batch if side == "store" else store, "text", "sample_id")
     before = cohort.digest(store)
@@ -238,9 +238,9 @@ def test_bytes_and_text_are_not_mixed_in_one_array(tmp_path: Path, form: str, si
 
 
 @pytest.mark.slow
-def test_bytes_of_fixed_length_go_into_bytes_of_any(tmp_path: Path) -> None:
+def test_fixed_length_bytes_are_appended_to_variable_length_bytes(tmp_path: Path) -> None:
     store, batch, ids = make(tmp_path, "bytes of any length", "format3")
-    in_form_of_bytes = np.array([sample.encode() for sample in cohort.ids(7, 4)])
-    stored_as(batch, "sample_id", "S8", in_form_of_bytes)
+    encoded = np.array([sample.encode() for sample in cohort.ids(7, 4)])
+    stored_as(batch, "sample_id", "S8", encoded)
     vczstore.append(store, batch)
     assert stored_ids(store, "format3") == [sample.encode() for sample in (*ids, *cohort.ids(7, 4))]
