@@ -120,7 +120,6 @@ class LithopsExecutor(DagExecutor):
 
     @property
     def name(self) -> str:
-        """The name of the executor in ``--executor``."""
         return "lithops"
 
     @property

@@ -245,11 +245,9 @@ class SingleThreadedExecutor(LocalExecutor):
 
     @property
     def name(self) -> str:
-        """The name of the executor in ``--executor``."""
         return "single-threaded"
 
     def pool(self) -> Executor:
-        """Return a pool without workers."""
         return _NoPool()
 
 
@@ -258,11 +256,9 @@ class ThreadsExecutor(LocalExecutor):
 
     @property
     def name(self) -> str:
-        """The name of the executor in ``--executor``."""
         return "threads"
 
     def pool(self) -> Executor:
-        """Start the threads."""
         return ThreadPoolExecutor(self.max_workers, thread_name_prefix="vczstore")
 
 
@@ -275,7 +271,6 @@ class ProcessesExecutor(LocalExecutor):
 
     @property
     def name(self) -> str:
-        """The name of the executor in ``--executor``."""
         return "processes"
 
     def pool(self) -> Executor:

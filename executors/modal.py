@@ -129,7 +129,6 @@ class ModalExecutor(LocalExecutor):
 
     @property
     def name(self) -> str:
-        """The name of the executor in ``--executor``."""
         return "modal"
 
     def execute_dag(

@@ -69,7 +69,6 @@ class Check(Operation):
             raise OptionError(f"check: min_call_rate is {self.min_call_rate}; give a number from 0 to 1")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Checked":
-        """Check the store."""
         from plans.maintenance.check import check_store
 
         return check_store(options.open(self.store), self, options)

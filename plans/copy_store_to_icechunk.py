@@ -80,7 +80,6 @@ class CopyStoreToIcechunk(Edit):
         return Compiling(store, vcz, (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile the copy of all chunks."""
         from plans.compilers.copy import compile_copy
         from plans.core.withdrawn import copying_key, overwriting
 

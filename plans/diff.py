@@ -59,7 +59,6 @@ class Diff(Operation):
             raise OptionError("diff: name another store, or another state of this one with --at or --to")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Difference":
-        """Compare them."""
         from plans.maintenance.diff import compare
         from vczstore.stores.object_store import plain_errors
         from vczstore.stores.resolve import open_store

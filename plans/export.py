@@ -135,7 +135,6 @@ class Export(Operation):
         return str(os.fspath(self.out)).lower().endswith(SUFFIXES)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
-        """Write the export."""
         return self._write(self._resolve(options), os.fspath(self.out), options, dry_run=dry_run)
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":

@@ -33,7 +33,6 @@ class Info(Operation):
     at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar=AT_METAVAR)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Description":
-        """Describe the store."""
         from plans.maintenance.info import describe
 
         return describe(options.open(self.store), self.at)

@@ -77,7 +77,6 @@ class Init(Edit):
         return Compiling(store, source, (), options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile the copy of all chunks."""
         from plans.compilers.compact import compile_compacted_copy
         from plans.compilers.copy import compile_copy
         from plans.core.compatibility import check_incoming, refuse_look_alikes

@@ -34,7 +34,6 @@ class Log(Operation):
     is_of_history: ClassVar[bool] = True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":
-        """Read the history."""
         from plans.maintenance.history import PastCommits, history_of, past_commits
 
         return PastCommits(past_commits(history_of(self.store, options, "log")))

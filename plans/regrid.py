@@ -148,7 +148,7 @@ class Regrid(Edit):
             raise OptionError(f"regrid: when is {self.when!r}; write 'columns > N' or 'narrowest < N'")
 
     def is_due(self, columns: Sequence[int]) -> bool:
-        """Whether columns of these widths fulfil the condition `when`."""
+        """Whether columns of some widths fulfil the condition `when`; True if there is none."""
         if self.when is None:
             return True
         condition = _WHEN.fullmatch(self.when)
@@ -186,7 +186,7 @@ class Regrid(Edit):
 
     @property
     def _shards(self) -> dict[str, int]:
-        """The lengths of a shard by dimension; 0 along both dimensions for no shards."""
+        """The lengths of a shard by dimension; 0 along both dimensions for no shards, empty to keep them."""
         options = {"samples": self.samples_shard, "variants": self.variants_shard}
         lengths = {name: n for name, n in options.items() if n is not None}
         return lengths if any(lengths.values()) else dict.fromkeys(options, 0) if lengths else {}

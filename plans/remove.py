@@ -79,7 +79,7 @@ class Remove(Edit):
 
     @property
     def beyond_plan(self) -> str | None:
-        """The option for what follows the commit."""
+        """Name of the option whose follow-up the plan does not contain: the purge, else as for any edit."""
         return "purge" if self.purge else super().beyond_plan
 
     @property

@@ -45,7 +45,6 @@ class Samples(Operation):
     )
 
     def perform(self, options: "Options", *, dry_run: bool) -> "SampleList":
-        """Read the sample IDs."""
         from plans.maintenance.samples import list_samples
 
         return list_samples(options.open(self.store), self.at, removed=self.removed, long=self.long)

@@ -45,7 +45,6 @@ class Verify(Operation):
     quick: bool = option(False, "Check metadata and sample IDs only.", examples=(True,))
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verified":
-        """Verify the store."""
         from plans.maintenance.verify import verify_store
 
         return verify_store(options.open(self.store), options, quick=self.quick)

@@ -40,7 +40,6 @@ class VerifyRemoval(Operation):
     report: Any = option(None, "Write report.json and report.html here.", metavar="DIR", kind="folder")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verification":
-        """Search the store."""
         from plans.maintenance.verify_removal import verify
 
         folder = None if self.report is None else Path(self.report)

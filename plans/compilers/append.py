@@ -335,7 +335,7 @@ def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
 def look_up(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory, *, interrupted_at: int | None = None
 ) -> Generator[Survey, list[list[Any]], Findings]:
-    """Match the variants of sources with those of a store, and find the highest values of kept reference blocks."""
+    """Survey the matches of sources with a store, and the highest values of kept reference blocks."""
     findings = yield from match_sources(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
     keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
     highest = yield from look_up_highest(operation, vcz, keepers, memory)
@@ -434,14 +434,12 @@ class HasSamples:
         return 3 * size + putting + arrays.decode_mem(self.write.target, 1)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Scan in tasks."""
         from plans.core import scan_tasks
 
         n = self.write.target.shape[0]
         return [scan_tasks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
 
     def by_zarr(self) -> Iterator[str]:
-        """Scan one range after the other."""
         n = self.write.target.shape[0]
         for start in range(0, n, self._rows):
             if (found := self.look(slice(start, min(n, start + self._rows)))) is not None:

@@ -3,7 +3,7 @@
 The result is a selection by a boolean mask, ``array[:, keep]``. Tasks read old chunks while others write new ones to
 the same keys, so they must not read what they write: on Icechunk they read the snapshot that the plan was compiled
 against, and write to a transaction; on plain Zarr they write to another store, which replaces a local folder in the
-end. Columns of which only the index changes are not read: see `plans.core.keep_columns`.
+end. Columns that only change their index are not read: see `plans.core.keep_columns`.
 """
 
 from collections.abc import Sequence

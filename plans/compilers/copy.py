@@ -15,7 +15,7 @@ from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 MANIFEST_CHUNKS = 1000
-"""Approximate number of chunk references per manifest: some 20 kB to rewrite when one of them changes."""
+"""Approximate number of chunk references per manifest: about 20 kB are rewritten when one of them changes."""
 
 
 def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = "copy-store-to-icechunk") -> Plan:

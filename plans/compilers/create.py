@@ -3,8 +3,8 @@
 The variants of the sources are sorted, so the genome can be cut into ranges of positions that are merged independently.
 This takes three rounds of tasks:
 
-1. check the order of each source, and sample its position every `SEGMENT_ROWS` variants; the driver then cuts the
-   genome into ranges whose variants, of all sources together, fit into the memory of a task;
+1. check the order of each source, and sample its position every `SEGMENT_ROWS` variants or more; the driver then cuts
+   the genome into ranges whose variants, of all sources together, fit into the memory of a task;
 2. count the records of the union in each range; the driver then knows which ranges make up each chunk of the store;
 3. write whole chunks.
 """
@@ -85,7 +85,7 @@ def compile_create(
     memory
         Memory limits of a task.
     variants_chunk, samples_chunk
-        The chunk lengths of the store; see `chunk_lengths` for the defaults.
+        The chunk lengths of the store; None for those of `chunk_lengths`.
     gvcf
         Whether the sources are gVCFs, whose reference blocks are not variants.
     sample_grid
@@ -420,7 +420,6 @@ class WriteSites:
 
     @property
     def n_variants(self) -> int:
-        """Number of records."""
         return int(self.stops[-1])
 
     @property
@@ -430,7 +429,6 @@ class WriteSites:
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
-        """The targets."""
         return tuple(self.targets.values())
 
     @property
@@ -440,7 +438,6 @@ class WriteSites:
 
     @property
     def decoded_chunks(self) -> int:
-        """All chunks of all targets."""
         return len(self.targets) * math.ceil(self.n_variants / self.chunk)
 
     def _ranges(self, block: int) -> range:
@@ -482,7 +479,6 @@ class WriteSites:
 
     @property
     def bytes_written(self) -> int:
-        """The arrays, decoded."""
         return self.n_variants * _row_bytes(self.targets)
 
     def put(self, blocks: slice, *, store: "ZarrStore") -> np.ndarray:
@@ -513,7 +509,6 @@ class WriteSites:
 
     @property
     def read(self) -> list[AnyArray]:
-        """The arrays of the variants of the sources."""
         return [array for sites, *_ in self._pieces() for array in sites.arrays.values()]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":

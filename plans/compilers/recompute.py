@@ -164,12 +164,10 @@ class GenotypeCounter:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the counts."""
         return np.dtype("i8")
 
     @property
     def n_variants(self) -> int:
-        """Number of rows."""
         return int(self.allele.shape[0])
 
     @property
@@ -185,7 +183,6 @@ class GenotypeCounter:
         return rows, (packed_width(self.allele.shape[1]),)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Count the rows of one task."""
         start = index[0] * self.n_rows
         return self.count(slice(start, min(self.n_variants, start + self.n_rows))).packed()
 
@@ -286,37 +283,30 @@ class RecomputeFields:
 
     @property
     def name(self) -> str:
-        """The names of all its arrays."""
         return ", ".join(array.path for array in self.arrays)
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
-        """The targets and their masks."""
         return (*self.targets.values(), *self.masks)
 
     @property
     def encoded_chunks(self) -> int:
-        """Always 0."""
         return 0
 
     @property
     def decoded_chunks(self) -> int:
-        """All chunks of all targets."""
         return sum(map(_n_chunks, self.arrays))
 
     @property
     def chunks_read(self) -> int:
-        """All chunks of the genotypes and alleles."""
         return _n_chunks(self.counter.genotype) + _n_chunks(self.counter.allele)
 
     @property
     def bytes_read(self) -> int:
-        """The genotypes and alleles, decoded."""
         return sum(a.size * arrays.element_bytes(a) for a in (self.counter.genotype, self.counter.allele))
 
     @property
     def bytes_written(self) -> int:
-        """The targets, decoded."""
         return sum(a.size * arrays.element_bytes(a) for a in self.arrays)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
@@ -365,7 +355,7 @@ class RecomputeFields:
 
 def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
     """
-    The mask arrays of an array, which mark missing or fill values.
+    The arrays that mask missing or fill values of an array.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Regrid: change the chunk columns, chunks, shards or compressors of a store without changing its values.
 
-Columns that stay the same are not touched, and columns of which only the index changes are not read. If no column has
+Columns that stay the same are not touched, and columns that only change their index are not read. If no column has
 to be re-encoded, only metadata change. Otherwise tasks read old chunks while others write new ones to the same keys, as
 in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that replaces the store.
 """
@@ -157,17 +157,17 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     """
     Merge adjacent columns of similar width, up to a maximal width.
 
-    From right to left, a column is merged with all columns to its right if it is less than twice as wide as these
-    together. Widths thus decrease from left to right by at least half, and if n samples are added one by one, each is
-    re-encoded log2(n) times at most, as in the levels of a log-structured merge tree (O'Neil et al. 1996,
-    doi:10.1007/s002360050048).
+    From right to left, a column joins the run to its right if it is less than twice as wide as that run; else it begins
+    another run. Widths of runs thus decrease from left to right by at least half, and if n samples are added one by
+    one, each is re-encoded log2(n) times at most, as in the levels of a log-structured merge tree (O'Neil et al. 1996,
+    doi:10.1007/s002360050048). Runs wider than `most` are then cut, between columns.
 
     Parameters
     ----------
     columns
         The widths of columns.
     most
-        The maximal width of a merged column.
+        The maximal width of a merged column; wider columns are not split.
 
     Examples
     --------

@@ -57,7 +57,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     Raises
     ------
     SampleError
-        If no samples are given, or some are not in the store; the message names all of the latter.
+        If no samples are given, some are not in the store (the message names all), or ``sample_id`` is no text.
     IncompatibleError
         If an array has a dtype without a missing value.
     """

@@ -234,7 +234,6 @@ class RestoreChunks:
 
     @property
     def chunks_read(self) -> int:
-        """The same number."""
         return self.encoded_chunks
 
     @property
@@ -244,7 +243,6 @@ class RestoreChunks:
 
     @property
     def bytes_written(self) -> int:
-        """The same number of bytes."""
         return self.bytes_read
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
@@ -257,7 +255,6 @@ class RestoreChunks:
         return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Copy one chunk after the other."""
         for i in range(self.encoded_chunks):
             self.copy(store, slice(i, i + 1))
 
@@ -283,7 +280,6 @@ class _RestoreTask:
     store: "ZarrStore"
 
     def look(self, numbers: slice) -> None:
-        """Copy a range of chunks, and report them."""
         report = current_report.get()
         report.encoded_bytes += self.chunks.copy(self.store, numbers)
         report.chunks += numbers.stop - numbers.start

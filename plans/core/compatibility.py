@@ -376,7 +376,6 @@ class SameVariants:
         )
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Scan in tasks."""
         from plans.core import scan_tasks
 
         if not self.store.n_variants:
@@ -387,7 +386,6 @@ class SameVariants:
         return [scan_tasks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[int]:
-        """Scan one range after the other."""
         for rows in _ranges(self.store.n_variants, self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found
@@ -502,14 +500,12 @@ class FitsDtype:
         return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Scan in tasks."""
         from plans.core import scan_tasks
 
         rows = self.rows_per_task(memory)
         return [scan_tasks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
-        """Scan one range after the other."""
         for rows in _ranges(self.array.shape[0], self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found

@@ -61,11 +61,9 @@ class CopyArray(Reencoded):
 
     @property
     def read(self) -> tuple[AnyArray]:
-        """The source."""
         return (self.source,)
 
     def reader(self) -> ColumnReader:
-        """The reader of the values that are re-encoded."""
         return ColumnReader(self.source, self.columns)
 
     @property
@@ -75,12 +73,10 @@ class CopyArray(Reencoded):
 
     @property
     def encoded_chunks(self) -> int:
-        """All chunks, or none."""
         return self.columns.n_chunks if self.is_encoded else 0
 
     @property
     def decoded_chunks(self) -> int:
-        """No chunks, or all."""
         return 0 if self.is_encoded else self.columns.n_chunks
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
@@ -98,7 +94,6 @@ class CopyArray(Reencoded):
         return [chunks.put(reader, view, memory.spec(), extra_mem=reader.decode_mem())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Read the array with xarray."""
         from plans.core import xarray_backend
 
         if not self.columns.n_chunks:
@@ -107,7 +102,6 @@ class CopyArray(Reencoded):
         return xarray_backend.write(opened.variable(self.source, memory), target, self.columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Assign chunk by chunk."""
         target = arrays.planned(self.target, store=store)
         for region in chunk_regions(target, {}):
             target[region] = arrays.read(self.source, region)
@@ -164,7 +158,6 @@ class Recode(CopyArray):
         return [sinks.regroup(self.regrouped, self.columns, arrays.planned(self.target, store=store), memory.spec())]
 
     def reader(self) -> ColumnReader:
-        """The reader of the values."""
         return _OtherChunks(self.source, self.columns)
 
     def reading_from(self, store: "ZarrStore") -> "Recode":
@@ -228,7 +221,6 @@ class LinkChunks:
         return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Link all chunks in the driver."""
         self.link(store, slice(0, self.encoded_chunks))
 
     def link(self, store: "ZarrStore", numbers: slice) -> None:
@@ -253,7 +245,6 @@ class _LinkTask:
     store: "ZarrStore"
 
     def look(self, numbers: slice) -> None:
-        """Link a range of chunks, and report them."""
         from plans.core import task_report
 
         self.chunks.link(self.store, numbers)

@@ -38,8 +38,8 @@ class Assigned(list[int]):
     """
     The coordinates of a task, with the task's share of a reader.
 
-    Normally an operation's reader is sent with each of its tasks. With many sources, of which each task needs few,
-    that would be quadratic.
+    Normally an operation's reader is sent with each of its tasks. With many sources, few of which a task needs, that
+    would be quadratic.
     """
 
     def __init__(self, coords: Iterable[int], share: "Share") -> None:
@@ -95,7 +95,7 @@ class Share(Protocol):
 
 
 class SharedReader(Reader, Protocol):
-    """A reader of many arrays, few of which are needed for a block."""
+    """A reader of many arrays, which needs few of them for a block."""
 
     def share(self, index: tuple[int, ...]) -> "Share":
         """The part that produces one block."""
@@ -169,11 +169,9 @@ class BlockSink(LazyZarrArray):
         return {name: value for name, value in vars(self).items() if name != "reader"}
 
     def create(self, mode: str | None = None) -> "BlockSink":
-        """Return the sink itself."""
         return self
 
     def open(self) -> "BlockSink":
-        """Return the sink itself."""
         return self
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
@@ -364,7 +362,6 @@ class _Reports(cubed.Callback):
         """Do nothing."""
 
     def on_task_end(self, event: cubed.TaskEndEvent) -> None:
-        """Dispatch the report of a task."""
         if isinstance(event.result, TaskReport):
             self.on_report[event.result.plan](event.result)
 

@@ -140,7 +140,6 @@ class Joined:
 
     @property
     def blocks(self) -> Blocks:
-        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     def share(self, index: tuple[int, ...], *others: tuple[int, ...]) -> "Joined":
@@ -340,12 +339,10 @@ class PutSamples:
 
     @property
     def arrays(self) -> tuple[AnyArray]:
-        """The target."""
         return (self.target,)
 
     @property
     def read(self) -> tuple[AnyArray, ...]:
-        """The arrays of the sources."""
         return tuple(part.array for part in self.parts)
 
     @property

@@ -99,7 +99,7 @@ class Ledger:
 
 
 def _partly(stamp: str) -> str:
-    """The recorded state of a batch of which only the new samples were applied: an update still applies the others."""
+    """The recorded state of a batch whose new samples only were applied: an update still applies the others."""
     return f"{stamp} new samples only"
 
 
@@ -112,8 +112,8 @@ def removal_digest(samples: Sequence[str]) -> str:
     """
     A digest of a set of samples.
 
-    It outlives the samples, in the id of a job, so it is deliberately slow to compute (scrypt, some 50 ms): testing
-    whether a person was removed takes that long for each guess at the whole list.
+    It outlives the samples, in the ID of a job, so it is deliberately slow to compute (scrypt, about 50 ms): each guess
+    at the whole list of removed samples takes that long to test.
     """
     return slow_digest("\n".join(sorted(set(samples))))
 

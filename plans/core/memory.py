@@ -100,7 +100,7 @@ class Memory:
         return max(1, count)
 
     def spec(self) -> Any:
-        """The same as a ``cubed.Spec``."""
+        """The limits of memory and `work_dir` as a ``cubed.Spec``."""
         import cubed
 
         return cubed.Spec(self.work_dir, allowed_mem=self.allowed, reserved_mem=self.reserved)

@@ -88,7 +88,7 @@ class ThroughXarray(Protocol):
 
     @property
     def read(self) -> "Sequence[AnyArray]":
-        """The arrays that are read, other than those that are written."""
+        """The arrays that are read but not written."""
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Like `Write.by_cubed`, through xarray and cubed-xarray."""
@@ -137,7 +137,7 @@ class Compiling:
     dry_run
         Whether nothing will be written.
     origin
-        The store that is copied, if the operation copies a store.
+        The store that is copied; None if the operation copies no store.
     """
 
     store: "Store"
@@ -227,18 +227,18 @@ class Plan:
     after
         The store after the plan.
     if_stopped
-        The state of a store without transactions if the plan is interrupted.
+        Description of what readers see in a store without transactions after an interruption, for messages.
     way_out
         What the user can do after an interruption.
     preparations
-        Writes by the driver before everything else, which readers do not see: new arrays without samples.
+        Writes by the driver before everything else, which readers do not notice, such as new arrays without samples.
     first
         Plans that run before this one, after the same checks, as parts of it. They read the store as it was before any
         of them ran; see `from_store`.
     conclude
-        Turns the findings of the writing tasks into the very last edits.
+        Returns the very last edits, given the findings of the writing tasks; None if there are none.
     copied_from
-        For a copy, the state of the source, which must still be the same once everything is written.
+        For a copy, the state of the source, which must still be the same once everything is written; else None.
     chunks_of_store
         How many of the `decoded_chunks` hold only values that are already in the store.
     last

@@ -31,17 +31,14 @@ class Reencoded:
 
     @property
     def arrays(self) -> tuple[AnyArray]:
-        """The target."""
         return (self.target,)
 
     @property
     def encoded_chunks(self) -> int:
-        """Always 0."""
         return 0
 
     @property
     def decoded_chunks(self) -> int:
-        """All chunks of the columns."""
         return self.columns.n_chunks
 
     @property
@@ -56,7 +53,6 @@ class Reencoded:
 
     @property
     def bytes_written(self) -> int:
-        """The columns, decoded."""
         return self.bytes_read
 
 
@@ -69,12 +65,10 @@ class ColumnReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the array."""
         return self.array.dtype
 
     @property
     def blocks(self) -> Blocks:
-        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:

@@ -15,18 +15,17 @@ from plans.core.task_report import current_report
 
 
 class FoundSink(BlockSink):
-    """Puts findings into the tasks' reports: pairs of a scan's tag and what it found."""
+    """Sink that adds findings to the tasks' reports, as pairs of the scan's tag and the finding."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__((n_tasks,), np.dtype(object), (1,))
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Add the findings of one task to its report."""
         current_report.get().found.extend(pair for pairs in values for pair in pairs)
 
 
 class Range(NamedTuple):
-    """A range of rows to scan, and the memory needed for it, in bytes."""
+    """A range of rows to scan with `look` for the scan `tag`, and the memory needed for it, in bytes."""
 
     tag: int
     look: Callable[[slice], Any]
@@ -68,12 +67,10 @@ class ScanReader:
         return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
 
     def range(self, number: int) -> Range:
-        """The range of a task."""
         start = number * self.rows_per_task
         return Range(self.tag, self.look, slice(start, min(self.n_rows, start + self.rows_per_task)), self.mem)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Scan the range of one task."""
         return _found([self.range(index[0])])
 
 
@@ -91,11 +88,9 @@ class _Together:
         return ((1,) * len(self.tasks),)
 
     def share(self, index: tuple[int, ...]) -> "_Together":
-        """The ranges of one task."""
         return _Together([self.tasks[index[0]]])
 
     def block(self, _: tuple[int, ...]) -> np.ndarray:
-        """Scan all ranges of the task."""
         return _found(self.tasks[0])
 
 

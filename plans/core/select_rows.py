@@ -111,12 +111,10 @@ class _Selected:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the source."""
         return self.source.dtype
 
     @property
     def blocks(self) -> Blocks:
-        """The lengths of blocks, in elements."""
         return self.columns.blocks
 
     @cached_property
@@ -130,7 +128,6 @@ class _Selected:
         return replace(self, rows=self.rows.within(there[self.axes[0]]))
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Read one block."""
         ((_, there),) = self.columns.regions(index)
         return self.read(there)
 
@@ -205,7 +202,6 @@ class SelectRows(Reencoded):
         return cut(block)
 
     def reader(self) -> _Selected:
-        """The reader of the selected values."""
         return _Selected(self.source, self.rows, self.samples, self.columns)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
@@ -220,7 +216,6 @@ class SelectRows(Reencoded):
         return [chunks.move(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        """Write chunk by chunk of the target."""
         target, reader = arrays.planned(self.target, store=store), self.reader()
         for region in chunk_regions(target, {}):
             target[region] = reader.read(region)

@@ -33,7 +33,6 @@ class Piece:
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks."""
         return math.prod(map(len, self.columns.grid_blocks))
 
     def _coords(self, columns: Columns, number: int) -> list[tuple[int, ...]]:
@@ -118,14 +117,12 @@ class EncodedReader:
         return ((1,) * (starts[-1] + groups[-1][0].n_blocks),)
 
     def share(self, index: tuple[int, ...]) -> _EncodedTask:
-        """The pieces of one task."""
         starts, groups = self._groups
         group = bisect_right(starts, index[0]) - 1
         number = index[0] - starts[group]
         return _EncodedTask(tuple(piece.share(number) for piece in groups[group]), number)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Read the chunks of one task."""
         return self.share(index).block(index)
 
 
@@ -140,7 +137,6 @@ class EncodedSink(BlockSink):
         self.columns = hashlib.blake2b(columns, digest_size=8).hexdigest()
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Write the chunks of one task."""
         chunks: EncodedChunks = [chunk for of_task in values for chunk in of_task]
         encoded_chunks.set_encoded(self.array, chunks)
         report = current_report.get()
@@ -159,7 +155,7 @@ def copy_encoded(
     shared: bool = False,
 ) -> cubed.Array:
     """
-    Copy chunk columns verbatim.
+    Return a Cubed array that copies chunk columns verbatim when computed.
 
     Parameters
     ----------
@@ -184,7 +180,7 @@ def copy_encoded(
 
 
 def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:
-    """Assemble the objects of some columns from chunks."""
+    """Return a Cubed array that assembles the objects of some columns from chunks when computed."""
     piece, extra = Piece(cast("AnyArray", source), columns, columns), source.read_mem(columns)
     return copy_encoded([piece], target, spec, extra_mem=extra, shared=len(source.origins) > 1)
 
@@ -198,7 +194,6 @@ class DecodedSink(BlockSink):
         self.columns = columns
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Encode and write one block."""
         cells = self.columns.cells_of(key)
         for here, there in self.columns.runs(cells):
             arrays.assign(self.array, there, values[here])
@@ -235,7 +230,6 @@ class RowsSink(BlockSink):
         self.store_written = store
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Pass one block to `put`."""
         n_chunks, n_bytes = self.put(key[0].start, values)
         report = current_report.get()
         report.chunks += n_chunks

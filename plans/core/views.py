@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View(ABC):
-    """A lazily computed array, with the part of the interface of a Zarr array that `plans.core.gather_samples` and
-    `vczstore.vcz.arrays` use. Its values come from `source`; its metadata are those of `like`, an array of the store.
+    """
+    A lazily computed array, with the part of a Zarr array's interface that the package uses.
+
+    Values, dtype, path and store come from `source`; the other metadata are those of `like`, an array of the store.
     """
 
     source: AnyArray
@@ -30,17 +32,14 @@ class View(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of `like`."""
         return tuple(self.like.shape)
 
     @property
     def ndim(self) -> int:
-        """The number of axes."""
         return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the source."""
         return self.source.dtype
 
     @property
@@ -51,32 +50,26 @@ class View(ABC):
 
     @property
     def path(self) -> str:
-        """The path of the source."""
         return str(self.source.path)
 
     @property
     def store(self) -> ZarrStore:
-        """The store of the source."""
         return self.source.store
 
     @property
     def metadata(self) -> Any:
-        """The metadata of `like`."""
         return self.like.metadata
 
     @property
     def attrs(self) -> Any:
-        """The attributes of `like`."""
         return self.like.attrs
 
     @property
     def fill_value(self) -> Any:
-        """The fill value of `like`."""
         return self.like.fill_value
 
     @property
     def compressors(self) -> Any:
-        """The compressors of `like`."""
         return self.like.compressors
 
     @property
@@ -116,7 +109,6 @@ class Padded(View):
     """An array of the store, padded with fill values to longer dimensions."""
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region, padded with fill values."""
         return read_padded(self.source, region)
 
 

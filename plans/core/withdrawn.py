@@ -38,7 +38,7 @@ class Withdrawn:
     label
         The name of the store in messages.
     place
-        The location of its key, beside the store; None if there is no such location.
+        The location of its key alongside the store; None if there is no such location.
     check
         A digest of the key, to recognise it; empty if there are no hashes yet.
     hashes
@@ -100,7 +100,7 @@ class Withdrawn:
 
     def among(self, samples: Iterable[str], *, exactly: bool = False) -> list[str]:
         """
-        The samples, of those given, that were removed, regardless of Unicode normalization.
+        The given samples that were removed, in their order, regardless of Unicode normalization.
 
         Unless `exactly`, surrounding spaces are ignored, too. Use `exactly` for earlier states of the store, in which
         IDs that differ only in spaces are distinct samples.
@@ -157,7 +157,7 @@ class Withdrawn:
         return replace(vcz, attributes=attributes), SetAttribute(ATTRIBUTE, value, vcz.zarr_format)
 
     def key_edits(self) -> tuple[Edit, ...]:
-        """The edit that writes the key beside the store; empty if it is there, or kept elsewhere."""
+        """The edit that writes the key alongside the store; empty if it is there already, or kept elsewhere."""
         if self.place is None or self.stored_key is not None or from_environment() == self._key:
             return ()
         return () if self._key_beside == self._key else (CreateKey(self.place, self._key),)
@@ -208,7 +208,7 @@ def recording_removal(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
 
 def copying_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
     """
-    The plan of a copy of `origin`, which also copies the key beside that store.
+    The plan of a copy of `origin`, which also copies the key alongside that store.
 
     Raises
     ------

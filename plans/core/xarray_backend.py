@@ -110,7 +110,7 @@ def _choose(values: np.ndarray, removed: np.ndarray, *, missing: Any) -> np.ndar
 
 
 def write(values: xr.DataArray, target: AnyArray, columns: Columns) -> list[cubed.Array]:
-    """Cubed arrays that write an array to some chunk columns of a target."""
+    """Cubed arrays that write an array to some columns of a target. Raises a `MemoryLimitError` if rechunking fails."""
     data = values.data
     if data.chunks != columns.blocks:
         try:

@@ -34,7 +34,6 @@ class Branched(Unnamed):
         return self.created is None and self.deleted is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         if self.deleted is not None:
             return {"deleted": self.deleted, "unpublished": self.lost}
         if self.created is not None:
@@ -42,7 +41,6 @@ class Branched(Unnamed):
         return dict(self.branches)
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         if self.deleted is not None:
             lost = f", and {in_words({'snapshots': self.lost})} not published" if self.lost else ""
             return [f"deleted branch {self.deleted}{lost}"]
@@ -73,11 +71,9 @@ class Published:
     published: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         head = f"publish {self.store}:"
         if not self.published:
             return [f"{head} nothing to do, the branch {self.branch} has nothing that main lacks"]

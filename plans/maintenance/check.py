@@ -56,16 +56,13 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no problems."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {"ok": self.ok, **values, "problems": list(self.problems)}
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines that the command prints."""
         rate = "" if self.least_call_rate is None else f", call rates from {self.least_call_rate:.4f}"
         verdict = "as it should be" if self.ok else in_words({"problems": len(self.problems)})
         yield f"check {self.store}: {verdict}; {in_words({'samples': self.samples})}{rate}"

@@ -101,7 +101,7 @@ class Chunks:
                 yield from self._encoded([at])
 
     def _wrong(self, decoder: encoded_chunks.ChunkDecoder, at: tuple[int, ...], value: Buffer) -> str | None:
-        """Return a message about what is wrong with a stored chunk, or None."""
+        """Return a message about the error of a stored chunk, or None."""
         size = encoded_chunks.frame_length(self.array, value)
         if size is not None and size != len(value):
             return f"is {'cut off' if size > len(value) else 'too long'}: it has {len(value):,} bytes of {size:,}"

@@ -99,7 +99,6 @@ class Difference:
 
     @property
     def is_same(self) -> bool:
-        """Whether nothing differs."""
         counts = (self.samples_in, self.samples_out, self.variants_in, self.variants_out, self.variants_realigned)
         fields_differ = (self.fields_in, self.fields_out, self.not_compared, self.attributes_changed)
         return not any((*counts, *self.changed.values(), *fields_differ))
@@ -110,13 +109,10 @@ class Difference:
         return self.is_same or not self.exit_code
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "exit_code"}
         return {"same": self.is_same, **{name: value for name, value in values.items() if value is not None}}
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines that the command prints."""
-
         def in_out_both(*numbers: int) -> str:
             return ", ".join(f"{n:,} {what}" for n, what in zip(numbers, ("in", "out", "in both"), strict=True))
 

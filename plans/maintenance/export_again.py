@@ -53,11 +53,9 @@ class Unchanged:
     unchanged: ClassVar[bool] = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {**asdict(self), "written": False}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         return [f"{OPERATION} {self.out}: {self.store} is there already, as it is now"]
 
 

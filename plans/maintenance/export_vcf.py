@@ -61,11 +61,9 @@ class Exported:
     seconds: float = field(compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         outcome = f"in {self.seconds:.2f} s" if self.written else "(dry run, nothing was written)"
         head = f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {outcome}"
         return [head, *(f"  {AFTERWARDS:<7} {note}" for note in self.notes)]
@@ -169,7 +167,7 @@ def _publish(finished: Path, path: Path) -> None:
 
 
 class _Content(NamedTuple):
-    """What to write: positions of samples, the chunk plan of `_rows`, and the INFO fields to leave out."""
+    """The contents to write: positions of samples, the chunk plan of `_rows`, and the INFO fields to leave out."""
 
     vcz: Vcz
     chosen: np.ndarray
@@ -235,7 +233,6 @@ class _Group(dict[str, AnyArray]):
         self.store, self.attrs = vcz.store, {**vcz.attributes, **vcf_headers.without_samples(vcz.attributes)}
 
     def array_keys(self) -> Iterable[str]:
-        """Return the names of the arrays."""
         return self.keys()
 
 

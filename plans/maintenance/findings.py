@@ -114,10 +114,8 @@ class WithErrors:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no errors."""
         return not self.errors
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         values = {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
         return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}

@@ -67,13 +67,11 @@ class Tagged(Unnamed):
         return self.tag is None and self.deleted is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         if self.deleted is not None:
             return {"deleted": self.deleted}
         return dict(self.tags) if self.tag is None else {"tag": self.tag, "snapshot": self.snapshot}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         if self.deleted is not None:
             return [f"deleted tag {self.deleted}"]
         if self.tag is not None:
@@ -150,7 +148,6 @@ class PastCommits(Unnamed):
         return list(self)
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines that the command prints."""
         for entry in self:
             tags = "".join(f" ({name})" for name in entry["tags"])
             yield f"{entry['snapshot']}{tags}  {entry['time']}  {entry['message']}"

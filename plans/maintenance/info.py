@@ -78,7 +78,6 @@ class Description:
     """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:

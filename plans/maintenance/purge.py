@@ -49,11 +49,9 @@ class Purged:
     recreated: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"deleted": list(self.deleted)}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         counts = dict(self.counts)
         if self.snapshot is None:
             return [f"purge {self.store}: {_in_words(counts) or 'nothing to do'}; {NO_HISTORY}"]
@@ -92,12 +90,10 @@ class Foreseen:
     recreated: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         lists = {"names": list(self.names), "recreated": list(self.recreated)}
         return {**asdict(self), "counts": dict(self.counts), **lists, "dry_run": True}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         counts = dict(self.counts)
         size = counts.pop("bytes", 0)
         also = f", and {human_size(size)} that nothing references already" * bool(size)
@@ -142,7 +138,7 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
     store
         The store.
     tags
-        Treatment of tags and branches that keep older snapshots.
+        Treatment of tags and branches that keep older snapshots: one of `vczstore.choices.TAGS`.
     lock
         The lock of jobs, held until this returns.
     options
@@ -239,11 +235,9 @@ class Collected:
         return not any(self.counts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {**asdict(self), "counts": dict(self.counts)}
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         counts = dict(self.counts)
         size = human_size(counts.pop("bytes"))
         dry = "" if self.committed else " (dry run, nothing was deleted)"

@@ -46,7 +46,7 @@ class Repaired(WithErrors):
     errors
         Remaining errors, as found by `verify`. They are not safe to repair without the data or a decision.
     note
-        Why there is nothing to repair, or what is left that is not an error.
+        Why there is nothing to repair, or a description of leftovers that are no error; empty if neither applies.
     """
 
     store: str

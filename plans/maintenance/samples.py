@@ -48,7 +48,6 @@ class SampleList(Unnamed):
     """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None or name == "snapshot"}
 

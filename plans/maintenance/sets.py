@@ -38,7 +38,6 @@ class SetDescription:
     """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         parts = {name: part.as_dict() for name, part in self.parts.items()}
         return {"store": self.store, "errors": list(self.errors), "parts": parts}
 

@@ -96,7 +96,6 @@ class Verification:
         return not self.reasons
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a JSON-serialisable dict."""
         return {
             "store": self.store,
             "backend": self.backend,
@@ -113,11 +112,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether the samples are erased."""
         return self.erased
 
     def lines(self) -> list[str]:
-        """Return the lines that the command prints."""
         figures = {n: f"{v:,}" if isinstance(v, int) else f"{v:.2g}" for n, v in self.figures.items()}
         return [
             f"verify-removal {self.store}: {'erased' if self.erased else 'not erased'}",
@@ -415,7 +412,7 @@ _DOCUMENTS = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 @dataclass(frozen=True)
 class _Needles:
-    """The encoded IDs to search for; `others` are the sample IDs of the store, some of which may contain one."""
+    """The encoded IDs to search for; `others` are the sample IDs of the store, which may contain them."""
 
     ids: frozenset[str]
     others: Sequence[str]

@@ -38,7 +38,7 @@ class ComputedView(View):
 @dataclass(frozen=True)
 class Fitted(ComputedView):
     """
-    View of an array with longer axes, or with a last axis that the array lacks.
+    View of an array in the store's dtype, with longer axes, or with a last axis that the array lacks.
 
     Values beyond the array are fill, as beyond the end of a short vector. If the array has no room for any value, the
     field is missing.
@@ -46,7 +46,6 @@ class Fitted(ComputedView):
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the store's array."""
         return np.dtype(self.like.dtype)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
@@ -78,11 +77,10 @@ class Fitted(ComputedView):
 
 @dataclass(frozen=True)
 class Derived(ComputedView):
-    """View of a mask that a source lacks, computed from the sentinels of the values that it masks."""
+    """View of a mask that a source lacks, in the dtype of `like`, computed from the sentinels of the masked values."""
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the mask."""
         return self.like.dtype
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:

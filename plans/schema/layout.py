@@ -53,7 +53,6 @@ class Form:
 
     @classmethod
     def of(cls, array: AnyArray) -> "Form":
-        """Return the form of an array."""
         names = dimensions(array)
         lengths = (0 if d in (SAMPLES, VARIANTS) else n for d, n in zip(names, array.shape, strict=True))
         return cls(names, array.dtype, tuple(lengths))

@@ -28,7 +28,6 @@ class BatchNumbers(ComputedView):
     values: np.ndarray
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Return the numbers of some samples."""
         return np.asarray(self.values[region[0]])
 
 

@@ -183,7 +183,6 @@ class Rewritten(_ColumnWrite):
         return ColumnReader(cast("AnyArray", Fitted(self.before, self.target, self.name)), self.columns)
 
     def reading_mem(self) -> int:
-        """Return the memory to read a block."""
         return self.reader(self.before.store).decode_mem()
 
 
@@ -198,7 +197,6 @@ class _ViewWrite(_ColumnWrite):
         return ColumnReader(self.view.in_store(store), self.columns)
 
     def reading_mem(self) -> int:
-        """Return the memory to read a block."""
         reader = ColumnReader(cast("AnyArray", self.view), self.columns)
         return reader.decode_mem() + self.view.extra_mem(self.columns.block_shape)
 
@@ -331,7 +329,7 @@ class Completed(View):
     Attributes
     ----------
     source, like
-        The array as it is, and as it will be.
+        The existing array, and the array as it will be.
     name
         Name of the array.
     number
@@ -444,11 +442,9 @@ class WriteMissing(_ColumnWrite):
         return cut(block)
 
     def reader(self, store: ZarrStore) -> ColumnReader:
-        """Return the reader of the missing values."""
         return ColumnReader(cast("AnyArray", self.view), self.columns)
 
     def reading_mem(self) -> int:
-        """Return the memory to compute a block."""
         return self.reader(self.target.store).decode_mem()
 
 
@@ -463,11 +459,9 @@ class AllelesReader:
 
     @property
     def blocks(self) -> Blocks:
-        """Sizes of the blocks along each axis, in elements."""
         return self.columns.blocks
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Return the values of one block."""
         values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
         for here, there in self.columns.regions(index):
             rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
@@ -511,7 +505,6 @@ class WriteAlleles(_ColumnWrite):
         return cls(after.path, after, columns, findings.for_tasks)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
-        """Return the reader of the new values."""
         return AllelesReader(self.findings.index, self.columns, self.target.dtype, self.name)
 
     def reading_mem(self) -> int:

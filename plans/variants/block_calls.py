@@ -48,7 +48,6 @@ class Covering(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
         return sum(array.nbytes for array in self)
 
 

@@ -223,7 +223,6 @@ class Insertion:
 
     @cached_property
     def n_inserted(self) -> int:
-        """Number of inserted variants."""
         return sum(report.n_inserted for report in self.reports)
 
     @cached_property
@@ -257,7 +256,7 @@ class Insertion:
 
 def _ranked(runs: Runs, n_contigs: int) -> np.ndarray:
     """
-    Return the contig numbers in the order of the store's variants, so that none of these moves.
+    Return the contig numbers in the order of the store's variants, which thus keep their order.
 
     It is the order of the contig table, unless the store's variants are in another one.
     """

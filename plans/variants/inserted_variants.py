@@ -260,7 +260,6 @@ class InsertedPositions(View):
     records: InsertedVariants
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Return the positions of some rows."""
         rows = region[0]
         assert isinstance(rows, slice)
         parts = [part.position[here] for part, here in self.records.parts(rows)]

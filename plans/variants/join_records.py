@@ -41,7 +41,7 @@ def join(
     Returns
     -------
     list of int
-        For each record the first one of those that it is joined with: itself, or an earlier one.
+        For each record, the index of the first record that it is joined with: its own, or an earlier one.
 
     Examples
     --------

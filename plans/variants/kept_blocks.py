@@ -174,7 +174,6 @@ class KeptCoverage(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
         return sum(array.nbytes for array in self)
 
     def of_blocks(self, field: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, fill_value, mask_of, masked_by, missing_value
 
 LOOKED_UP = 2**17
-"""Number of calls that are looked up in blocks at a time."""
+"""Maximum number of calls that are looked up in blocks together, except that one variant is the minimum."""
 
 
 @dataclass(frozen=True)
@@ -112,5 +112,5 @@ class KeptCalls:
 
 
 def _n_at_once(n_samples: int) -> int:
-    """Return the number of variants whose calls of `n_samples` samples are looked up at a time."""
+    """Return the number of variants whose calls of `n_samples` samples are looked up together."""
     return max(1, LOOKED_UP // max(1, n_samples))

@@ -42,7 +42,6 @@ class Matches:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
         return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     def cut(self, rows: slice) -> "Matches":
@@ -285,7 +284,7 @@ def _matches(
 
 
 def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Whether a source has, at the position of each variant of the store, a record that matches none of these."""
+    """Whether a source has an unmatched record at the position of each variant of the store."""
     is_unmatched = np.ones(len(source_positions), dtype=bool)
     is_unmatched[at[at >= 0]] = False
     return np.isin(positions, source_positions[is_unmatched])

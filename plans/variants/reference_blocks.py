@@ -183,8 +183,8 @@ class SeenBlocks(NamedTuple):
     Attributes
     ----------
     runs : numpy.ndarray of int64
-        For each run: its first row, the number of its variants, the row of the first of these (the largest int64 if
-        there is none), and the last position that one of its records reaches.
+        Four columns: first row of the run, number of its variants, row of its first variant (the largest int64 if there
+        is none), and last position that any of its records reaches.
     has_unseen
         Whether there is an unseen allele.
     backwards
@@ -216,7 +216,6 @@ class FindBlocks:
     step: int
 
     def look(self, rows: slice) -> SeenBlocks:
-        """Count the blocks in some rows."""
         spans = Spans.of(self.vcz.arrays)
         contig = arrays.read(self.vcz.arrays[CONTIG], (rows,)).astype("i8")
         with pipeline.naming(f"{ALLELE} in {self.vcz.label}"):

@@ -328,7 +328,6 @@ class Union:
 
     @property
     def n_ranges(self) -> int:
-        """Number of ranges."""
         return max(0, len(self.edges) - 1)
 
     @property
@@ -359,9 +358,9 @@ class Union:
         pieces : list of Piece
             The records of each source.
         values : dict of numpy.ndarray
-            `SITE_FIELDS` of those that are variants, with contigs numbered as in the union's table, and their extents.
+            `SITE_FIELDS` and `EXTENT` of the records that are variants, with contigs numbered as in the union's table.
         merged : Merged
-            Which of these are one record of the union.
+            The mapping of these variants to records of the union.
         """
         pieces = []
         width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
