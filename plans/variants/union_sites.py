@@ -126,7 +126,7 @@ class Merged:
         return max(map(len, self.joined.values()), default=0)
 
     def first_where(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the union records that have a chosen record of a source, and the index of the first chosen one of each."""
+        """Return the union records that have a chosen record of a source, and the index of the first one of each."""
         rows = np.flatnonzero(chosen)
         records, at = np.unique(self.record[rows], return_index=True)
         return records, rows[at]
