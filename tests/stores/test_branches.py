@@ -1,4 +1,4 @@
-"""Branches: what is done on one is seen on it alone, until it is published."""
+"""Branches: changes are visible on the branch only, until it is published."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def samples(repo: Path, branch: str = "main") -> list[str]:
     """The sample IDs on a branch, as Icechunk and zarr read them."""
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
     ids = zarr.open_group(repository.readonly_session(branch).store, mode="r")["sample_id"]
-    return [str(one) for one in np.asarray(ids)]
+    return [str(sample) for sample in np.asarray(ids)]
 
 
 @pytest.mark.slow
-def test_append_on_a_branch_look_at_it_and_publish(repo: Path, tmp_path: Path) -> None:
+def test_append_on_a_branch_inspect_and_publish_it(repo: Path, tmp_path: Path) -> None:
     before = one_object("info", repo)
     head = before["snapshot"]
     assert run("branch", repo, "night").stdout == f"branch night begins at {head}\n"
@@ -59,8 +59,8 @@ def test_append_on_a_branch_look_at_it_and_publish(repo: Path, tmp_path: Path) -
     assert len(list(vczstore.log(repo, branch="night"))) == len(list(vczstore.log(repo))) + 1
     assert vczstore.tag(repo, "candidate", branch="night") == on_branch["snapshot"]
     assert vczstore.verify(repo, branch="night").snapshot == on_branch["snapshot"]
-    told = run("publish", repo, "night").stdout
-    assert told.endswith(f"main has 1 snapshot of the branch night now, snapshot {on_branch['snapshot']}\n")
+    stdout = run("publish", repo, "night").stdout
+    assert stdout.endswith(f"main has 1 snapshot of the branch night now, snapshot {on_branch['snapshot']}\n")
     assert samples(repo) == cohort.ids(0, 5)
     assert "nothing to do" in run("publish", repo, "night").stdout
     vczstore.delete_tag(repo, "candidate")
@@ -68,8 +68,8 @@ def test_append_on_a_branch_look_at_it_and_publish(repo: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_branch_that_main_has_left_is_not_published(repo: Path, tmp_path: Path) -> None:
-    """What was removed from main would come back. Neither snapshot moves, and both are named."""
+def test_a_branch_that_has_diverged_from_main_is_not_published(repo: Path, tmp_path: Path) -> None:
+    """Samples removed from main would come back. Neither branch moves, and the error names both snapshots."""
     vczstore.branch(repo, "night")
     vczstore.append(repo, tmp_path / "batch.vcz", branch="night")
     vczstore.remove(repo, "S0001")
@@ -87,8 +87,8 @@ def test_a_branch_that_main_has_left_is_not_published(repo: Path, tmp_path: Path
     assert vczstore.verify_removal(repo, ["S0001"]).erased
 
 
-def test_a_branch_is_a_pin_even_where_main_is(repo: Path) -> None:
-    """It holds nothing else now, so a purge leaves it; what is removed afterwards it keeps."""
+def test_a_branch_at_the_head_of_main_keeps_samples_removed_later(repo: Path) -> None:
+    """It holds no older data, so a purge is allowed; but samples removed later would stay on it."""
     vczstore.branch(repo, "idle")
     vczstore.purge(repo)
     with pytest.raises(TagError, match="the branch idle"):
@@ -97,7 +97,7 @@ def test_a_branch_is_a_pin_even_where_main_is(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("sweep", ["gc", "purge"])
-def test_a_sweep_of_main_does_not_keep_a_branch_from_it(repo: Path, tmp_path: Path, sweep: str) -> None:
+def test_a_branch_can_be_published_after_main_was_swept(repo: Path, tmp_path: Path, sweep: str) -> None:
     vczstore.branch(repo, "night")
     if sweep == "purge":
         vczstore.purge(repo)
@@ -111,7 +111,7 @@ def test_a_sweep_of_main_does_not_keep_a_branch_from_it(repo: Path, tmp_path: Pa
 
 
 def sweep_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A store as in an object store, whose commits no file lock serialises, is swept right before a commit lands."""
+    """Run gc right before a commit on the branch, as may happen in an object store, which has no commit lock."""
     commit, swept = icechunk.Session.commit, list[str]()
 
     def commit_late(session: icechunk.Session, *args: Any, **kwargs: Any) -> str:
@@ -124,10 +124,10 @@ def sweep_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return swept
 
 
-def test_what_is_swept_while_a_branch_commits_is_not_committed(
+def test_a_commit_whose_chunks_were_swept_is_undone(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks that nothing leads to yet are deleted: the branch goes back, and the operation is done again."""
+    """Its chunks, not referenced yet, are deleted: the branch is reset, and the operation is retried."""
     start = vczstore.branch(repo, "night").branches["night"]
     plan = vczstore.plan("append", repo, tmp_path / "batch.vcz", branch="night")
     assert isinstance(plan, Plan)
@@ -156,19 +156,19 @@ def test_a_branch_is_not_written_to_while_main_is_swept(
     with pytest.raises(ZeroDivisionError):
         vczstore.gc(repo)
     monkeypatch.undo()
-    for do in (
+    for write in (
         lambda: vczstore.append(repo, tmp_path / "batch.vcz", branch="night"),
         lambda: vczstore.publish(repo, "night"),
     ):
         with pytest.raises(BusyError, match="being swept by gc"):
-            do()
+            write()
     vczstore.gc(repo)
     vczstore.append(repo, tmp_path / "batch.vcz", branch="night")
     assert samples(repo, "night") == cohort.ids(0, 5)
 
 
-def test_a_collection_that_finds_nothing_commits_nothing(repo: Path) -> None:
-    """But one that was stopped is completed, also where nothing is left to delete."""
+def test_gc_without_garbage_commits_nothing(repo: Path) -> None:
+    """But an interrupted one is completed, even if nothing is left to delete."""
     assert vczstore.gc(repo).snapshot is not None
     before = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo))).lookup_branch("main")
     done = vczstore.gc(repo)
@@ -181,7 +181,7 @@ def test_a_collection_that_finds_nothing_commits_nothing(repo: Path) -> None:
     assert vczstore.gc(repo).snapshot is None
 
 
-def test_what_has_no_branches_refuses_them(repo: Path, tmp_path: Path) -> None:
+def test_branch_options_that_are_refused(repo: Path, tmp_path: Path) -> None:
     batch = tmp_path / "batch.vcz"
     before = cohort.digest(tmp_path)
     for location in (batch, zarr.storage.LocalStore(batch)):
@@ -213,7 +213,7 @@ def test_what_has_no_branches_refuses_them(repo: Path, tmp_path: Path) -> None:
     assert cohort.digest(tmp_path) == before
 
 
-def test_names_of_branches_within_operations_are_kept(repo: Path) -> None:
+def test_names_of_internal_branches_are_reserved(repo: Path) -> None:
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
     repository.create_branch("vczstore-set-PART-0", repository.lookup_branch("main"))
     assert list(vczstore.branch(repo).branches) == ["main"]
@@ -225,7 +225,7 @@ def test_names_of_branches_within_operations_are_kept(repo: Path) -> None:
             vczstore.purge(repo, tags=tags)
 
 
-def test_nothing_is_named_while_a_purge_is_not_complete(repo: Path) -> None:
+def test_no_branch_or_tag_is_made_while_a_purge_is_incomplete(repo: Path) -> None:
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
     session = repository.writable_session("main")
     session.commit("purge: begun", metadata={"vczstore": {"operation": "purge begun"}}, allow_empty=True)
@@ -234,6 +234,6 @@ def test_nothing_is_named_while_a_purge_is_not_complete(repo: Path) -> None:
             call(repo, "r1")
     vczstore.purge(repo)
     assert vczstore.tag(repo, "r1")
-    asked = operations.find("remove")(store=repo, samples=("S0001",), purge=True, tags="delete").to_confirm
-    assert asked is not None
-    assert asked.perform(Options(), dry_run=True).names == ("r1",)
+    confirmation = operations.find("remove")(store=repo, samples=("S0001",), purge=True, tags="delete").to_confirm
+    assert confirmation is not None
+    assert confirmation.perform(Options(), dry_run=True).names == ("r1",)

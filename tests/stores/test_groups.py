@@ -1,4 +1,4 @@
-"""Groups within a store, and groups that a store lies in: nothing is left behind, no copy of metadata goes stale."""
+"""Groups inside a store are copied with it; consolidated metadata in groups around it never become stale."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def consolidate(place: Path, zarr_format: int) -> None:
 
 
 def with_groups(folder: Path, zarr_format: int) -> Path:
-    """A store with groups within it that hold no samples: nested, empty, with attributes, and a scalar."""
+    """Write a store with groups that hold no samples: nested, empty, with attributes, with a scalar array."""
     store = make(folder, zarr_format=zarr_format)
     root = zarr.open_group(store, mode="r+")
     root.create_group("annotations", attributes={"by": "vep"}).create_group("genes", attributes={"build": 38})
@@ -42,7 +42,7 @@ def with_groups(folder: Path, zarr_format: int) -> Path:
 
 
 def below(place: object) -> dict[str, object]:
-    """All that is below the root: attributes of groups, values of arrays."""
+    """Attributes of all groups, and values of all arrays in groups, by path."""
     group = zarr.open_group(place, mode="r", use_consolidated=False)  # type: ignore[arg-type]
     nodes = [node for node in group.members(max_depth=None) if "/" in node[0] or isinstance(node[1], zarr.Group)]
     return {
@@ -54,7 +54,7 @@ def below(place: object) -> dict[str, object]:
 @FORMATS
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.slow
-def test_copies_take_groups_along(tmp_path: Path, zarr_format: int, impl: str) -> None:
+def test_copies_include_groups(tmp_path: Path, zarr_format: int, impl: str) -> None:
     store = with_groups(tmp_path / "store.vcz", zarr_format)
     consolidate(store, zarr_format)
     assert vczstore.verify(store).errors == []
@@ -66,8 +66,8 @@ def test_copies_take_groups_along(tmp_path: Path, zarr_format: int, impl: str) -
     vczstore.compact(store, output=tmp_path / "copy.vcz", impl=impl)
     assert below(tmp_path / "copy.vcz") == expected
     assert vczstore.verify(tmp_path / "copy.vcz").errors == []
-    told = zarr.open_group(tmp_path / "copy.vcz", mode="r", use_consolidated=True)
-    assert np.asarray(told["annotations/score"][...]).tolist() == expected["annotations/score"]  # type: ignore[index]
+    consolidated = zarr.open_group(tmp_path / "copy.vcz", mode="r", use_consolidated=True)
+    assert np.asarray(consolidated["annotations/score"][...]).tolist() == expected["annotations/score"]  # type: ignore[index]
 
     vczstore.copy_store_to_icechunk(store, tmp_path / "store.icechunk", impl=impl)
     assert below(cohort.icechunk_store(tmp_path / "store.icechunk")) == expected
@@ -79,7 +79,7 @@ def test_copies_take_groups_along(tmp_path: Path, zarr_format: int, impl: str) -
 
 @FORMATS
 @pytest.mark.slow
-def test_samples_in_a_group_are_named(tmp_path: Path, zarr_format: int) -> None:
+def test_an_array_of_samples_in_a_group_is_refused(tmp_path: Path, zarr_format: int) -> None:
     store, batch = with_groups(tmp_path / "store.vcz", zarr_format), make(tmp_path / "batch.vcz", start=10)
     put(store / "annotations" / "genes", "burden", np.arange(10).reshape(5, 2), ("samples", "genes"), zarr_format)
     name = "annotations/genes/burden"
@@ -89,15 +89,15 @@ def test_samples_in_a_group_are_named(tmp_path: Path, zarr_format: int) -> None:
     refused(store, name, "compact", str(store), "--output", str(tmp_path / "out.vcz"))
     refused(batch, name, "append", str(batch), str(store))
     assert [d.array for d in vczstore.verify(store).errors] == [name]
-    found = vczstore.verify_removal(store, ["S9999"])
-    assert not found.erased
-    assert name in found.reasons[0]
+    verdict = vczstore.verify_removal(store, ["S9999"])
+    assert not verdict.erased
+    assert name in verdict.reasons[0]
     vczstore.copy_store_to_icechunk(store, tmp_path / "store.icechunk")
     assert below(cohort.icechunk_store(tmp_path / "store.icechunk")) == below(store)
 
 
 def within(folder: Path, zarr_format: int, path: str = "cohorts/one.vcz") -> tuple[Path, Path]:
-    """A store in a group of a group, the topmost of which has consolidated metadata."""
+    """Write a store in a nested group; return the top group, which has consolidated metadata, and the store."""
     root = zarr.create_group(folder / "all", zarr_format=zarr_format)  # type: ignore[arg-type]
     root.create_group("cohorts")
     store = make(folder / "all" / path, zarr_format=zarr_format)
@@ -107,19 +107,19 @@ def within(folder: Path, zarr_format: int, path: str = "cohorts/one.vcz") -> tup
 
 
 def ids_seen_from(parent: Path, n: int) -> list[str]:
-    """The sample IDs, as a reader of the group sees them; and that calls are as many."""
+    """Sample IDs in the group's consolidated metadata; assert that calls have `n` samples."""
     group = zarr.open_group(parent, mode="r", use_consolidated=True)
-    calls, found = group["cohorts/one.vcz/call_DP"], group["cohorts/one.vcz/sample_id"]
+    calls, ids = group["cohorts/one.vcz/call_DP"], group["cohorts/one.vcz/sample_id"]
     assert isinstance(calls, zarr.Array)
-    assert isinstance(found, zarr.Array)
+    assert isinstance(ids, zarr.Array)
     assert calls.shape == (7, n)
-    return [str(sample) for sample in np.asarray(found[...])]
+    return [str(sample) for sample in np.asarray(ids[...])]
 
 
 @pytest.mark.parametrize("backend", [None, "obstore", "fsspec"])
 @FORMATS
 @pytest.mark.slow
-def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, backend: str | None) -> None:
+def test_consolidated_metadata_of_a_parent_are_updated(tmp_path: Path, zarr_format: int, backend: str | None) -> None:
     parent, store = within(tmp_path, zarr_format)
     batch = make(tmp_path / "batch.vcz", start=10)
     put(batch, "call_DP", np.ones((7, 5), "i2"), ("variants", "samples"), 3)
@@ -136,14 +136,14 @@ def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, bac
 @pytest.mark.slow
 @FORMATS
 def test_stores_in_one_group_take_turns(tmp_path: Path, zarr_format: int) -> None:
-    """What one writes of itself is not taken back by the other, which has read the copy before."""
+    """One store's update of the consolidated metadata is not overwritten by another that read them earlier."""
     import fcntl
 
     parent, store = within(tmp_path, zarr_format)
     batch = make(tmp_path / "batch.vcz", start=10)
     put(batch, "call_DP", np.ones((7, 5), "i2"), ("variants", "samples"), 3)
     other = os.open(parent, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)  # as another process that refreshes the copy for its own store
+    fcntl.flock(other, fcntl.LOCK_EX)  # like a process that updates the consolidated metadata for its own store
     with ThreadPoolExecutor() as pool:
         appended = pool.submit(vczstore.append, store, batch)
         while zarr.open_array(store / "sample_id", mode="r").shape != (10,):
@@ -156,7 +156,7 @@ def test_stores_in_one_group_take_turns(tmp_path: Path, zarr_format: int) -> Non
 
 @FORMATS
 @pytest.mark.slow
-def test_a_copy_that_was_left_behind_is_named_and_mended(tmp_path: Path, zarr_format: int) -> None:
+def test_stale_consolidated_metadata_of_a_parent_are_repaired(tmp_path: Path, zarr_format: int) -> None:
     parent, store = within(tmp_path, zarr_format)
     key = "zarr.json" if zarr_format == 3 else ".zmetadata"
     before = (parent / key).read_bytes()
@@ -173,7 +173,7 @@ def test_a_copy_that_was_left_behind_is_named_and_mended(tmp_path: Path, zarr_fo
     assert CliRunner().invoke(main, ["repair", str(store)]).output.endswith("nothing to repair\n")
 
 
-def test_a_copy_that_may_not_be_written_is_told_of_first() -> None:
+def test_read_only_consolidated_metadata_of_a_parent_are_refused() -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         parent, store = within(Path(name), 3)

@@ -1,4 +1,4 @@
-"""What Icechunk adds: one commit or nothing, history, two writers, and commits that cost what the batch costs."""
+"""Specifics of Icechunk: atomic commits, history, two writers, and a cost per commit in proportion to the batch."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_several_sources_are_one_commit(store: Path, tmp_path: Path) -> None:
         "Repository initialized",
     ]
     assert history[0].id == result.snapshot
-    said = history[0].metadata["vczstore"]
-    assert {k: said[k] for k in ("operation", "sources", "samples added")} == {
+    metadata = history[0].metadata["vczstore"]
+    assert {k: metadata[k] for k in ("operation", "sources", "samples added")} == {
         "operation": "append",
         "sources": 3,
         "samples added": 8,
@@ -64,7 +64,7 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path) -> None:
+def test_the_second_of_two_writers_commits_nothing(store: Path, tmp_path: Path) -> None:
     place = IcechunkStore.at_url(str(store), {})
     plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     transaction = place.transaction(plan.base)
@@ -93,7 +93,7 @@ class _Overstated:
 
 
 @pytest.mark.slow
-def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> None:
+def test_a_commit_with_lost_chunks_is_refused(store: Path, tmp_path: Path) -> None:
     plan: Plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     plan = replace(plan, writes=(_Overstated(plan.writes[0]), *plan.writes[1:]))  # type: ignore[arg-type]
     head = _repository(store).lookup_branch("main")
@@ -103,8 +103,8 @@ def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes added beside the chunks do not grow with the number of chunk columns that are there."""
+def test_the_cost_of_a_commit_depends_on_the_batch_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of new manifests does not grow with the number of existing chunk columns."""
     monkeypatch.setattr("plans.compilers.copy.MANIFEST_CHUNKS", 100)
 
     def added(columns: int) -> int:
@@ -112,8 +112,8 @@ def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest
         folder.mkdir()
         arrays = cohort.some_arrays(40, cohort.ids(0, 4 * columns))
         few = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele", "call_DP")
-        keep = {name: arrays[name] for name in few}
-        cohort.write_vcz(folder / "plain.vcz", keep, variants_chunk=4, samples_chunk=4)
+        subset = {name: arrays[name] for name in few}
+        cohort.write_vcz(folder / "plain.vcz", subset, variants_chunk=4, samples_chunk=4)
         vczstore.copy_store_to_icechunk(folder / "plain.vcz", folder / "store")
         batch = cohort.some_arrays(40, cohort.ids(10_000, 4), seed=1)
         cohort.write_vcz(folder / "batch.vcz", {n: batch[n] for n in few}, variants_chunk=4, samples_chunk=4)
@@ -122,7 +122,7 @@ def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest
         new = set(cohort.digest(folder / "store")) - before
         return sum((folder / "store" / f).stat().st_size for f in new if "manifests" in f)
 
-    # 10 variant chunks a column, so a manifest for every 10 columns
+    # 10 chunks per column and 100 per manifest: one manifest for every 10 columns
     assert added(80) <= 1.1 * added(40)
 
 
@@ -157,10 +157,10 @@ def test_overwriting_a_repository_keeps_its_history(store: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_no_task_asks_icechunk_for_the_text_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another thread writes through the session, neither would ever end. Before tasks begin zarr asks, too."""
+def test_no_task_calls_str_or_repr_of_an_icechunk_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It deadlocks if another thread writes through the session. zarr-python calls it too, before tasks begin."""
 
-    def ask(store: icechunk.IcechunkStore) -> str:
+    def describe(store: icechunk.IcechunkStore) -> str:
         assert store.read_only or threading.current_thread() is threading.main_thread()
         return "a store"
 
@@ -168,8 +168,8 @@ def test_no_task_asks_icechunk_for_the_text_of_a_store(tmp_path: Path, monkeypat
     cohort.write_icechunk(tmp_path / "store", old)
     cohort.write_icechunk(tmp_path / "batch", new)
     with monkeypatch.context() as patch:
-        patch.setattr(icechunk.IcechunkStore, "__str__", ask)
-        patch.setattr(icechunk.IcechunkStore, "__repr__", ask)
+        patch.setattr(icechunk.IcechunkStore, "__str__", describe)
+        patch.setattr(icechunk.IcechunkStore, "__repr__", describe)
         vczstore.append(tmp_path / "store", tmp_path / "batch")
         vczstore.remove(tmp_path / "store", "S0003")
         vczstore.update(tmp_path / "store", tmp_path / "batch")

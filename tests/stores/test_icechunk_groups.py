@@ -1,4 +1,4 @@
-"""A group of an Icechunk session as a Zarr store of its own: each method of zarr's stores stays within the group."""
+"""A group of an Icechunk session as a Zarr store: every method of zarr's stores stays within the group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vczstore.stores.icechunk_groups import GroupStore, within
 PROTOTYPE = default_buffer_prototype()
 OF_STATE = {"__enter__", "__exit__", "open", "close", "with_read_only", "read_only", "_open", "_ensure_open"}
 OF_STATE |= {"_check_writable", "__init__", "__eq__"}
-"""What asks for no key."""
+"""Methods that take no key."""
 SUPPORT = {f"supports_{what}" for what in ("writes", "deletes", "listing", "partial_writes", "consolidated_metadata")}
 
 
@@ -32,7 +32,7 @@ async def collected(items: AsyncIterable[Any]) -> list[Any]:
 
 @pytest.fixture
 def session() -> icechunk.Session:
-    """Groups of which one's name begins another's, and a sharded array in each: 1 to 12, and 101 to 112."""
+    """Two groups, one's name a prefix of the other's, with a sharded array in each: 1 to 12, and 101 to 112."""
     session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
     for path, more in {"chr1": 0, "chr10": 100}.items():
         store = within(session.store, path)
@@ -43,56 +43,56 @@ def session() -> icechunk.Session:
 
 
 def test_each_method_of_zarrs_stores(session: icechunk.Session) -> None:
-    """With a key of the group; the other group stays as it is."""
+    """Keys are relative to the group, and the other group stays unchanged."""
     store = within(session.store, "chr1")
     plain, other = zarr.open_array(session.store, path="chr1/a"), zarr.open_array(session.store, path="chr10/a")
-    tried = OF_STATE | SUPPORT
+    tested = OF_STATE | SUPPORT
 
-    async def asked(method: str, *arguments: Any, **options: Any) -> Any:
-        tried.add(method)
-        found = getattr(store, method)(*arguments, **options)
-        return await (collected(found) if hasattr(found, "__aiter__") else found)
+    async def call(method: str, *arguments: Any, **options: Any) -> Any:
+        tested.add(method)
+        result = getattr(store, method)(*arguments, **options)
+        return await (collected(result) if hasattr(result, "__aiter__") else result)
 
-    async def all_of_them() -> None:
+    async def call_all() -> None:
         ranges = [RangeByteRequest(0, 4), SuffixByteRequest(4), None]
         shard = await session.store.get("chr1/a/c/1", PROTOTYPE)
         assert shard is not None
         content = shard.to_bytes()
         parts = [content[:4], content[-4:], content]
-        got = [await asked("get", "a/c/1", PROTOTYPE, part) for part in ranges]
-        assert [one.to_bytes() for one in got] == parts
+        got = [await call("get", "a/c/1", PROTOTYPE, part) for part in ranges]
+        assert [value.to_bytes() for value in got] == parts
         key_ranges = [("a/c/1", part) for part in ranges]
-        *got, nothing = await asked("get_partial_values", PROTOTYPE, [*key_ranges, ("a/c/9", None)])
-        assert ([one.to_bytes() for one in got], nothing) == (parts, None)
-        got = [one for group in await asked("get_ranges", "a/c/1", ranges, prototype=PROTOTYPE) for one in group]
-        assert {place: one.to_bytes() for place, one in got} == dict(enumerate(parts))
-        got = await asked("_get_many", [("a/c/1", PROTOTYPE, None), ("a/c/9", PROTOTYPE, None)])
-        assert [(key, one and one.to_bytes()) for key, one in got] == [("a/c/1", content), ("a/c/9", None)]
-        assert [await asked("exists", key) for key in ("a/c/1", "a/c/9", "chr1/a/c/1")] == [True, False, False]
-        assert await asked("getsize", "a/c/1") == len(content)
-        documents = [await asked("getsize", key) for key in ("zarr.json", "a/zarr.json")]
-        assert await asked("getsize_prefix", "") == 2 * len(content) + sum(documents)
-        assert sorted(await asked("list")) == ["a/c/0", "a/c/1", "a/zarr.json", "zarr.json"]
-        assert sorted(await asked("list_prefix", "a")) == ["a/c/0", "a/c/1", "a/zarr.json"]
-        assert [sorted(await asked("list_dir", at)) for at in ("", "a")] == [["a", "zarr.json"], ["c", "zarr.json"]]
-        assert [await asked("is_empty", prefix) for prefix in ("", "a", "b")] == [False, False, True]
-        await asked("set", "a/c/0", buffer(content))
-        await asked("set_if_not_exists", "a/c/0", buffer(b"not this"))
+        *got, nothing = await call("get_partial_values", PROTOTYPE, [*key_ranges, ("a/c/9", None)])
+        assert ([value.to_bytes() for value in got], nothing) == (parts, None)
+        got = [value for group in await call("get_ranges", "a/c/1", ranges, prototype=PROTOTYPE) for value in group]
+        assert {place: value.to_bytes() for place, value in got} == dict(enumerate(parts))
+        got = await call("_get_many", [("a/c/1", PROTOTYPE, None), ("a/c/9", PROTOTYPE, None)])
+        assert [(key, value and value.to_bytes()) for key, value in got] == [("a/c/1", content), ("a/c/9", None)]
+        assert [await call("exists", key) for key in ("a/c/1", "a/c/9", "chr1/a/c/1")] == [True, False, False]
+        assert await call("getsize", "a/c/1") == len(content)
+        documents = [await call("getsize", key) for key in ("zarr.json", "a/zarr.json")]
+        assert await call("getsize_prefix", "") == 2 * len(content) + sum(documents)
+        assert sorted(await call("list")) == ["a/c/0", "a/c/1", "a/zarr.json", "zarr.json"]
+        assert sorted(await call("list_prefix", "a")) == ["a/c/0", "a/c/1", "a/zarr.json"]
+        assert [sorted(await call("list_dir", at)) for at in ("", "a")] == [["a", "zarr.json"], ["c", "zarr.json"]]
+        assert [await call("is_empty", prefix) for prefix in ("", "a", "b")] == [False, False, True]
+        await call("set", "a/c/0", buffer(content))
+        await call("set_if_not_exists", "a/c/0", buffer(b"not this"))
         assert plain[:].tolist() == [*range(7, 13)] * 2
-        await asked("delete", "a/c/0")
+        await call("delete", "a/c/0")
         assert plain[:].tolist() == [0] * 6 + [*range(7, 13)]
-        await asked("_set_many", [("a/c/0", buffer(content))])
+        await call("_set_many", [("a/c/0", buffer(content))])
         assert plain[:6].tolist() == [*range(7, 13)]
-        await asked("delete_dir", "a")
-        assert await asked("list") == ["zarr.json"]
-        await asked("clear")
-        assert await asked("is_empty", "")
+        await call("delete_dir", "a")
+        assert await call("list") == ["zarr.json"]
+        await call("clear")
+        assert await call("is_empty", "")
 
-    asyncio.run(all_of_them())
+    asyncio.run(call_all())
     assert other[:].tolist() == [*range(101, 113)]
-    tried.add("get_ranges_sync")  # goes through get_sync, which a session does not have
+    tested.add("get_ranges_sync")  # goes through get_sync, which a session does not have
     assert not hasattr(store, "get_sync")
-    assert not [name for name, what in vars(Store).items() if callable(what) and name not in tried]
+    assert not [name for name, member in vars(Store).items() if callable(member) and name not in tested]
 
 
 def test_what_a_group_supports_is_what_its_session_does(session: icechunk.Session) -> None:

@@ -1,4 +1,4 @@
-"""Compaction in place on plain Zarr: a folder is replaced by another, with kills and other writers."""
+"""Compaction in place on plain Zarr, which replaces the folder: with kills, interrupts and concurrent writers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LAYOUTS: dict[str, dict] = {
 
 
 def make(folder: Path, layout: str = "format3") -> Path:
-    """A store from which samples have been removed: `BEFORE`."""
+    """Write `BEFORE`, a store from which samples have been removed."""
     folder.mkdir(exist_ok=True)
     cohort.write_vcz(folder / "store.vcz", some_arrays(14), **LAYOUTS[layout])
     vczstore.remove(folder / "store.vcz", GONE, impl="zarr")
@@ -53,20 +53,16 @@ def read(store: Path) -> dict[str, np.ndarray]:
 
 
 def beside(store: Path) -> set[str]:
-    """
-    What is beside the store, but for the key of withdrawn samples.
-
-    The lock of compactions is left out, too, which a process that is killed leaves.
-    """
+    """Names next to the store, without the withdrawal key and the compaction lock, which a killed process leaves."""
     return {path.name for path in store.parent.iterdir()} - {store.name, store.name + SUFFIX, LOCK}
 
 
 def assert_compacted(store: Path) -> None:
-    """And nothing is left, in it or beside it."""
+    """Assert that the store equals `AFTER`, is valid, and that nothing is left next to it."""
     cohort.assert_same(read(store), AFTER)
     assert beside(store) == set()
-    found = vczstore.verify(store, quick=True)
-    assert found.errors == []
+    report = vczstore.verify(store, quick=True)
+    assert report.errors == []
 
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
@@ -95,8 +91,8 @@ def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
 def test_dry_run(tmp_path: Path) -> None:
     store = make(tmp_path)
     before = cohort.digest(tmp_path)
-    said = CliRunner().invoke(main, ["compact", str(store), "--dry-run"])
-    assert (said.exit_code, "3 samples dropped, 11 samples kept (dry run" in said.stdout) == (0, True), said.output
+    done = CliRunner().invoke(main, ["compact", str(store), "--dry-run"])
+    assert (done.exit_code, "3 samples dropped, 11 samples kept (dry run" in done.stdout) == (0, True), done.output
     assert cohort.digest(tmp_path) == before
 
 
@@ -108,33 +104,33 @@ def test_other_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Object at")
-def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
-    """Chunks before the first column that changes, and of arrays without samples, are the same files as before."""
+def test_unchanged_chunks_keep_their_files(tmp_path: Path) -> None:
+    """Chunks before the first changed column, and those of arrays without samples, are the same files as before."""
     store = make(tmp_path)
     (store / "README").write_text("ours")
     (store / "extra").mkdir()
     (store / "extra" / "notes").write_text("ours too")
     (store / "call_GL" / "notes").write_text("and this")
-    half = f".{'0' * 32}.partial"
+    suffix = f".{'0' * 32}.partial"
     for name in ("sample_id/c/0", "call_GL/zarr"):
-        (store / f"{name}{half}").write_text("S0004")  # of a process that was killed
-    shutil.copy(store / "call_GL/c/0/0/0", store / "call_GL/c/0/9999")  # of an append that was stopped
+        (store / f"{name}{suffix}").write_text("S0004")  # left by a killed process
+    shutil.copy(store / "call_GL/c/0/0/0", store / "call_GL/c/0/9999")  # left by an interrupted append
     store.chmod(0o2770)
     (store / "call_GL").chmod(0o700)
     inodes = {path: path.stat().st_ino for path in store.rglob("*") if path.is_file()}
-    stays = [*store.glob("*/c/*/0/0"), *store.glob("call_FT/c/*/0"), *store.glob("variant_*/c/**/*"), store / "README"]
-    stays += [store / "sample_id/c/0", store / "extra/notes", store / "call_GL/notes", store / "zarr.json"]
+    kept = [*store.glob("*/c/*/0/0"), *store.glob("call_FT/c/*/0"), *store.glob("variant_*/c/**/*"), store / "README"]
+    kept += [store / "sample_id/c/0", store / "extra/notes", store / "call_GL/notes", store / "zarr.json"]
     plan = vczstore.plan("compact", store)
     result = vczstore.run(plan)
     assert_compacted(store)
-    assert len(stays) > 20
-    for path in stays:
+    assert len(kept) > 20
+    for path in kept:
         if path in inodes:
             assert (path.stat().st_ino, path.stat().st_nlink) == (inodes[path], 1), path
     assert [oct(path.stat().st_mode & 0o7777) for path in (store, store / "call_GL")] == ["0o2770", "0o700"]
     assert not list(store.rglob("*.partial"))
     assert not (store / "call_GL/c/0/9999").exists()
-    # of 14 samples in columns of 3, those of the second column are re-encoded, and later columns are linked
+    # 14 samples in columns of 3: the second column is re-encoded, and later ones are hard-linked
     moving = {
         n: np.take(a, range(3, 6), cohort.DIMENSIONS[n].index("samples"))
         for n, a in AFTER.items()
@@ -147,7 +143,7 @@ def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_writers_replace_files(tmp_path: Path) -> None:
-    """What hard links rest on: a chunk that is rewritten is another file, with zarr's stores and with ours."""
+    """Hard links rely on this: a rewritten chunk is a new file, with zarr's stores and with ours."""
     for backend in ("zarr", "obstore"):
         store = make(tmp_path / backend)
         shutil.copytree(store, tmp_path / backend / "links", copy_function=os.link)
@@ -173,21 +169,21 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why
 
 @pytest.mark.slow
 def test_by_another_name(tmp_path: Path) -> None:
-    """A symbolic link stays one, and what it names is replaced where it is; a relative path and a URL do as well."""
+    """Through a symbolic link, which is kept and whose target is replaced, by a relative path, or by a URL."""
     for i, name in enumerate(("link", "relative", "url")):
         store = make(tmp_path / str(i))
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(store)
-        called = {"link": tmp_path / "link", "relative": os.path.relpath(store), "url": store.as_uri()}[name]
-        vczstore.compact(called)
+        location = {"link": tmp_path / "link", "relative": os.path.relpath(store), "url": store.as_uri()}[name]
+        vczstore.compact(location)
         assert (tmp_path / "link").is_symlink()
         assert_compacted(store)
 
 
-# ---- stopped --------------------------------------------------------------------------------
+# ---- kills and interrupts -------------------------------------------------------------------
 
 TWO_RENAMES = "import vczstore.stores.folder_swap as r; r.exchange = lambda a, b: False; "
-"""As on a file system that cannot exchange two names."""
+"""Setup as on a file system that cannot exchange two names atomically."""
 
 
 @pytest.mark.slow
@@ -197,7 +193,7 @@ TWO_RENAMES = "import vczstore.stores.folder_swap as r; r.exchange = lambda a, b
     ids=["exchange", "consolidated", "two renames"],
 )
 def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:
-    """Before changes of the file system: readers see one or the other, and the next run leaves the other alone."""
+    """Kill before changes of the file system: readers see the old or the new store, and the next run completes it."""
     model = {name: some_arrays(8)[name] for name in ("sample_id", "variant_position", "call_FT")}
     cohort.write_vcz(tmp_path / "template.vcz", model, variants_chunk=5, **LAYOUTS[layout])
     vczstore.remove(tmp_path / "template.vcz", "S0004", impl="zarr")
@@ -231,49 +227,49 @@ def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_readers_see_one_or_the_other(tmp_path: Path) -> None:
+def test_readers_see_the_old_or_the_new_store(tmp_path: Path) -> None:
     """
-    There is a store at every moment, and it is one or the other.
+    There is a store at every moment, either the old or the new one.
 
-    Whoever opens it before the exchange and reads on after it is told by the folder's inode, which is another then.
+    A read that spans the exchange is detected by the folder's inode, which changes.
     """
     stores = [make(tmp_path / str(i)) for i in range(3)]
-    now, stop, seen, wrong = stores[:1], threading.Event(), list[int](), list[BaseException]()
+    current, stop, seen, errors = stores[:1], threading.Event(), list[int](), list[BaseException]()
 
     def look() -> None:
         try:
             while not stop.is_set():
-                store = now[0]
+                store = current[0]
                 inode = store.stat().st_ino
                 group = zarr.open_group(store, mode="r")
-                found = {name: np.asarray(group[name][...]) for name in ("sample_id", "call_genotype")}
+                arrays = {name: np.asarray(group[name][...]) for name in ("sample_id", "call_genotype")}
                 if store.stat().st_ino == inode:
-                    seen.append(len(found["sample_id"]))
+                    seen.append(len(arrays["sample_id"]))
                     model = BEFORE if seen[-1] == 14 else AFTER
-                    cohort.assert_same(found, {name: model[name] for name in found})
+                    cohort.assert_same(arrays, {name: model[name] for name in arrays})
         except BaseException as error:
-            wrong.append(error)
+            errors.append(error)
 
     reader = threading.Thread(target=look)
     reader.start()
 
     def wait_for(n_samples: int) -> None:
-        while not wrong and seen[-1:] != [n_samples]:
+        while not errors and seen[-1:] != [n_samples]:
             time.sleep(0.001)
 
     for store in stores:
-        now[0] = store
+        current[0] = store
         wait_for(14)
         vczstore.compact(store)
         wait_for(11)
     stop.set()
     reader.join()
-    assert wrong == []
+    assert errors == []
 
 
 @pytest.mark.slow
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the exchange, before it, and while the old store is deleted: what is said is true, the next run goes on."""
+    """Before and after the exchange, and while the old store is deleted: the message is true, a rerun completes."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -284,10 +280,10 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "after": ("exchange", lambda a, b: (real(a, b), interrupt()), "interrupted after .* was compacted"),
         "deleting": ("_delete", interrupt, "is compacted, and its previous version is not deleted yet: run the same"),
     }
-    for name, (what, do, words) in cases.items():
+    for name, (function, replacement, words) in cases.items():
         store = make(tmp_path / name)
         with monkeypatch.context() as patch:
-            patch.setattr(leftovers if name == "deleting" else folder_swap, what, do)
+            patch.setattr(leftovers if name == "deleting" else folder_swap, function, replacement)
             with pytest.raises(KeyboardInterrupt, match=words):
                 vczstore.compact(store)
         cohort.assert_same(read(store), BEFORE if name == "before" else AFTER)
@@ -296,16 +292,16 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_compacted(store)
 
 
-# ---- others that write ----------------------------------------------------------------------
+# ---- concurrent writers ---------------------------------------------------------------------
 
 
 def by_zarr(store: Path) -> None:
-    """As programs do that know of no lock: values of a sample that moves, of which no metadata tell."""
+    """Change values of a sample that moves, without a lock and without a change to any metadata."""
     zarr.open_array(store / "call_genotype", mode="r+")[:, 12] = 1
 
 
 def in_place(store: Path) -> None:
-    """The same file gets another content, as fsspec writes: one that the new store has as a hard link already."""
+    """Overwrite a file in place, as fsspec does; the new store already has a hard link to it."""
     chunks = store / "call_genotype" / "c"
     (chunks / "0/0/0").write_bytes((chunks / "1/0/0").read_bytes())
 
@@ -313,28 +309,28 @@ def in_place(store: Path) -> None:
 @pytest.mark.parametrize("max_retries", [0, 3])
 @pytest.mark.parametrize("write", [by_zarr, in_place])
 @pytest.mark.slow
-def test_what_others_write_is_not_lost(tmp_path: Path, write: Callable[[Path], None], max_retries: int) -> None:
+def test_concurrent_writes_are_not_lost(tmp_path: Path, write: Callable[[Path], None], max_retries: int) -> None:
     store = make(tmp_path)
-    done: list[dict[str, np.ndarray]] = []
+    states: list[dict[str, np.ndarray]] = []
 
     def progress(what: str, n: int, total: int) -> None:
-        if what == "writing" and n == total and not done:
+        if what == "writing" and n == total and not states:
             write(store)
-            done.append(read(store))
+            states.append(read(store))
 
     if max_retries:
         assert vczstore.compact(store, progress=progress, max_retries=max_retries).retries == 1
-        cohort.assert_same(read(store), cohort.expected_compact(done[0]))
+        cohort.assert_same(read(store), cohort.expected_compact(states[0]))
     else:
         words = (str(store), "changed", "again")
         complain(ConflictError, words, lambda: vczstore.compact(store, progress=progress, max_retries=0))
-        cohort.assert_same(read(store), done[0])
-    assert not np.array_equal(done[0]["call_genotype"], BEFORE["call_genotype"])
+        cohort.assert_same(read(store), states[0])
+    assert not np.array_equal(states[0]["call_genotype"], BEFORE["call_genotype"])
     assert beside(store) == set()
 
 
 @pytest.mark.slow
-def test_a_plan_of_another_state(tmp_path: Path) -> None:
+def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
     store = make(tmp_path)
     plan = vczstore.plan("compact", store)
     vczstore.remove(store, "S0000", impl="zarr")
@@ -343,7 +339,7 @@ def test_a_plan_of_another_state(tmp_path: Path) -> None:
     assert beside(store) == set()
 
 
-def test_a_job_goes_on(tmp_path: Path) -> None:
+def test_a_store_locked_by_a_job_is_busy(tmp_path: Path) -> None:
     store = make(tmp_path)
     with job_lock(str(store), {}, wait=False):
         before = cohort.digest(store)
@@ -391,7 +387,7 @@ def test_not_permitted(where: str) -> None:
 
 @pytest.mark.slow
 def test_disk_full(tmp_path: Path) -> None:
-    """One line, the store as before, and nothing beside it; with room, the same command does it."""
+    """A one-line error, the store unchanged, and no leftovers; with enough space the same call succeeds."""
     old = {
         n: a
         for n, a in cohort.make_arrays(400, cohort.ids(0, 40)).items()
@@ -411,8 +407,8 @@ def test_disk_full(tmp_path: Path) -> None:
     cohort.assert_same(read(store), cohort.expected_compact(cohort.expected_remove(old, ["S0003"])))
 
 
-def test_what_nobody_can_tell_is_left_alone(tmp_path: Path) -> None:
-    """A store that was put in the place of one that was being compacted, and a journal that says nothing."""
+def test_ambiguous_leftovers_are_left_alone(tmp_path: Path) -> None:
+    """A store that replaced the one being compacted, and journals that cannot be parsed."""
     store = make(tmp_path)
     journal = tmp_path / ".store.vcz.vczstore-compact.json"
     other = tmp_path / ".store.vcz.vczstore-compact.01234567"
@@ -427,7 +423,7 @@ def test_what_nobody_can_tell_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_deleted_by_several_threads(tmp_path: Path) -> None:
-    """All of it, however deep, and nothing that a link in it leads to."""
+    """At any depth, without following symbolic links."""
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     for inner in ("a/c/0/0/0", "a/c/1/0/0", "a/c/1/1", "b", "empty/c"):
         (folder / inner).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One parser of paths and URLs: what they name, and that no two of them are taken for one another."""
+"""The parser of paths and URLs: the location each one names, and that similar ones are never confused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ACCOUNTS = st.none() | st.from_regex(r"[a-z0-9]{3,10}", fullmatch=True)
 
 
 def is_safe(location: Address) -> bool:
-    """Whether a key does not look as if it held a credential, which is refused wherever it is."""
+    """Whether the URL contains nothing that looks like a credential, which is always refused."""
     try:
         parse(location.url)
     except OptionError as error:
@@ -43,29 +43,29 @@ def is_safe(location: Address) -> bool:
 @example(kind="s3", bucket="bucket", key="cohort#2", account=None)
 @example(kind="az", bucket="container", key="a%20b?c #d/é%2", account="me")
 @pytest.mark.slow
-def test_keys_come_back_as_they_are(kind: str, bucket: str, key: str, account: str | None) -> None:
+def test_keys_round_trip(kind: str, bucket: str, key: str, account: str | None) -> None:
     location = Address(kind, bucket, key, account if kind == "az" else None)
     if not is_safe(location):
         return
     assert parse(location.url) == location
     assert is_url(location.url)
     assert location.path is None
-    if location.account is None:  # nothing is encoded
+    if location.account is None:  # nothing is percent-encoded
         assert location.url == f"{kind}://{bucket}" + f"/{key}" * bool(key)
 
 
 @given(kind=st.sampled_from(["s3", "gs", "az"]), first=KEYS, second=KEYS, account=ACCOUNTS)
 @pytest.mark.slow
 def test_different_keys_are_different_places(kind: str, first: str, second: str, account: str | None) -> None:
-    one, other = (Address(kind, "bucket", key, account if kind == "az" else None) for key in (first, second))
-    assert (one.url == other.url) == (first == second)
+    address, other = (Address(kind, "bucket", key, account if kind == "az" else None) for key in (first, second))
+    assert (address.url == other.url) == (first == second)
 
 
 @given(parts=st.lists(PARTS, min_size=1, max_size=4), absolute=st.booleans())
 @example(parts=["a%20b", "c#d?e", "f::g"], absolute=True)
 @example(parts=["s3:", "", "bucket"], absolute=False)
 @pytest.mark.slow
-def test_paths_come_back_as_they_are(parts: list[str], absolute: bool) -> None:
+def test_paths_round_trip(parts: list[str], absolute: bool) -> None:
     text = "/" * absolute + "/".join(parts)
     if not absolute and (is_url(text) or text.split("/")[0].endswith(":")):
         return
@@ -122,13 +122,13 @@ def test_spellings_of_one_place(url: str, expected: Address) -> None:
         ("a\0b", "not a path"),
     ],
 )
-def test_what_names_nothing_is_refused(place: str, words: str) -> None:
+def test_invalid_locations_are_refused(place: str, words: str) -> None:
     with pytest.raises(OptionError) as caught:
         open_store(place)
     assert words in str(caught.value)
 
 
-# ---- two stores whose names differ in such characters only ----------------------------------
+# ---- two stores with similar names ----------------------------------------------------------
 
 TWINS = [
     ("cohort", "cohort#2?3"),
@@ -146,32 +146,32 @@ TWINS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("twins", TWINS, ids=str)
 @pytest.mark.parametrize("backend", ["zarr", "obstore", "fsspec", "icechunk"])
-def test_the_other_folder_stays(tmp_path: Path, twins: tuple[str, str], backend: str) -> None:
+def test_a_folder_with_a_similar_name_is_unchanged(tmp_path: Path, twins: tuple[str, str], backend: str) -> None:
     write = cohort.write_icechunk if backend == "icechunk" else cohort.write_vcz
-    one, other = (tmp_path / name for name in twins)
-    write(one, OLD)
-    write(other, OLD)
-    before = cohort.digest(one)
-    assert vczstore.info(str(other), backend_storage=backend).samples == 7
-    vczstore.remove(other.as_uri(), "S0001", backend_storage=backend, impl="zarr")
-    assert cohort.digest(one) == before
-    found = cohort.read_vcz(cohort.icechunk_store(other) if backend == "icechunk" else other)
-    cohort.assert_same(found, cohort.expected_remove(OLD, ["S0001"]))
+    neighbour, target = (tmp_path / name for name in twins)
+    write(neighbour, OLD)
+    write(target, OLD)
+    before = cohort.digest(neighbour)
+    assert vczstore.info(str(target), backend_storage=backend).samples == 7
+    vczstore.remove(target.as_uri(), "S0001", backend_storage=backend, impl="zarr")
+    assert cohort.digest(neighbour) == before
+    actual = cohort.read_vcz(cohort.icechunk_store(target) if backend == "icechunk" else target)
+    cohort.assert_same(actual, cohort.expected_remove(OLD, ["S0001"]))
 
 
 def keys(cloud: Cloud) -> dict[str, tuple[int, str]]:
-    """All objects, by their whole keys, as the server lists them."""
+    """Size and ETag of every object of the bucket, by its full key, as the server lists them."""
     return {e["path"]: (e["size"], e["e_tag"]) for page in obstore.list(cloud.objects("")) for e in page}
 
 
 @pytest.mark.parametrize("twins", [TWINS[0], TWINS[2], TWINS[4]], ids=str)
 @pytest.mark.slow
-def test_the_other_object_stays(s3_cloud: Cloud, twins: tuple[str, str]) -> None:
-    """Appended to, locked, removed from, read through by verify-removal; the batch has such a name, too."""
-    one, other = twins
+def test_a_store_with_a_similar_key_is_unchanged(s3_cloud: Cloud, twins: tuple[str, str]) -> None:
+    """By append, lock, remove and verify-removal; the names of two batches are similar, too."""
+    neighbour, target = twins
     first, store = (s3_cloud.put(name, OLD) for name in twins)
-    batch = s3_cloud.put(f"{other}-batch", BATCH)
-    s3_cloud.put(f"{one}-batch", {**BATCH, "sample_id": np.array([f"T{i}" for i in range(5)], dtype=object)})
+    batch = s3_cloud.put(f"{target}-batch", BATCH)
+    s3_cloud.put(f"{neighbour}-batch", {**BATCH, "sample_id": np.array([f"T{i}" for i in range(5)], dtype=object)})
     options = {"storage_options": s3_cloud.options}
     before = keys(s3_cloud)
     vczstore.append(store, batch, **options)
@@ -180,17 +180,17 @@ def test_the_other_object_stays(s3_cloud: Cloud, twins: tuple[str, str]) -> None
     changed = {key for key, state in keys(s3_cloud).items() if before.get(key) != state}
     assert changed
     assert all(
-        key.startswith((f"{other}/", f"{other}.vczstore-job.lock", f"{other}.withdrawal-key")) for key in changed
+        key.startswith((f"{target}/", f"{target}.vczstore-job.lock", f"{target}.withdrawal-key")) for key in changed
     )
-    cohort.assert_same(s3_cloud.read(one, "format3"), OLD)
+    cohort.assert_same(s3_cloud.read(neighbour, "format3"), OLD)
     expected = cohort.expected_remove(cohort.expected_append(OLD, BATCH), ["S0001"])
-    cohort.assert_same(s3_cloud.read(other, "format3"), expected)
+    cohort.assert_same(s3_cloud.read(target, "format3"), expected)
 
 
 @pytest.mark.parametrize("name", ["a b&c;*::d", "cohort#2", "cohort?2", "a%20b", "a+b", "caf\u00e9"])
 @pytest.mark.slow
-def test_icechunk_writes_where_it_can(s3_cloud: Cloud, name: str) -> None:
-    """Under other keys it would copy what lies under another one, or fail after the tasks have run."""
+def test_keys_that_icechunk_cannot_write_are_refused(s3_cloud: Cloud, name: str) -> None:
+    """With other keys it would copy from a different key, or fail after the tasks have run."""
     source, store = s3_cloud.put("source", OLD), f"{s3_cloud.url}/{name}"
     options, before = {"storage_options": s3_cloud.options}, keys(s3_cloud)
     if any(character in name for character in "#?%+\u00e9"):
@@ -208,15 +208,15 @@ def test_icechunk_writes_where_it_can(s3_cloud: Cloud, name: str) -> None:
 @pytest.mark.parametrize("name", ["a#2 b%20c?d+caf\u00e9"])
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_azure_has_such_names(azure_cloud: Cloud, name: str, kind: str) -> None:
+def test_special_characters_on_azure(azure_cloud: Cloud, name: str, kind: str) -> None:
     store = azure_cloud.make(kind, name)
     vczstore.remove(store, "S0001", storage_options=azure_cloud.options)
     cohort.assert_same(azure_cloud.read(name, kind), cohort.expected_remove(OLD, ["S0001"]))
 
 
 @pytest.mark.slow
-def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
-    """Nor does it leave one out, since one of the same name up to a ``#`` was appended before."""
+def test_a_job_does_not_confuse_batches_with_similar_names(s3_cloud: Cloud) -> None:
+    """Nor does it skip one because a batch with the same name up to ``#`` was appended before."""
     store, batches = s3_cloud.make("icechunk"), [{**BATCH}, {**BATCH}]
     for i, batch in enumerate(batches):
         batch["sample_id"] = np.array([f"T{i}{j}" for j in range(5)], dtype=object)
@@ -227,7 +227,7 @@ def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
             f"store: {{url: '{store}', storage-options: {{endpoint: '{s3_cloud.options['endpoint']}', "
             f"region: us-east-1}}}}\nsteps: [{{append: '{s3_cloud.url}/{source}'}}]\n"
         )
-        if i == 1:  # a literal, which is not there
+        if i == 1:  # ``[?]`` is a literal ``?``, and there is no such object
             with pytest.raises(NotAStoreError, match=r"inbox/b\?2: "):
                 run_job(file)
         else:
@@ -236,7 +236,7 @@ def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
 
 
 @pytest.mark.slow
-def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
+def test_stores_with_similar_names_have_separate_locks(s3_server: s3.S3Server) -> None:
     from tests.support.locks import job_lock
 
     bucket = s3_server.url(f"locks-{uuid4().hex}")
@@ -257,7 +257,7 @@ def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_is_no_source_of_its_own(s3_cloud: Cloud) -> None:
+def test_a_store_is_not_its_own_source(s3_cloud: Cloud) -> None:
     store = s3_cloud.make("format3", "a")
     for spelling in (f"{s3_cloud.url}/a", f"{s3_cloud.url}/a/", store.replace("s3://", "s3a://")):
         with pytest.raises(IncompatibleError, match="is the store"):

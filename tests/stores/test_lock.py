@@ -1,4 +1,4 @@
-"""The lock of a store, between real processes: on this machine, and at an S3 server."""
+"""The lock of a store between real processes: as a file on this machine, and as a lease on an S3 server."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from vczstore.stores import lock
 from vczstore.stores.object_store import object_store
 
 TTL = 2.0
-"""Short, but long enough for a machine that has other things to do."""
+"""Seconds: short, but long enough for a machine under load."""
 PATIENCE = 60.0
 KEY = "sample_id/.vczstore-job.lock"
-"""Of the lock in a store on plain Zarr: not at the top, where readers of Zarr would look for members."""
+"""Path of the lock in a plain Zarr store: not at the top level, where Zarr readers look for members."""
 
 JOB = """
 import json, sys
@@ -55,7 +55,7 @@ except VczstoreError as error:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-"""Holds the lock until its input ends, and checks it at each line."""
+"""Program that holds the lock until its input ends, and checks it at each line."""
 
 COUNT = """
 import json, sys, time
@@ -104,7 +104,7 @@ class Job:
 
 @dataclass
 class Place:
-    """Where a store is, or may be: there need not be any."""
+    """Location of a store, which need not exist, and the jobs that lock it."""
 
     url: str
     options: dict[str, Any]
@@ -156,13 +156,13 @@ def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
 
 
 def make(path: Path) -> None:
-    """What is enough of a VCZ to be locked: a group, and a folder of sample IDs."""
+    """Write as much of a VCZ as the lock requires: group metadata and the folder of sample IDs."""
     (path / "sample_id").mkdir(parents=True)
     (path / "zarr.json").touch()
 
 
 def begin(url: str, options: dict[str, Any]) -> None:
-    """The same in an object store."""
+    """Write as much of a VCZ to an object store as the lock requires."""
     obstore.put(object_store(url, options), "zarr.json", b"{}")
 
 
@@ -195,7 +195,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 def lease_of(place: Place) -> tuple[Any, str]:
-    """The object that holds a lease, and its name in the store."""
+    """The obstore store of a place, and the key of its lease."""
     return object_store(place.url, place.options), KEY
 
 
@@ -203,7 +203,7 @@ def lease_of(place: Place) -> tuple[Any, str]:
 
 
 @pytest.mark.slow
-def test_a_second_job_is_told_who_is_busy(place: Place) -> None:
+def test_a_second_job_is_refused_and_names_the_holder(place: Place) -> None:
     holder = place.holder()
     message = place.assert_busy()
     assert "\n" not in message
@@ -223,18 +223,18 @@ def test_a_job_in_this_process_counts_too(place: Place) -> None:
     place.assert_free()
 
 
-def test_a_job_that_fails_frees_it(place: Place) -> None:
+def test_a_job_that_fails_releases_the_lock(place: Place) -> None:
     with pytest.raises(ZeroDivisionError), place.lock():
         raise ZeroDivisionError
     place.assert_free()
 
 
 @pytest.mark.slow
-def test_who_waits_gets_it_when_it_is_released_and_not_before(place: Place) -> None:
+def test_a_waiting_job_gets_the_lock_when_it_is_released(place: Place) -> None:
     holder = place.holder()
     waiting = place.start(wait=True)
     waiting.says("begins")
-    time.sleep(2 * TTL)  # it is renewed all the time
+    time.sleep(2 * TTL)  # the holder renews it all the time
     assert waiting.said() == ["begins"]
     place.assert_busy()
     holder.check()
@@ -277,7 +277,7 @@ def test_two_stores_do_not_share_a_lock(place: Place) -> None:
         other.check()
 
 
-def test_the_same_store_with_a_slash_shares_it(place: Place) -> None:
+def test_a_trailing_slash_shares_the_lock(place: Place) -> None:
     with job_lock(f"{place.url}/", place.options, wait=False):
         place.assert_busy()
 
@@ -286,7 +286,7 @@ def test_the_same_store_with_a_slash_shares_it(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_the_file_of_a_killed_holder_is_free_at_once(local: Place) -> None:
+def test_the_file_lock_of_a_killed_holder_is_free_immediately(local: Place) -> None:
     local.holder().kill()
     local.assert_free()
 
@@ -305,21 +305,21 @@ def test_no_file_is_left(local: Place) -> None:
     assert cohort.digest(local.folder) == before
 
 
-def test_a_look_at_who_holds_it_keeps_no_writer_out(local: Place) -> None:
-    """At the file that a killed writer has left."""
-    left = Path(local.url) / KEY
-    left.touch()
-    with left.open("rb") as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        end = threading.Timer(0.02, fcntl.flock, (looking, fcntl.LOCK_UN))
-        end.start()
+def test_reading_the_holder_does_not_block_a_writer(local: Place) -> None:
+    """A shared lock on the file that a killed writer left is taken only to read who holds it."""
+    lock_file = Path(local.url) / KEY
+    lock_file.touch()
+    with lock_file.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        unlock = threading.Timer(0.02, fcntl.flock, (reader, fcntl.LOCK_UN))
+        unlock.start()
         with local.lock():
-            end.join()
+            unlock.join()
 
 
 @pytest.mark.slow
-def test_many_who_take_turns_are_never_in_at_once(local: Place) -> None:
-    """Each deletes the file that the others wait for."""
+def test_the_lock_is_exclusive_among_many_threads(local: Place) -> None:
+    """Each holder deletes the file that the others wait for."""
     inside, most, turns = 0, 0, 0
 
     def take_turns() -> None:
@@ -350,14 +350,14 @@ def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"pid": 1}'])
-def test_a_file_that_says_nothing_is_a_lock_all_the_same(local: Place, content: bytes) -> None:
+def test_a_lock_file_without_valid_content_is_a_lock(local: Place, content: bytes) -> None:
     with local.lock():
         (Path(local.url) / KEY).write_bytes(content)
         assert "another process works on it; run" in local.assert_busy()
     local.assert_free()
 
 
-def test_who_lost_the_file_is_told(local: Place) -> None:
+def test_a_holder_whose_file_is_deleted_has_lost_the_lock(local: Place) -> None:
     with local.lock() as held:
         (Path(local.url) / KEY).unlink()
         with pytest.raises(StaleError, match="deleted"):
@@ -368,7 +368,7 @@ def test_who_lost_the_file_is_told(local: Place) -> None:
                 held.check()
 
 
-def test_a_folder_that_is_not_there_is_not_made(local: Place) -> None:
+def test_a_missing_folder_is_not_created(local: Place) -> None:
     (local.folder / "file").touch()
     for path in ("nowhere/store.vcz", "file/store.vcz"):
         with pytest.raises(NotAStoreError, match="no such file"), job_lock(str(local.folder / path), {}, wait=False):
@@ -386,7 +386,7 @@ def test_a_file_that_cannot_be_made_is_an_error(local: Place) -> None:
 
 
 def test_the_server_honours_conditional_writes(remote: Place) -> None:
-    """What all the tests here rest on: of eight that write at once, one succeeds."""
+    """The tests below rely on this: of eight concurrent writes, one succeeds."""
     store = object_store(remote.url, remote.options)
 
     def winners(key: str, mode: Any) -> list[str]:
@@ -395,13 +395,12 @@ def test_the_server_honours_conditional_writes(remote: Place) -> None:
         def write(name: str) -> None:
             start.wait()
             try:
-                # what is written over what it says already keeps its ETag, and lets another in
+                # identical content would keep the ETag, and a second write would succeed
                 obstore.put(store, key, f"{name} {mode}".encode(), mode=mode)
             except (AlreadyExistsError, PreconditionError):
                 return
             won.append(name)
 
-        # other bytes in each round: who writes what is there already leaves its entity tag as it was
         threads = [threading.Thread(target=write, args=(f"{key} {mode} {i}",)) for i in range(8)]
         for thread in threads:
             thread.start()
@@ -422,9 +421,9 @@ def test_the_lease_is_in_the_store_and_holds_no_credentials(remote: Place) -> No
         assert [entry["path"] for entry in obstore.list(top).collect()] == keys
         lease = bytes(obstore.get(top, keys[0]).bytes()).decode()
         assert set(json.loads(lease)) == {"id", "host", "pid", "started", "renewed", "ttl", "released"}
-        told = lease + repr(held) + remote.assert_busy()
+        shown = lease + repr(held) + remote.assert_busy()
         for secret in s3.CREDENTIALS.values():
-            assert secret not in told
+            assert secret not in shown
     with (
         pytest.raises(OptionError) as refused,
         job_lock(f"{remote.url}?sig=the-test-signature", remote.options, wait=False),
@@ -443,7 +442,7 @@ def test_a_whole_bucket_has_a_lease(remote: Place) -> None:
 
 
 @pytest.mark.slow
-def test_the_lease_of_a_killed_holder_runs_out_for_exactly_one_of_those_who_wait(remote: Place) -> None:
+def test_the_lease_of_a_killed_holder_expires_for_one_waiting_job_at_a_time(remote: Place) -> None:
     holder = remote.holder()
     waiting = [remote.start(wait=True) for _ in range(4)]
     for job in waiting:
@@ -464,35 +463,35 @@ def test_the_lease_of_a_killed_holder_runs_out_for_exactly_one_of_those_who_wait
 
 
 @pytest.mark.slow
-def test_who_does_not_wait_gets_a_lease_that_was_abandoned(remote: Place) -> None:
+def test_an_abandoned_lease_is_taken_over_without_waiting(remote: Place) -> None:
     ttl = 0.6
     remote.holder(ttl=ttl).kill()
     killed = time.monotonic()
     remote.assert_busy()
     time.sleep(lock.ABANDONED * ttl + 1)  # the server counts whole seconds
     remote.assert_free()
-    assert time.monotonic() - killed < lock.ABANDONED * TTL  # the TTL that counts is the holder's
+    assert time.monotonic() - killed < lock.ABANDONED * TTL  # the holder's TTL applies
 
 
 @pytest.mark.slow
-def test_whoever_watches_tells_the_living_from_the_dead(remote: Place) -> None:
+def test_watching_distinguishes_live_from_dead_holders(remote: Place) -> None:
     holder = remote.holder()
-    begin = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(BusyError), job_lock(remote.url, remote.options, wait=False, watch=True):
         pass
-    assert time.monotonic() - begin < TTL
+    assert time.monotonic() - start < TTL
     holder.kill()
-    begin = time.monotonic()
+    start = time.monotonic()
     with job_lock(remote.url, remote.options, wait=False, watch=True) as held:
-        assert TTL <= time.monotonic() - begin < lock.ABANDONED * TTL
+        assert TTL <= time.monotonic() - start < lock.ABANDONED * TTL
         held.check()
-    begin = time.monotonic()
+    start = time.monotonic()
     with job_lock(remote.url, remote.options, wait=False, watch=True):
-        assert time.monotonic() - begin < TTL / 3  # one that was freed is not watched
+        assert time.monotonic() - start < TTL / 3  # a released lease is not watched
 
 
 @pytest.mark.slow
-def test_a_holder_who_was_suspended_finds_out(remote: Place) -> None:
+def test_a_holder_that_was_suspended_detects_the_loss(remote: Place) -> None:
     holder = remote.holder()
     holder.process.send_signal(signal.SIGSTOP)
     with remote.lock(wait=True) as held:
@@ -500,13 +499,13 @@ def test_a_holder_who_was_suspended_finds_out(remote: Place) -> None:
         holder.check()
         holder.says("StaleError")
         assert "checked" not in holder.said()
-        held.check()  # the loser left it alone
+        held.check()  # the former holder has not overwritten it
         remote.assert_busy()
     remote.assert_free()
 
 
 @pytest.mark.slow
-def test_a_holder_who_was_suspended_and_missed_by_nobody_keeps_it(remote: Place) -> None:
+def test_a_holder_that_was_suspended_keeps_a_lease_without_competitors(remote: Place) -> None:
     holder = remote.holder()
     holder.process.send_signal(signal.SIGSTOP)
     time.sleep(1.5 * TTL)
@@ -530,16 +529,16 @@ def test_a_lease_that_is_deleted_is_lost(remote: Place) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"ttl": "long"}'])
 @pytest.mark.slow
-def test_a_lease_that_says_nothing_runs_out_all_the_same(remote: Place, content: bytes) -> None:
+def test_a_lease_without_valid_content_expires(remote: Place, content: bytes) -> None:
     obstore.put(*lease_of(remote), content)
     assert "another process works on it; run" in remote.assert_busy()
-    begin = time.monotonic()
+    start = time.monotonic()
     with remote.lock(wait=True):
-        assert TTL <= time.monotonic() - begin < lock.ABANDONED * TTL
+        assert TTL <= time.monotonic() - start < lock.ABANDONED * TTL
 
 
-def test_a_write_whose_answer_is_lost_counts(remote: Place) -> None:
-    """It has reached the server, and the client only knows that its second try was refused."""
+def test_a_write_whose_response_is_lost_counts(remote: Place) -> None:
+    """It reached the server, but all that the client sees is that its retry was refused."""
     lease = lock._Lease(remote.url, *lease_of(remote))
     assert lease._write()
     lease.version = {}
@@ -555,7 +554,7 @@ def test_a_write_whose_answer_is_lost_counts(remote: Place) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_goes_away(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check says that it cannot tell; the end of the job is not a failure."""
+    """The check raises an error; the release of the lock does not."""
     monkeypatch.setattr(lock, "TTL", 0.5)
     with ExitStack() as server:
         other = server.enter_context(s3.serve())

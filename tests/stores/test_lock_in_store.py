@@ -1,4 +1,4 @@
-"""The lock lies in the store: however two writers reach it, no batch is lost or mixed, and none writes without."""
+"""The lock is inside the store: however writers reach it, no batch is lost or mixed, and none writes unlocked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vczstore.stores.object_store import object_store
 from vczstore.stores.resolve import open_store
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
-"""Few, in many chunks: two writers have time to meet."""
+"""Few fields in many chunks, so that two writers overlap in time."""
 OLD = cohort.make_arrays(40, cohort.ids(0, 3), fields=FIELDS)
 NEW = [cohort.make_arrays(40, cohort.ids(3 + 4 * i, 4), seed=i + 1, fields=FIELDS) for i in range(2)]
 KEY = "sample_id/.vczstore-job.lock"
@@ -61,7 +61,7 @@ def flock(file, operation):
 
 fcntl.flock = flock
 """
-"""As Lustre without ``-o flock`` has it."""
+"""Setup as on Lustre without ``-o flock``."""
 NOBODY = "os.setegid(65534); os.seteuid(65534)"
 
 
@@ -72,22 +72,22 @@ def writer(place: str, batch: str, options: dict[str, Any], setup: str) -> subpr
 
 
 def compete(places: list[str], batches: list[str], setup: str = "", **options: Any) -> list[tuple[int, str]]:
-    """Append two batches at one moment; the status and the message of each."""
+    """Append batches concurrently, and return the exit status and the output of each writer."""
     writers = [writer(p, b, options, setup) for p, b in zip(places, batches, strict=True)]
-    for each in writers:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n", each.communicate()[1]
-    for each in writers:
-        assert each.stdin is not None
-        each.stdin.write("\n")
-        each.stdin.flush()
-    said = [each.communicate(timeout=100) for each in writers]
-    assert not [err for _, err in said if "Traceback" in err], said
-    return [(each.returncode, out.strip()) for each, (out, _) in zip(writers, said, strict=True)]
+    for process in writers:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for process in writers:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=100) for process in writers]
+    assert not [err for _, err in outputs if "Traceback" in err], outputs
+    return [(process.returncode, out.strip()) for process, (out, _) in zip(writers, outputs, strict=True)]
 
 
 def assert_whole(found: dict[str, np.ndarray], ends: list[tuple[int, str]]) -> None:
-    """Batches are there whose writers say so, in some order, each with its own calls; and no others."""
+    """Assert that the batches of successful writers, and no others, are in the store, with their own calls."""
     assert {status for status, _ in ends} <= {0, 3}, ends
     assert any(status == 0 for status, _ in ends), ends
     done = [batch for batch, (status, _) in zip(NEW, ends, strict=True) if status == 0]
@@ -98,7 +98,7 @@ def assert_whole(found: dict[str, np.ndarray], ends: list[tuple[int, str]]) -> N
 
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
-    """A folder that everybody may reach, as pytest's own may not be."""
+    """A folder that all users may enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -166,7 +166,7 @@ def test_one_store_at_two_mounts(folder: Path, batches: list[str], kind: str) ->
 
 
 def own(store: Path) -> None:
-    """What one does with a store of one's own."""
+    """Run gc, purge, repair, and remove with a purge."""
     vczstore.gc(store)
     vczstore.purge(store, tags="delete")
     assert vczstore.repair(store, quick=True).ok
@@ -176,10 +176,10 @@ def own(store: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another writer")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_a_parent_that_may_not_be_written_to(
+def test_a_parent_folder_without_write_permission(
     folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key of removed samples, which would lie in it, comes from the environment, or is asked for."""
+    """The withdrawal key, which would be stored in it, must come from the environment."""
     store = make(folder / "theirs" / "store.vcz", kind)
     for path in (store, *store.rglob("*")):
         os.chown(path, 65534, 65534)
@@ -187,7 +187,7 @@ def test_a_parent_that_may_not_be_written_to(
     store.parent.chmod(0o755)
     ends = compete([str(store)] * 2, batches, NOBODY)
     assert_whole(read(store, kind), ends)
-    own(make(folder / "other" / "store.vcz", kind))  # imports modules that an unprivileged user may not read
+    own(make(folder / "other" / "store.vcz", kind))  # import modules that the unprivileged user may not read
     os.setegid(65534)
     os.seteuid(65534)
     try:
@@ -212,7 +212,7 @@ def test_a_file_system_without_locks(folder: Path, batches: list[str], kind: str
     store = make(folder / "a" / "store.vcz", kind)
     left = [".vczstore.lock"] if kind == "icechunk" else []
     for name in left:
-        (store / name).touch()  # as commits that filelock serialised have left it
+        (store / name).touch()  # left by commits that used filelock
     ends = compete([str(store)] * 2, batches, NO_FLOCK)
     assert_whole(read(store, kind), ends)
     assert [path.name for path in store.rglob("*.lock")] == left
@@ -223,7 +223,7 @@ def test_a_file_system_without_locks(folder: Path, batches: list[str], kind: str
 def test_a_file_left_by_a_killed_process_is_named_where_there_are_no_locks(
     folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of another machine too, whose process cannot be looked up: it is waited for no longer than a TTL."""
+    """Its process was on another machine and cannot be checked, so the wait is limited to one TTL."""
 
     def flock(_file: int, _operation: int) -> None:
         raise OSError(38, "Function not implemented")
@@ -231,9 +231,9 @@ def test_a_file_left_by_a_killed_process_is_named_where_there_are_no_locks(
     monkeypatch.setattr("fcntl.flock", flock)
     monkeypatch.setattr(lock, "TTL", 1.0)
     store = make(folder / "a" / "store.vcz", kind)
-    place = store / (".vczstore-commit.lock" if kind == "icechunk" else KEY)
-    place.write_text(json.dumps({"host": "node-7", "pid": 42, "started": "2026-11-28T00:00:00", "made": True}))
-    before, begin = cohort.digest(store), time.monotonic()
+    lock_file = store / (".vczstore-commit.lock" if kind == "icechunk" else KEY)
+    lock_file.write_text(json.dumps({"host": "node-7", "pid": 42, "started": "2026-11-28T00:00:00", "made": True}))
+    before, start = cohort.digest(store), time.monotonic()
     calls = [lambda: vczstore.append(store, batches[0])]
     if kind == "icechunk":
         calls.append(lambda: vczstore.tag(store, "release-1"))
@@ -242,17 +242,17 @@ def test_a_file_left_by_a_killed_process_is_named_where_there_are_no_locks(
             call()
         message = str(caught.value)
         assert "\n" not in message
-        for word in (str(store), "process 42 on node-7", "since 2026-11-28", str(place), "delete"):
+        for word in (str(store), "process 42 on node-7", "since 2026-11-28", str(lock_file), "delete"):
             assert word in message
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - start < 20
     if kind == "icechunk":
         before = {k: v for k, v in before.items() if k.startswith(("snapshots", "repo"))}
     assert {k: v for k, v in cohort.digest(store).items() if k in before} == before
-    place.unlink()
+    lock_file.unlink()
     vczstore.append(store, batches[0])
 
 
-def test_where_some_machines_have_locks_and_others_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_with_and_without_flock_exclude_each_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(make(folder / "a" / "store.vcz"))
 
     def flock(_file: int, _operation: int) -> None:
@@ -314,8 +314,8 @@ def test_a_store_in_memory_has_a_lock_in_this_process() -> None:
 
 
 @pytest.mark.slow
-def test_the_lock_is_no_member(folder: Path) -> None:
-    """Whoever opens a store while it is held, or after its holder was killed, sees nothing of it."""
+def test_the_lock_is_not_a_member_of_the_group(folder: Path) -> None:
+    """Readers do not see it while it is held, and no copy contains it."""
     store = make(folder / "a" / "store.vcz")
     vczstore.remove(store, "S0001")
     with job_lock(str(store), {}, wait=False), warnings.catch_warnings():
@@ -331,7 +331,7 @@ def test_the_lock_is_no_member(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_may_not_be_written_to(folder: Path, batches: list[str]) -> None:
+def test_a_read_only_mount(folder: Path, batches: list[str]) -> None:
     for kind in ("format3", "icechunk"):
         store = make(folder / kind / "store.vcz", kind)
         before = cohort.digest(store)
@@ -340,30 +340,30 @@ def test_a_store_that_may_not_be_written_to(folder: Path, batches: list[str]) ->
             commands = [["append", place, batches[0]], ["gc", place]]
             commands += [["tag", place, "release-1"]] if kind == "icechunk" else [["repair", place]]
             for command in commands:
-                said = CliRunner().invoke(main, command)
-                assert (said.exit_code, len(said.stderr.splitlines())) == (1, 1), said.output
+                done = CliRunner().invoke(main, command)
+                assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1), done.output
                 for word in (place, "Read-only file system"):
-                    assert word in said.stderr, said.stderr
+                    assert word in done.stderr, done.stderr
             assert CliRunner().invoke(main, ["tag", place]).exit_code == (kind != "icechunk")
         assert cohort.digest(store) == before
 
 
-def test_a_mount_is_not_exchanged(folder: Path) -> None:
-    """Of the same file system, so that its device is its parent's."""
+def test_a_mount_point_is_not_compacted_in_place(folder: Path) -> None:
+    """A bind mount in the same file system has the same device number as its parent."""
     store = make(folder / "a" / "store.vcz")
     vczstore.remove(store, "S0001")
     before = cohort.digest(store)
     with mounted(store, folder / "mount point"):
-        said = CliRunner().invoke(main, ["compact", str(folder / "mount point")])
-        assert (said.exit_code, len(said.stderr.splitlines())) == (1, 1)
+        done = CliRunner().invoke(main, ["compact", str(folder / "mount point")])
+        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
         for word in ("mount point", "is a mount point", "mounted from", "--output"):
-            assert word in said.stderr
+            assert word in done.stderr
         assert sorted(path.name for path in folder.iterdir()) == ["a", "mount point"]
     assert cohort.digest(store) == before
 
 
 @pytest.mark.slow
-def test_whoever_waits_while_a_folder_is_exchanged_gets_the_lock_of_the_new_one(folder: Path) -> None:
+def test_an_exchanged_folder_is_still_locked(folder: Path) -> None:
     store = make(folder / "a" / "store.vcz")
     vczstore.remove(store, "S0001")
     new = folder / "a" / "new.vcz"
@@ -383,13 +383,13 @@ def test_whoever_waits_while_a_folder_is_exchanged_gets_the_lock_of_the_new_one(
 
 @pytest.mark.slow
 def test_no_lock(folder: Path, batches: list[str]) -> None:
-    """For those who know: what is locked is written to all the same, and no lock is made."""
+    """``--no-lock`` writes to a locked store, and takes no lock."""
     for kind in ("format3", "icechunk"):
         store = make(folder / kind / "store.vcz", kind)
         with job_lock(str(store), {}, wait=False):
             for command in (["append", str(store), batches[0]], ["gc", str(store)]):
-                said = CliRunner().invoke(main, [*command, "--no-lock"])
-                assert said.exit_code == 0, said.output
+                done = CliRunner().invoke(main, [*command, "--no-lock"])
+                assert done.exit_code == 0, done.output
             job = folder / "job.yaml"
             job.write_text(f"store: {{url: {store}, no-lock: true}}\nsteps: [{{append: {batches[1]}}}]\n")
             assert CliRunner().invoke(main, ["run", str(job)]).exit_code == 0
@@ -413,10 +413,10 @@ def proxy(s3_server: s3.S3Server) -> Iterator[faults.Proxy]:
 def put(server: s3.S3Server, folder: Path, kind: str = "format3") -> str:
     url = f"{server.url(f'lock-{uuid4().hex}')}/cohort/store.vcz"
     target = object_store_at(url, server.options)
-    made = make(folder / "made" / "store.vcz", kind)
-    for path in made.rglob("*"):
+    store = make(folder / "made" / "store.vcz", kind)
+    for path in store.rglob("*"):
         if path.is_file():
-            obstore.put(target, str(path.relative_to(made)), path.read_bytes())
+            obstore.put(target, str(path.relative_to(store)), path.read_bytes())
     return url
 
 
@@ -456,10 +456,10 @@ def test_a_server_that_ignores_conditions(
     url = put(s3_server, folder)
     proxy.ignored = frozenset(headers)
     options = {**s3_server.options, "endpoint": proxy.endpoint}
-    begin = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(StorageError) as caught:
         vczstore.append(url, batches[0], storage_options=options)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - start < 20
     message = str(caught.value)
     assert "\n" not in message
     for word in (url, "ignores the conditions of writes", "--no-lock"):
@@ -474,24 +474,24 @@ def test_a_server_that_ignores_conditions(
 def test_a_repository_on_a_server_that_ignores_conditions(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], headers: set[str]
 ) -> None:
-    """Of commits that are made there at once, one is lost: none is made."""
+    """Concurrent commits would be lost, so none is made."""
     url = s3_server.url(f"lock-{uuid4().hex}") + "/cohort"
     vczstore.copy_store_to_icechunk(make(folder / "made" / "store.vcz"), url, storage_options=s3_server.options)
-    there = object_store_at(url, s3_server.options)
-    objects = {one["path"] for some in there.list() for one in some}
+    target = object_store_at(url, s3_server.options)
+    objects = {entry["path"] for page in target.list() for entry in page}
     proxy.ignored = frozenset(headers)
     options = {**s3_server.options, "endpoint": proxy.endpoint}
     with pytest.raises(StorageError, match="ignores the conditions of writes") as caught:
         vczstore.append(url, batches[0], storage_options=options)
     assert "--no-lock" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert {one["path"] for some in there.list() for one in some} == objects
+    assert {entry["path"] for page in target.list() for entry in page} == objects
     vczstore.append(url, batches[0], storage_options=options, no_lock=True)
     proxy.ignored = frozenset()
     vczstore.append(url, batches[1], storage_options={**options, "region": "us-east-1"})
-    seen = vczstore.info(url, storage_options=s3_server.options)
-    assert seen.samples == len(OLD["sample_id"]) + sum(len(new["sample_id"]) for new in NEW[:2])
-    assert not [one for some in there.list() for one in some if lock.LOCK in one["path"]]
+    info = vczstore.info(url, storage_options=s3_server.options)
+    assert info.samples == len(OLD["sample_id"]) + sum(len(new["sample_id"]) for new in NEW[:2])
+    assert not [entry for page in target.list() for entry in page if lock.LOCK in entry["path"]]
 
 
 @pytest.mark.parametrize("status", [403, 501, 400])
@@ -499,7 +499,7 @@ def test_a_repository_on_a_server_that_ignores_conditions(
 def test_a_lock_that_is_refused(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], status: int
 ) -> None:
-    """Told at once, and nothing is written without."""
+    """The error is immediate, and nothing is written."""
     url = put(s3_server, folder)
 
     def refuse(_number: int, method: str, path: str) -> faults.Fault:
@@ -507,10 +507,10 @@ def test_a_lock_that_is_refused(
 
     proxy.follow(refuse)
     options = {**s3_server.options, "endpoint": proxy.endpoint}
-    begin = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(StorageError) as caught:
         vczstore.append(url, batches[0], storage_options=options)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - start < 20
     message = str(caught.value)
     assert "\n" not in message
     for word in (url, "cannot be locked", KEY, "--no-lock"):
@@ -519,7 +519,7 @@ def test_a_lock_that_is_refused(
 
 
 @pytest.mark.slow
-def test_the_lease_is_no_member(s3_server: s3.S3Server, folder: Path, batches: list[str]) -> None:
+def test_the_lease_is_not_a_member_of_the_group(s3_server: s3.S3Server, folder: Path, batches: list[str]) -> None:
     url = put(s3_server, folder)
     options = {"storage_options": s3_server.options}
     vczstore.append(url, batches[0], **options)
@@ -530,9 +530,9 @@ def test_the_lease_is_no_member(s3_server: s3.S3Server, folder: Path, batches: l
         warnings.simplefilter("error")
         assert set(zarr.open_group(store, mode="r", use_consolidated=False).array_keys()) == set(OLD)
     assert vczstore.verify(url, **options).ok
-    found = vczstore.verify_removal(url, "S0001", **options)
-    assert found.erased
-    assert found.figures["objects that belong to no array"] == 0
+    verdict = vczstore.verify_removal(url, "S0001", **options)
+    assert verdict.erased
+    assert verdict.figures["objects that belong to no array"] == 0
 
 
 # ---- spellings ------------------------------------------------------------------------------
@@ -576,16 +576,16 @@ def test_every_spelling_has_one_lock(
     cohort.assert_same(read(path, kind), cohort.expected_append(OLD, NEW[0]))
 
 
-def test_an_open_repository_of_a_name_with_line_breaks(folder: Path) -> None:
+def test_an_open_repository_whose_path_has_line_breaks(folder: Path) -> None:
     path = make(folder / "a: b\n  c " / "store\nvcz", "icechunk")
     assert open_store(opened(str(path))).folder == path
 
 
 @pytest.mark.slow
-def test_a_repository_that_another_working_directory_leads_to(
+def test_a_repository_opened_in_another_working_directory(
     folder: Path, batches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Icechunk goes on where it was opened; other processes, and the lock, would look for it here."""
+    """Icechunk keeps using the folder that was opened; workers and the lock would resolve the relative path again."""
     path = make(folder / "a" / "store.vcz", "icechunk")
     monkeypatch.chdir(folder)
     repository = opened("a/store.vcz")

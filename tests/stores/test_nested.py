@@ -1,4 +1,4 @@
-"""A new store never lies in another one, nor around what is read; every operation that makes one is asked."""
+"""Every operation that makes a store refuses to make it inside another one, or around a store that it reads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_refused(maker: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_not_refused(tmp_path: Path) -> None:
-    """What lies beside, in a group that is no store, or in a folder that looks a little like a repository."""
+    """A path next to a store, in a group that is no store, or in a folder that resembles a repository."""
     store = Way("format3", "cubed").make(tmp_path, ARRAYS)
     zarr.create_group(tmp_path / "group")
     (tmp_path / "group" / "snapshots").mkdir()
@@ -65,17 +65,17 @@ def test_not_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def gateway(statuses: Mapping[str, int]) -> Iterator[dict[str, object]]:
-    """An S3 server that answers with a status what is read below a prefix, and else that nothing is there."""
+    """An S3 server that answers GETs below each prefix with its status, and others with 404."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = [status for prefix, status in statuses.items() if self.path.startswith(prefix)]
-            self.send_response(found[0] if found else 404)
+            matching = [status for prefix, status in statuses.items() if self.path.startswith(prefix)]
+            self.send_response(matching[0] if matching else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -86,8 +86,8 @@ def gateway(statuses: Mapping[str, int]) -> Iterator[dict[str, object]]:
         server.server_close()
 
 
-def test_what_cannot_be_read() -> None:
-    """Of the folder that a store would lie in, it is said; above, where rights may end in many ways, there is none."""
+def test_folders_that_cannot_be_read() -> None:
+    """An error if the parent folder cannot be read; folders above it are skipped, since rights often end there."""
     with gateway({"/bucket/team/": 404, "/bucket/": 400}) as options:
         refuse_nested("export", "s3://bucket/team/store", options=options)
         words = "export: s3://bucket/other/store cannot be made, since s3://bucket/other, .* cannot be read"

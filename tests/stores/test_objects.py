@@ -1,4 +1,4 @@
-"""Stores and sources in object storage: every operation, at servers that the tests start themselves."""
+"""Stores and sources in object storage: every operation, against servers that the tests start."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
     [
         ("s3", "format2", "zarr"),
         ("azure", "format3", "cubed"),
-        ("azure", "icechunk", "cubed"),  # for that in S3, see test_faults.py
+        ("azure", "icechunk", "cubed"),  # for Icechunk in S3, see tests/system/test_faults.py
     ],
     indirect=["cloud"],
 )
@@ -112,8 +112,8 @@ def test_a_job(cloud: Cloud, kind: str) -> None:
     expected = cohort.expected_remove(cohort.expected_append(OLD, BATCH), ["S0001"])
     cohort.assert_same(cloud.read("cohort/store.vcz", kind), expected)
     assert run_job(file).status == "nothing to do"
-    beside = obstore.list_with_delimiter(cloud.objects("cohort"))["objects"]
-    assert [one["path"] for one in beside] == ["store.vcz.withdrawal-key"]
+    siblings = obstore.list_with_delimiter(cloud.objects("cohort"))["objects"]
+    assert [entry["path"] for entry in siblings] == ["store.vcz.withdrawal-key"]
     locks = [e["path"] for e in obstore.list(cloud.objects("cohort/store.vcz")).collect() if "lock" in e["path"]]
     assert locks == [".vczstore-job.lock" if kind == "icechunk" else "sample_id/.vczstore-job.lock"]
 
@@ -121,7 +121,7 @@ def test_a_job(cloud: Cloud, kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cloud", ["azure"], indirect=True)
 def test_a_job_with_an_inbox(cloud: Cloud) -> None:
-    """What a glob finds, in sorted order; the new ones alone."""
+    """Matches of a glob are appended in sorted order; on the next run, only new ones."""
     store, url = cloud.make("icechunk"), cloud.url
     batches = [make_arrays(7 + 2 * i, 2, seed=i) for i in range(3)]
     for i in (1, 0):
@@ -151,7 +151,7 @@ def test_a_job_with_an_inbox(cloud: Cloud) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
-    """What is sent to workers, what they send back, and what a person sees."""
+    """Neither do pickled stores, nor the repr of plans and stores."""
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
     plan = vczstore.plan("append", store, batch, storage_options=cloud.options)
     transaction = plan.store.transaction(plan.base)
@@ -161,7 +161,7 @@ def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
         sent = cloudpickle.dumps([node["pipeline"] for _, node in compiled.dag.nodes(data=True) if "pipeline" in node])
         sent += cloudpickle.dumps(written) + cloudpickle.dumps(plan.after.store)
     shown = repr(plan) + repr(plan.store) + repr(Remote.of(parse(store), cloud.options))
-    assert cloud.url.rpartition("/")[2].encode() in sent  # it does say where
+    assert cloud.url.rpartition("/")[2].encode() in sent  # it does name the bucket
     for secret in cloud.secrets:
         assert secret.encode() not in sent
         assert secret not in shown
@@ -169,13 +169,13 @@ def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cloud", ["azure"], indirect=True)
-def test_other_processes_find_credentials_themselves(cloud: Cloud) -> None:
+def test_worker_processes_find_credentials_themselves(cloud: Cloud) -> None:
     store, batch = cloud.make("icechunk"), cloud.put("batch.vcz", BATCH)
     vczstore.append(store, batch, storage_options=cloud.options, executor="processes", max_workers=2)
     cohort.assert_same(cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, BATCH))
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", [None, "obstore", "icechunk", "fsspec"])
@@ -204,7 +204,7 @@ def test_credentials_are_no_part_of_urls(url: str) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_requests_without_a_signature(s3_cloud: Cloud, kind: str) -> None:
-    """They are refused, since nothing in the bucket is public: what the environment has is not used."""
+    """They are refused, since the bucket is private, and credentials in the environment are not used."""
     store = s3_cloud.make(kind)
     assert vczstore.info(store, storage_options={**s3_cloud.options, "anonymous": False}).samples == 7
     for spelling in ("anonymous", "skip_signature", "skip-signature"):
@@ -254,12 +254,12 @@ def test_options_without_an_object_store(tmp_path: Path) -> None:
         vczstore.append(tmp_path / "a.vcz", tmp_path / "b.vcz", storage_options={"region": "eu"})
 
 
-# ---- from one place to another --------------------------------------------------------------
+# ---- between locations ----------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_sources_elsewhere(s3_cloud: Cloud) -> None:
-    """A local store with sources in a bucket, of another format; and the other way round."""
+    """A local store with a source in a bucket, in another Zarr format, and vice versa."""
     local = s3_cloud.tmp / "local.vcz"
     cohort.write_vcz(local, OLD)
     batch = s3_cloud.put("batch.vcz", BATCH, zarr_format=2)
@@ -277,13 +277,13 @@ def test_sources_elsewhere(s3_cloud: Cloud) -> None:
 @pytest.mark.parametrize("backend", [None, "icechunk"])
 @pytest.mark.slow
 def test_create(s3_cloud: Cloud, backend: str | None) -> None:
-    """A new store in a bucket, from one that is there too; what is there stays."""
+    """A new store in a bucket from a source in the same bucket; an existing store is not overwritten."""
     source, options = s3_cloud.put("old.vcz", OLD, zarr_format=2), {"storage_options": s3_cloud.options}
     out = f"{s3_cloud.url}/new"
     vczstore.create(out, source, backend_storage=backend, **options)
     vczstore.append(out, source, **options)
-    found = s3_cloud.read("new", "icechunk" if backend else "format3")
-    assert {name: found[name].tolist() for name in ("sample_id", "variant_position", "call_genotype")} == {
+    actual = s3_cloud.read("new", "icechunk" if backend else "format3")
+    assert {name: actual[name].tolist() for name in ("sample_id", "variant_position", "call_genotype")} == {
         name: OLD[name].tolist() for name in ("sample_id", "variant_position", "call_genotype")
     }
     with pytest.raises(OptionError, match=r"create: .*choose another path"):
@@ -301,7 +301,7 @@ def test_format_2_in_a_bucket_becomes_a_local_repository(s3_cloud: Cloud) -> Non
 
 @pytest.mark.slow
 def test_from_s3_to_azure(s3_cloud: Cloud, azure_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The options are those of the store's kind; sources of another kind are reached by the environment alone."""
+    """Storage options apply to the store's cloud; a source in another cloud is configured by the environment."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_cloud.options["endpoint"])
     source, batch = s3_cloud.put("format2.vcz", OLD, zarr_format=2), s3_cloud.put("batch.vcz", BATCH)
     store = f"{azure_cloud.url}/store"
@@ -312,7 +312,7 @@ def test_from_s3_to_azure(s3_cloud: Cloud, azure_cloud: Cloud, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_an_address_of_azure(azure_cloud: Cloud, kind: str) -> None:
+def test_an_https_url_of_azure(azure_cloud: Cloud, kind: str) -> None:
     azure_cloud.make(kind, "store")
     url = f"https://{azure.ACCOUNT}.blob.core.windows.net/{azure_cloud.url.removeprefix('az://')}/store"
     options = {"endpoint": azure_cloud.options["endpoint"]}
@@ -326,10 +326,10 @@ def test_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             open_store(url)
 
 
-def test_no_credentials_are_told_from_missing_rights() -> None:
-    """obstore asks the machine for those of its role last, and says no more than that this has failed."""
-    asked = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 2.4s: HTTP 403 Forbidden"
-    said = objects.reason(OSError(asked))
-    assert said.startswith("no credentials were found in the environment")
-    assert "PutObject" not in said
+def test_missing_credentials_are_distinguished_from_missing_rights() -> None:
+    """obstore requests those of the instance's role last, and reports no more than that this request failed."""
+    error = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 2.4s: HTTP 403 Forbidden"
+    reason = objects.reason(OSError(error))
+    assert reason.startswith("no credentials were found in the environment")
+    assert "PutObject" not in reason
     assert "s3:PutObject" in objects.reason(OSError("Error performing PUT http://host/b/k in 1s: 403 Forbidden"))

@@ -1,4 +1,4 @@
-"""Templates of sets of stores: the parts that they find, and where the record of a set lies."""
+"""Templates of sets of stores and the locations of their records; names of groups in repositories."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from vczstore.stores.sets import Template
         ("/{part}", "/.PART.vczstore-set.json"),
     ],
 )
-def test_a_record_lies_in_one_place(spelling: str, place: str) -> None:
+def test_the_location_of_a_record(spelling: str, place: str) -> None:
     assert Template(spelling).record.place == place
 
 
 def test_sets_in_one_folder_have_records_of_their_own(tmp_path: Path) -> None:
-    """Whichever text stands around the names of the parts; the same once the folder has moved."""
+    """Names of records differ if the text around the part differs, and do not depend on the parent folder."""
     names = [
         "{part}_a.vcz",
         "{part}/a.vcz",
@@ -54,7 +54,7 @@ def test_sets_in_one_folder_have_records_of_their_own(tmp_path: Path) -> None:
     assert places[0][0] == ".PART_a.vcz.vczstore-set.json"
 
 
-def test_names_that_cannot_be(tmp_path: Path) -> None:
+def test_templates_that_are_refused(tmp_path: Path) -> None:
     complain(OptionError, ["one bucket"], lambda: Template("s3://cohort-{part}/store").record)
     complain(OptionError, [r"\.\. behind"], lambda: Template(f"{tmp_path}/{{part}}/../store").record)
     complain(OptionError, ["--parts"], Template("https://host/cohort/{part}").find)
@@ -62,8 +62,8 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_names_a_group(tmp_path: Path) -> None:
-    """What is there under the whole of a name is no group, and what is no repository has none."""
+def test_names_of_groups(tmp_path: Path) -> None:
+    """An existing path that contains ``#`` does not name a group; only repositories have groups."""
     vcz = cohort.make_arrays(3, cohort.ids(0, 2), fields=("call_DP",))
     cohort.write_icechunk(tmp_path / "cohort", vcz)
     cohort.write_vcz(tmp_path / "batch.vcz", vcz)
@@ -74,7 +74,7 @@ def test_what_names_a_group(tmp_path: Path) -> None:
     copy(f"{tmp_path}/cohort#chr1")
     copy(f"{tmp_path}/new.icechunk#chr1")
     assert [vczstore.info(f"{tmp_path}/{name}").samples for name in ("cohort#chr1", "new.icechunk#chr1")] == [2, 2]
-    was = cohort.digest(tmp_path)
+    before = cohort.digest(tmp_path)
     complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#chr1"))
     complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#chr1", overwrite=True))
     complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#call_DP"))
@@ -84,6 +84,6 @@ def test_what_names_a_group(tmp_path: Path) -> None:
     complain(NotAStoreError, ["cohort#chr2: there is no Zarr group"], partial(vczstore.info, f"{tmp_path}/cohort#chr2"))
     complain(NotAStoreError, ["no such file"], partial(vczstore.info, f"{tmp_path}/other#chr1"))
     complain(NotAStoreError, ["name .*new.icechunk#chr1"], partial(vczstore.info, f"{tmp_path}/new.icechunk"))
-    assert cohort.digest(tmp_path) == was
+    assert cohort.digest(tmp_path) == before
     (tmp_path / "batch.vcz").rename(tmp_path / "cohort#chr1")
     assert vczstore.info(tmp_path / "cohort#chr1").backend == "zarr"

@@ -1,4 +1,4 @@
-"""Where sources may lie, and how they are reached."""
+"""Locations of sources: other servers, sessions, zip files, web addresses, branches, groups; their errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def elsewhere(other_server: s3.S3Server, s3_cloud: Cloud) -> Cloud:
 
 @pytest.mark.slow
 def test_store_and_source_on_two_servers(s3_cloud: Cloud, elsewhere: Cloud) -> None:
-    """What lies at the store's server under the source's name is another VCZ, and is not taken for it."""
+    """The store's server has a different VCZ under the source's name, which is not used."""
     store, source = s3_cloud.make("format3", "store"), elsewhere.put("batch", BATCH)
     s3_cloud.put("batch", make_arrays(50, 3))
     options = {"storage_options": s3_cloud.options, "source_storage_options": elsewhere.options}
@@ -67,8 +67,8 @@ def test_store_and_source_on_two_servers(s3_cloud: Cloud, elsewhere: Cloud) -> N
     vczstore.copy_store_to_icechunk(elsewhere.put("old", OLD), f"{s3_cloud.url}/copy", **options)
     cohort.assert_same(s3_cloud.read("copy", "icechunk"), OLD)
     vczstore.create(f"{s3_cloud.url}/new", source, **options)
-    found = s3_cloud.read("new", "format3")
-    assert found["variant_position"].tolist() == OLD["variant_position"].tolist()
+    actual = s3_cloud.read("new", "format3")
+    assert actual["variant_position"].tolist() == OLD["variant_position"].tolist()
     vczstore.normalise(store, source, f"{s3_cloud.url}/normalised", **options)
     assert s3_cloud.read("normalised", "format3")["sample_id"].tolist() == BATCH["sample_id"].tolist()
 
@@ -78,8 +78,8 @@ def test_options_of_sources_in_commands_and_jobs(s3_cloud: Cloud, elsewhere: Clo
     local = s3_cloud.tmp / "local.vcz"
     cohort.write_vcz(local, OLD)
     source = elsewhere.put("inbox/batch.vcz", BATCH)
-    said = [f"--source-storage-option={name}={value}" for name, value in elsewhere.options.items()]
-    done = CliRunner().invoke(main, ["append", str(local), source, "--dry-run", *said])
+    flags = [f"--source-storage-option={name}={value}" for name, value in elsewhere.options.items()]
+    done = CliRunner().invoke(main, ["append", str(local), source, "--dry-run", *flags])
     assert done.exit_code == 0, done.output
     store, file = s3_cloud.make("format3", "store"), s3_cloud.tmp / "job.yaml"
     file.write_text(
@@ -123,7 +123,7 @@ def repository(folder: Path) -> icechunk.Repository:
 )
 @pytest.mark.slow
 def test_a_session_is_a_source(tmp_path: Path, which: str, form: str, executor: str) -> None:
-    """With what it has changed, and has not committed."""
+    """Its uncommitted changes are included."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     cohort.write_icechunk(tmp_path / "batch", BATCH)
     repo = repository(tmp_path / "batch")
@@ -190,7 +190,7 @@ def test_a_zip_file_is_a_source(tmp_path: Path, zarr_format: int, executor: str)
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)
     del options["executor"]
     more = zipped(tmp_path / "more.vcz", make_arrays(12, 3))
-    for source in (zarr.storage.ZipStore(more, mode="r"), more):  # the second is the first
+    for source in (zarr.storage.ZipStore(more, mode="r"), more):  # the same file, as a store and by its path
         with (
             nullcontext() if source is not more else pytest.raises(VczstoreError, match=r"all 3 samples of .* already")
         ):
@@ -226,7 +226,7 @@ def test_a_group_and_a_store_of_obstore_are_stores_and_sources(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_zip_files_in_an_inbox(tmp_path: Path) -> None:
-    """Beside what a desktop leaves there; a batch comes in once, and one that has changed is refused."""
+    """Files of desktops next to it are ignored; a batch is appended once, and refused if it has changed since."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     (tmp_path / "inbox").mkdir()
     file = zipped(tmp_path / "inbox" / "batch.vcz", BATCH)
@@ -252,7 +252,7 @@ def test_a_ds_store_in_a_batch(tmp_path: Path) -> None:
     for folder in ("batch.vcz", "batch.vcz/call_GL", "batch.vcz/call_GL/c", "store.vcz"):
         (tmp_path / folder / ".DS_Store").write_bytes(b"x")
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
-    (tmp_path / "store.vcz" / ".DS_Store").unlink()  # of which zarr-python warns
+    (tmp_path / "store.vcz" / ".DS_Store").unlink()  # zarr-python warns about it
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
 
 
@@ -274,7 +274,7 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
 
 
 class Web:
-    """A folder behind a server, which may show what is in folders."""
+    """A web server for a folder, with or without directory listings."""
 
     def __init__(self, folder: Path, *, listing: bool) -> None:
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -301,7 +301,7 @@ class Web:
                 pass
 
         class Server(http.server.ThreadingHTTPServer):
-            request_queue_size = 128  # of 5 at once, as is usual, all others are tried again a second later
+            request_queue_size = 128  # with the usual 5, clients retry further connections only after a second
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -384,7 +384,7 @@ def test_a_vcz_on_another_branch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("is_group", [True, False])
 def test_a_vcz_in_a_group(tmp_path: Path, zarr_format: int, is_group: bool) -> None:
-    """Of a Zarr group, or of a folder that is none."""
+    """The parent is a Zarr group, or a plain folder."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     cohort.write_vcz(tmp_path / "all" / "chr1", BATCH, zarr_format=zarr_format)
     if is_group:
@@ -451,20 +451,20 @@ def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.slow
 def test_s3_without_the_right_to_list(s3_cloud: Cloud, kind: str) -> None:
-    """S3 says then that an object is forbidden which is not there, and lists nothing."""
+    """S3 then answers 403 for objects that do not exist, and lists nothing."""
     store = s3_cloud.make(kind)
-    there = {entry[0] for entry in s3_cloud.listing()}
+    existing = {entry[0] for entry in s3_cloud.listing()}
     bucket = s3_cloud.url.removeprefix("s3://")
 
     def forbid(_number: int, method: str, path: str) -> int | None:
         key = unquote(path.partition("?")[0]).removeprefix(f"/{bucket}").strip("/")
-        return 403 if method in ("GET", "HEAD") and key not in there else None
+        return 403 if method in ("GET", "HEAD") and key not in existing else None
 
     with faults.before(s3_cloud.options["endpoint"]) as proxy:
         proxy.follow(forbid)
         options = {"storage_options": {**s3_cloud.options, "endpoint": proxy.endpoint}}
         before = s3_cloud.listing()
-        for look in (
+        for call in (
             lambda: vczstore.verify_removal(store, "S0001", **options),
             lambda: vczstore.info(f"{s3_cloud.url}/nothing", **options),
             lambda: vczstore.append(store, f"{s3_cloud.url}/nothing", **options),
@@ -472,7 +472,7 @@ def test_s3_without_the_right_to_list(s3_cloud: Cloud, kind: str) -> None:
             with pytest.raises(
                 StorageError, match=r"access denied; on S3 this takes s3:GetObject, and s3:ListBucket"
             ) as e:
-                look()
+                call()
             assert "\n" not in str(e.value)
         assert s3_cloud.listing() == before
 
@@ -488,7 +488,7 @@ def test_all_spellings_of_azure(azure_cloud: Cloud, kind: str, monkeypatch: pyte
     container, account = azure_cloud.url.removeprefix("az://"), azure.ACCOUNT
     bare = [f"{scheme}://{container}/a b/store" for scheme in ("az", "azure", "abfs", "abfss")]
     full = [f"abfs{s}://{container}@{account}.dfs.core.windows.net/a b/store" for s in ("", "s")]
-    full += [f"https://{account}.{of}.core.windows.net/{container}/a%20b/store" for of in ("blob", "dfs")]
+    full += [f"https://{account}.{service}.core.windows.net/{container}/a%20b/store" for service in ("blob", "dfs")]
     endpoint = {"endpoint": azure_cloud.options["endpoint"]}
     for url in bare + full:
         assert vczstore.info(url, storage_options={**endpoint, "account": account}).samples == 7, url
