@@ -166,7 +166,7 @@ class Append(HarmoniseOptions, Edit):
 
     @property
     def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit, if requested."""
+        """The recomputation of INFO fields in the same commit; None if not requested."""
         return recomputing(self.store, self.recompute)
 
     @property

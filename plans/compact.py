@@ -54,7 +54,7 @@ class Compact(Edit):
         return self.output is None
 
     def store_to_lock(self, options: "Options") -> "Store | None":
-        """Open the store, or the local folder on plain Zarr that is replaced; plain Zarr elsewhere is refused."""
+        """Open the store to lock; plain Zarr that is not a local folder is refused. None if a copy is made."""
         return None if self.output is not None else self._in_place(options)
 
     def _in_place(self, options: "Options", *, dry_run: bool = False) -> "Store":

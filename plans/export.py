@@ -147,14 +147,14 @@ class Export(Operation):
         vcz, chosen = request.vcz, request.chosen
         exported = vcz.sample_ids[chosen.positions].tolist()  # only IDs that the export itself has
         state = vcz.stamp if vcz.snapshot is None else request.store.history.content(vcz.snapshot)
-        of = digest(state, exported, chosen.n_withdrawn, request.regions, version("vczstore"))
+        identity = digest(state, exported, chosen.n_withdrawn, request.regions, version("vczstore"))
 
         def write(temporary: str) -> "Found":
             result: Any = self._write(request, temporary, options, dry_run=False)
             return cast("Found", replace(result, **{"out" if self.is_vcf else "store": url}))
 
         place = Place.of(url, options.shared(url, self.store))
-        return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
+        return export_again(place, identity, Unchanged(vcz.label, vcz.snapshot, url), write)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
         """Export all parts, in the states at the start; unless parts are named, their samples must agree."""

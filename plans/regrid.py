@@ -139,7 +139,7 @@ class Regrid(Edit):
                 "regrid: nothing to change; give --sample-grid, --samples-chunk, --variants-chunk, --samples-shard, "
                 "--variants-shard, --compressor or --when"
             )
-        if 0 in (given := [n for n in (self.samples_shard, self.variants_shard) if n is not None]) and any(given):
+        if 0 in (lengths := [n for n in (self.samples_shard, self.variants_shard) if n is not None]) and any(lengths):
             raise OptionError(
                 f"regrid: samples-shard is {self.samples_shard} and variants-shard {self.variants_shard}; 0 stands for "
                 "no shards at all: give 0 alone, or for one chunk its length"

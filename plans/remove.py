@@ -74,7 +74,7 @@ class Remove(Edit):
 
     @property
     def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit, if requested."""
+        """The recomputation of INFO fields in the same commit; None if not requested."""
         return recomputing(self.store, self.recompute)
 
     @property

@@ -69,15 +69,15 @@ class RenameSamples(Edit):
 
         present = set(vcz.sample_ids.tolist())
         old = {old for old, new in self._pairs.items() if old in present and old != new}
-        given = {new for step in ahead if isinstance(step, RenameSamples) for new in step._pairs.values()}
-        if reused := sorted(old & given):
-            if old <= given:
+        later = {new for step in ahead if isinstance(step, RenameSamples) for new in step._pairs.values()}
+        if reused := sorted(old & later):
+            if old <= later:
                 return None
             raise SampleError(
-                f"rename-samples: {len(old - given):,} samples have come into {vcz.label} under old IDs of {self.file} "
+                f"rename-samples: {len(old - later):,} samples have come into {vcz.label} under old IDs of {self.file} "
                 f"since it was used, and {len(reused):,} of its old IDs are given to others by a later step; give the "
                 "former in a file of their own",
-                f"these are {listing(sorted(old - given))}",
+                f"these are {listing(sorted(old - later))}",
             )
         return replace(self, missing_ok=True) if old else None
 

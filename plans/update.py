@@ -124,7 +124,7 @@ class Update(HarmoniseOptions, Edit):
 
     @property
     def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit, if requested."""
+        """The recomputation of INFO fields in the same commit; None if not requested."""
         return recomputing(self.store, self.recompute)
 
     def compile(self, compiling: "Compiling") -> Stages:

@@ -202,7 +202,7 @@ class HarmoniseOptions(Operation):
 
 
 def if_none() -> str | None:
-    """Declare what a job does about globs without matches."""
+    """Declare what a job does about globs without matches; None for the default in the help."""
     declared: str | None = option(
         None,
         "What to do if a glob matches nothing: fail, or go on. By default the job goes on, unless there is no object "

@@ -323,7 +323,7 @@ class SameVariants:
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     def _differs_in_length(self, rows: slice) -> int | None:
-        """The first row whose length differs, given equal alleles: a symbolic allele is defined by its length."""
+        """The first row with another length of symbolic alleles, given equal alleles; None if there is none."""
         if all(self._same_encoded(name, rows) for name in (LENGTH, END, SVLEN)):
             return None
         extents = [self._extents(vcz, rows) for vcz in (self.store, self.source)]

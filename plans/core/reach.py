@@ -34,7 +34,7 @@ def pickled(store: ZarrStore) -> bytes:
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
-    """Read some objects in the driver; a task of `probe_plan` should read the same values."""
+    """Read objects in the driver, None if absent; a task of `probe_plan` should read the same values."""
     return _read(_read_only(store), keys)
 
 
@@ -44,7 +44,7 @@ def _read_only(store: ZarrStore) -> ZarrStore:
 
 
 def probe_plan(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
-    """A plan of one task, which reports the values of some objects, or an error message."""
+    """A plan of one task, whose finding is the values of some objects (None if absent), or an error message."""
     from plans.core import cubed_backend, scan_tasks
 
     reader = scan_tasks.ScanReader(_Probe(sent, tuple(keys)), 1, 1)

@@ -153,7 +153,7 @@ class Regrouped:
 
 
 def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
-    """The encoded chunks of an origin that go to some coordinates of the target."""
+    """The encoded chunks of an origin by their coordinates in the target; absent ones are None or left out."""
     array, theirs = origin.array, Sharding(origin.array)
     columns = dict(zip(origin.to, origin.columns, strict=True))
     grid = arrays.grid_of(array)

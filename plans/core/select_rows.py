@@ -119,7 +119,7 @@ class _Selected:
 
     @cached_property
     def axes(self) -> tuple[int, int | None]:
-        """The variants axis and the samples axis of the source."""
+        """The variants axis and the samples axis of the source; the latter None if it has none."""
         return dimensions(self.source).index(VARIANTS), samples_axis(self.source)
 
     def share(self, index: tuple[int, ...]) -> "_Selected":

@@ -219,9 +219,9 @@ def copying_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
     if not withdrawn.hashes or withdrawn.place is None or place is None:
         return plan
     key = withdrawn.place.read()
-    if key is None or _check(key) != withdrawn.check or (there := place.read()) == key:
+    if key is None or _check(key) != withdrawn.check or (existing := place.read()) == key:
         return plan
-    if there is not None:
+    if existing is not None:
         raise UnsuitableError(
             f"{plan.operation}: {place} is the key of another store's withdrawn samples, and {vcz.label} has its own; "
             "choose another path, or if that store is gone, delete the file"

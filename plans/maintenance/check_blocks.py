@@ -55,7 +55,7 @@ class BlockOrder:
         return [FindingScan(cls(blocks, runs).look, vcz.n_samples, width, mem)]
 
     def look(self, samples: slice) -> TaskFindings | None:
-        """Return the first error in the runs of some samples, or else the first error in each chunk row of records."""
+        """Return the first error in the runs of some samples, else those in their records; None if there are none."""
         try:
             runs = arrays.read(self.runs, (samples, slice(0, self.runs.shape[1]), slice(0, len(RUN_FIELDS))))
             errors = list(self._runs(runs.astype("i8"), samples.start)) or list(self._records(runs, samples))

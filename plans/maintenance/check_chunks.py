@@ -23,7 +23,7 @@ class Outside:
     arrays: tuple[tuple[str, AnyArray], ...]
 
     def look(self, number: slice) -> TaskFindings | None:
-        """Count the chunks outside the grid of one array, given by a slice of length 1."""
+        """Count the chunks outside the grid of one array, given by a slice of length 1; None if there are none."""
         name, array = self.arrays[number.start]
         n = encoded_chunks.count_outside(array)
         return TaskFindings(name, outside=n) if n else None

@@ -67,7 +67,7 @@ class Order:
         return [FindingScan(order.look, vcz.n_variants, per_task, mem)]
 
     def look(self, rows: slice) -> TaskFindings | None:
-        """Compare some rows with each other, with the row before them, and with their rows of the index."""
+        """Compare rows with each other, the row before them, and the index; None if they cannot be decoded."""
         start = max(0, rows.start - 1)
         try:
             contig, position = (arrays.read(a, (slice(start, rows.stop),)) for a in (self.contig, self.position))

@@ -253,7 +253,7 @@ class CompareColumn:
         return n or None
 
     def _samples(self) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
-        """Yield `here` and `there` restricted to each chunk column of the other VCZ."""
+        """Yield `here` and `there` restricted to each chunk column of the other VCZ; None, None if they are None."""
         if self.here is None or self.there is None:
             yield None, None
             return

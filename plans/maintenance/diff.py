@@ -216,8 +216,8 @@ def _goes_by_allele(name: str, a: Vcz, b: Vcz) -> bool:
     arrays_of = [vcz.arrays[name] for vcz in (a, b)]
     if VARIANTS not in dimensions(arrays_of[0]):
         return False
-    of = "FORMAT" if SAMPLES in dimensions(arrays_of[0]) else "INFO"
-    return any(is_by_allele(name, array, numbers_of(vcz, of)) for vcz, array in zip((a, b), arrays_of, strict=True))
+    kind = "FORMAT" if SAMPLES in dimensions(arrays_of[0]) else "INFO"
+    return any(is_by_allele(name, array, numbers_of(vcz, kind)) for vcz, array in zip((a, b), arrays_of, strict=True))
 
 
 def _has_axis(array: AnyArray) -> bool:

@@ -113,8 +113,8 @@ class Description:
             way_out = f"vczstore recompute {self.store} --fields {names}"
             rows.append(("stale", f"INFO {names}, computed before samples changed; {way_out}"))
         if self.snapshot:
-            on = f" (branch {self.branch})" if self.branch else ""
-            rows += [("snapshot", f"{self.snapshot}{on}"), ("tags", ", ".join(self.tags) or "none")]
+            branch = f" (branch {self.branch})" if self.branch else ""
+            rows += [("snapshot", f"{self.snapshot}{branch}"), ("tags", ", ".join(self.tags) or "none")]
         rows += [
             ("" if i else "history", f"{entry['time']}  {entry['id']}  {entry['message']}")
             for i, entry in enumerate(self.history)

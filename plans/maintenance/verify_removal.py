@@ -329,9 +329,9 @@ class _Look:
     def _at_other_spellings(self, samples: Sequence[str]) -> None:
         """Report samples of the store whose IDs differ from listed ones only in spelling or case."""
         others = self.ids.difference(samples)
-        if meant := spelt_otherwise(others, samples):
+        if respelt := spelt_otherwise(others, samples):
             self.reasons.append(
-                f"{_n(meant, 'line')} of the list {_s(meant, 'is', 'are')} in {SAMPLE_ID} now in another spelling "
+                f"{_n(respelt, 'line')} of the list {_s(respelt, 'is', 'are')} in {SAMPLE_ID} now in another spelling "
                 "(quotes, columns, invisible characters, Unicode form); write the IDs as vczstore samples does"
             )
         if cases := {other.casefold() for other in others}.intersection(map(str.casefold, samples)):

@@ -214,8 +214,8 @@ def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _lengthened(values: np.ndarray, width: int, fill: Any) -> np.ndarray:
-    more = width - values.shape[-1]
-    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, max(0, more))], constant_values=fill)
+    n_padding = width - values.shape[-1]
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, max(0, n_padding))], constant_values=fill)
 
 
 @dataclass(frozen=True)

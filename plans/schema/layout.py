@@ -380,8 +380,8 @@ def _joins(operation: str, store: Vcz, sources: Sequence[Vcz], name: str, harmon
 
 
 def _without(source: Vcz, name: str) -> Vcz:
-    gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased")), *([RUNS] if name == BLOCKS else [])}
-    return replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})
+    dropped = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased")), *([RUNS] if name == BLOCKS else [])}
+    return replace(source, arrays={n: a for n, a in source.arrays.items() if n not in dropped})
 
 
 def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:

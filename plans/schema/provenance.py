@@ -85,8 +85,8 @@ def keep_batch_numbers(vcz: Vcz, sources: Sequence[Vcz], places: Sequence[np.nda
 
 def _with_numbers(vcz: Vcz, source: Vcz, values: np.ndarray) -> Vcz:
     like = like_source(vcz.arrays[BATCH], source.arrays[SAMPLE_ID], (len(values),))
-    given = BatchNumbers(like, like, BATCH, values.astype(like.dtype))
-    return replace(source, arrays={**source.arrays, BATCH: cast("AnyArray", given)})
+    view = BatchNumbers(like, like, BATCH, values.astype(like.dtype))
+    return replace(source, arrays={**source.arrays, BATCH: cast("AnyArray", view)})
 
 
 def with_batch_table(plan: Plan, table: list[dict[str, Any]]) -> Plan:

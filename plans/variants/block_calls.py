@@ -68,8 +68,8 @@ def covering(
     samples, n_samples
         Samples of the source, and how many there are.
     """
-    who = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
-    key = (index.token, number, rows.start, rows.stop, who)
+    sample_key = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
+    key = (index.token, number, rows.start, rows.stop, sample_key)
     return _cache.get(key, lambda: _covering(index, index.sources[number], rows, is_matched, samples, n_samples))
 
 

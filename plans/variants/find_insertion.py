@@ -61,7 +61,7 @@ class RefMismatch(NamedTuple):
 
 
 def _mismatch(records: MergedRange) -> RefMismatch | None:
-    """Return the first two variants at one position whose REFs contradict each other, if at least one is inserted."""
+    """Return the first two variants at one position whose REFs contradict each other, one inserted; None if none."""
     same = (np.diff(records.contig) == 0) & (np.diff(records.position) == 0)
     if not same.any():
         return None

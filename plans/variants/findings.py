@@ -134,7 +134,7 @@ class Findings:
         return sum(self.first_unmatched(i)[0] for i in range(len(self.index.sources)))
 
     def first_unmatched(self, source: int) -> tuple[int, int | None]:
-        """Count the variants of a source that match nothing, and return the row of the first one."""
+        """Count the variants of a source that match nothing, and return the row of the first one, or None."""
         n_elsewhere, first_elsewhere = self.index.sources[source].on_other_contigs(self._store_contigs)
         mine = self.by_source.get(source, [])
         firsts = [row for row in (first_elsewhere, *(r.first_unmatched for r in mine)) if row is not None]

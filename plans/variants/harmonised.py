@@ -169,11 +169,11 @@ class Harmonised(View):
         genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
         genotype = None if isinstance(genotype, Dropped) else genotype  # the source has none
         reports = findings.by_source.get(number, [])
-        sent, at = findings.of_source(number)
+        for_task, at = findings.of_source(number)
         blocks = KeptBlocks.of(source, f"{findings.index.token}.{number}", findings.contigs, None)
         # the blocks of a gVCF are read from the gVCF itself
         kept = None if findings.rules.gvcf else KeptCalls.of(blocks, name, like)
-        view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data, kept)
+        view = cls(array, like, name, at, for_task, (), max((r.span for r in reports), default=0), genotype, data, kept)
         return replace(view, copied=view._copied(reports))
 
     @property

@@ -109,17 +109,17 @@ class Field:
         self, n: int, genotype: np.ndarray | None, found: np.ndarray, length: np.ndarray, *, may_be_padded: bool
     ) -> np.ndarray:
         """Return the ploidy of each call; -1 where it is unknown."""
-        own, is_called, usual = np.full(found.shape, -1, dtype="i8"), np.zeros(found.shape, dtype=bool), DIPLOID
+        own, is_called, default = np.full(found.shape, -1, dtype="i8"), np.zeros(found.shape, dtype=bool), DIPLOID
         if genotype is not None:
-            own, is_called, usual = (
+            own, is_called, default = (
                 (genotype != INT_FILL).sum(axis=-1),
                 (genotype >= 0).any(axis=-1),
                 genotype.shape[-1],
             )
             own[own == 0] = -1
         if n == 1:  # one value, for any ploidy
-            return np.where(is_called, own, usual)
-        most = max(DIPLOID, usual)
+            return np.where(is_called, own, default)
+        most = max(DIPLOID, default)
         sizes = [n_genotypes(n, p) for p in range(most + 1)]
         by_length = np.full(found.shape, -1, dtype="i8")
         for p in range(1, most + 1):

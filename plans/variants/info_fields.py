@@ -264,6 +264,6 @@ def exact_test(ref: int, alt: int, het: int) -> tuple[float, float]:
     numbers = np.concatenate([down[::-1] - 2, [middle], up + 2])
     probabilities = np.concatenate([of_down[::-1], [1.0], of_up])
     probabilities /= probabilities.sum()
-    seen = probabilities[numbers == het].sum()  # 0 where it is too far from the middle
-    equilibrium = probabilities[probabilities <= seen * (1 + TIE)].sum()
+    observed = probabilities[numbers == het].sum()  # 0 where it is too far from the middle
+    equilibrium = probabilities[probabilities <= observed * (1 + TIE)].sum()
     return min(1.0, float(equilibrium)), min(1.0, float(probabilities[numbers >= het].sum()))

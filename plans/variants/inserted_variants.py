@@ -173,17 +173,17 @@ class _PartialMatches(Matches):
         self, at: np.ndarray, rows: np.ndarray, mapped: np.ndarray, ids: np.ndarray, unseen: np.ndarray | None
     ) -> Self:
         """Return these matches with more records; `at` is the index of the record that matches each variant, or -1."""
-        is_there, which = at >= 0, at[at >= 0]
+        present, matched = at >= 0, at[at >= 0]
         width = max(self.alleles.shape[1], mapped.shape[1])
         own, alleles = (_wide(a, width) for a in (self.alleles, mapped))
         result_rows, n_alleles = self.rows.copy(), self.n_alleles.copy()
-        result_rows[is_there], n_alleles[is_there] = rows[which], (ids[which] >= 0).sum(axis=1)
+        result_rows[present], n_alleles[present] = rows[matched], (ids[matched] >= 0).sum(axis=1)
         places = None
         if unseen is not None and self.unseen is not None:
             places = self.unseen.copy()
-            places[is_there] = unseen[which]
-            n_alleles[is_there] += unseen[which] >= 0
-        return type(self)(result_rows, np.where(is_there[:, np.newaxis], alleles, own).astype("i4"), n_alleles, places)
+            places[present] = unseen[matched]
+            n_alleles[present] += unseen[matched] >= 0
+        return type(self)(result_rows, np.where(present[:, np.newaxis], alleles, own).astype("i4"), n_alleles, places)
 
 
 SITE_VALUES = (LENGTH, END, SVLEN, ID)

@@ -237,12 +237,12 @@ class KeptBlocks:
         result = KeptCoverage.nothing(len(positions), len(samples))
         columns = arrays.cuts(self.blocks)[0].of(samples)
         for contig in np.unique(contigs).tolist():
-            at = np.flatnonzero(contigs == contig)
+            on_contig = np.flatnonzero(contigs == contig)
             for column in np.unique(columns).tolist():
-                who = np.flatnonzero(columns == column)
-                part = self._look(self.contigs[contig], positions[at], samples[who])
+                in_column = np.flatnonzero(columns == column)
+                part = self._look(self.contigs[contig], positions[on_contig], samples[in_column])
                 for whole, values in zip(result, part, strict=True):
-                    whole[np.ix_(at, who)] = values
+                    whole[np.ix_(on_contig, in_column)] = values
         result.kinds[result.kinds == _AT] = NOTHING  # the record is another variant of the store
         return result._replace(places=result.places[:0])  # no longer needed
 

@@ -65,23 +65,23 @@ class KeptCalls:
         samples
             Indices of the samples in the VCZ.
         """
-        for at, who in self._batches(rows, samples):
-            coverage = self.blocks.look(contigs[at], positions[at], samples[who])
+        for batch_variants, batch_samples in self._batches(rows, samples):
+            coverage = self.blocks.look(contigs[batch_variants], positions[batch_variants], samples[batch_samples])
             variants, calls = np.nonzero(coverage.kinds == SPANNED)
-            values[at[variants], who[calls]] = missing[at[variants], 0]
+            values[batch_variants[variants], batch_samples[calls]] = missing[batch_variants[variants], 0]
             variants, calls, chosen = coverage.of_blocks(self.field)
-            values[at[variants], who[calls]] = self._values(chosen)
+            values[batch_variants[variants], batch_samples[calls]] = self._values(chosen)
 
     def _batches(self, rows: np.ndarray, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield variants and samples to look up together: by chunks, so that all fields share cached results."""
         chunks, columns = rows // arrays.outer_chunks(self.like)[0], arrays.cuts(self.like)[1].of(samples)
         for column in np.unique(columns).tolist():
-            who = np.flatnonzero(columns == column)
-            step = _n_at_once(len(who))
+            in_column = np.flatnonzero(columns == column)
+            step = _n_at_once(len(in_column))
             for chunk in np.unique(chunks).tolist():
-                at = np.flatnonzero(chunks == chunk)
-                for start in range(0, len(at), step):
-                    yield at[start : start + step], who
+                in_chunk = np.flatnonzero(chunks == chunk)
+                for start in range(0, len(in_chunk), step):
+                    yield in_chunk[start : start + step], in_column
 
     def _values(self, chosen: np.ndarray) -> np.ndarray:
         """Return the values of calls, given the field of the block of each call."""

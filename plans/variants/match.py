@@ -74,8 +74,8 @@ def match(
     shared = ((b[:, :, np.newaxis] == a[:, np.newaxis, :]) & (b >= 0)[:, :, np.newaxis]).any(axis=2).sum(axis=1)
     n, m = (a >= 0).sum(axis=1), (b >= 0).sum(axis=1)
     if extents is not None:
-        may = may_match(extents[0][ours], extents[1][theirs], shared, m == 0)
-        ours, theirs, shared, n, m = ours[may], theirs[may], shared[may], n[may], m[may]
+        fits = may_match(extents[0][ours], extents[1][theirs], shared, m == 0)
+        ours, theirs, shared, n, m = ours[fits], theirs[fits], shared[fits], n[fits], m[fits]
 
     exact = (shared == m) & (m == n)
     i, j = ours[exact], theirs[exact]

@@ -164,8 +164,8 @@ class Index:
 
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
-        mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
-        parts = [self._match_run(int(k)) for k in mine]
+        run_numbers = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
+        parts = [self._match_run(int(k)) for k in run_numbers]
         sources = [
             Matches(
                 np.concatenate([p.sources[s].rows for p in parts]),
@@ -273,13 +273,13 @@ def _matches(
 ) -> Matches:
     """Return the matches of a source with some variants, given the result `at` of `match`."""
     rows = np.where(_has_unmatched(positions, records.positions, at), UNMATCHED, ABSENT)
-    n_alleles, is_there = np.zeros(len(at), dtype="i8"), at >= 0
-    rows[is_there] = records.rows[at[is_there]]
-    n_alleles[is_there] = (ids[at[is_there]] >= 0).sum(axis=1)
+    n_alleles, is_matched = np.zeros(len(at), dtype="i8"), at >= 0
+    rows[is_matched] = records.rows[at[is_matched]]
+    n_alleles[is_matched] = (ids[at[is_matched]] >= 0).sum(axis=1)
     if records.unseen is None:
         return Matches(rows[here], mapped[here], n_alleles[here])
     unseen = np.full(len(at), -1, dtype="i4")
-    unseen[is_there] = records.unseen[at[is_there]]
+    unseen[is_matched] = records.unseen[at[is_matched]]
     return Matches(rows[here], mapped[here], (n_alleles + (unseen >= 0))[here], unseen[here])
 
 

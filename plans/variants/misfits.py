@@ -128,11 +128,11 @@ class Source:
             genotype = None
             if field is not None and field.number == "G" and self.genotype is not None:
                 genotype = self._read(self.genotype, rows, samples)
-            counts = True if self.is_chosen is None else self.is_chosen[samples]
+            is_counted = True if self.is_chosen is None else self.is_chosen[samples]
             for n in np.unique(n_alleles).tolist():
                 at = np.flatnonzero(n_alleles == n)
                 found, expected, is_wrong = _judge(values[at], None if genotype is None else genotype[at], field, n)
-                if (wrong := is_wrong & counts).any():
+                if (wrong := is_wrong & is_counted).any():
                     i, j = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
                     yield name, int(rows[at[i]]), n, int(found[i, j]), int(expected[i, j])
                     return

@@ -170,10 +170,10 @@ class Overlap:
         stop = start + np.maximum(length.astype("i8"), 1)
         for number in np.unique(contig).tolist():
             if number in self.starts:
-                mine = contig == number
-                first = np.searchsorted(self.ends[number], start[mine], side="right")  # the first to end after it
+                on_contig = contig == number
+                first = np.searchsorted(self.ends[number], start[on_contig], side="right")  # the first to end after it
                 begins = np.append(self.starts[number], _NO_END)
-                result[mine] = begins[first] < stop[mine]
+                result[on_contig] = begins[first] < stop[on_contig]
         return result
 
 
@@ -220,8 +220,8 @@ class FindRows:
         chunks: np.ndarray | range = range(-(-vcz.n_variants // width))
         if REGION_INDEX in vcz.arrays and vcz.arrays[REGION_INDEX].shape[1:] == (6,):
             index = arrays.read(vcz.arrays[REGION_INDEX], (slice(None), slice(None))).astype("i8")
-            may = overlap.has(index[:, 1], index[:, 2], index[:, 4] - index[:, 2] + 1)
-            chunks = np.unique(index[may, 0])
+            is_candidate = overlap.has(index[:, 1], index[:, 2], index[:, 4] - index[:, 2] + 1)
+            chunks = np.unique(index[is_candidate, 0])
         contig, position, length = (vcz.arrays[name] for name in FIELDS)
         return cls(contig, position, length, overlap, chunks, width)
 

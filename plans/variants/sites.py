@@ -136,7 +136,7 @@ class Sites:
         return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays), blocks)
 
     def contigs_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the contig of each of some rows."""
+        """Return the contig number of each of some rows."""
         return np.asarray(self.runs[np.searchsorted(self.runs[:, 2], rows, "right"), 0])
 
     def of_contig(self, contig: int) -> np.ndarray:
@@ -235,7 +235,7 @@ class Sites:
             yield max(int(begins[i]), start), min(int(ends[i]), stop)
 
     def unmatched(self, start: int, stop: int, matched: np.ndarray) -> tuple[int, int | None]:
-        """Count the variants of a gVCF in a range of rows that are not matched, and return the row of the first one."""
+        """Count the unmatched variants of a gVCF in a range of rows, and return the row of the first one, or None."""
         matched = np.sort(matched)
         n, first = 0, None
         for a, b in self._runs_with_variants(start, stop, matched):
@@ -245,7 +245,7 @@ class Sites:
         return n, first
 
     def on_other_contigs(self, contigs: Collection[int]) -> tuple[int, int | None]:
-        """Count the variants on contigs other than those of a store, and return the row of the first one."""
+        """Count the variants on contigs other than those of a store, and return the row of the first one, or None."""
         is_other = ~np.isin(self.runs[:, 0], list(contigs))
         if self.blocks is None:
             runs = self.runs[is_other]

@@ -89,11 +89,11 @@ class FindRuns:
         if outside.any():
             return Seen(_NONE, int(rows.start + np.argmax(outside)), None)
         is_new: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
-        back: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~is_new
+        is_decreasing: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~is_new
         starts = np.flatnonzero(is_new | (np.arange(rows.start, rows.stop) % self.step == 0))
         stops = np.append(starts[1:], len(position))
         runs = Runs(contig[starts], rows.start + starts, rows.start + stops, position[starts], position[stops - 1])
-        return Seen(runs, None, int(rows.start + np.argmax(back)) if back.any() else None)
+        return Seen(runs, None, int(rows.start + np.argmax(is_decreasing)) if is_decreasing.any() else None)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan with tasks of whole chunks."""
@@ -139,12 +139,12 @@ class FindRuns:
         order = np.argsort(columns[1], kind="stable")
         runs = Runs(*(column[order] for column in columns))
         is_new = np.diff(runs.contig, prepend=-1) != 0
-        back = runs.start[1:][~is_new[1:] & (runs.first[1:] < runs.last[:-1])]
-        again = np.ones(int(is_new.sum()), dtype=bool)
-        again[np.unique(runs.contig[is_new], return_index=True)[1]] = False
-        late = [*back, *runs.start[is_new][again], *(s.unsorted for s in seen if s.unsorted is not None)]
-        if late:
-            row = int(min(late))
+        decreasing = runs.start[1:][~is_new[1:] & (runs.first[1:] < runs.last[:-1])]
+        repeated = np.ones(int(is_new.sum()), dtype=bool)
+        repeated[np.unique(runs.contig[is_new], return_index=True)[1]] = False
+        unsorted = [*decreasing, *runs.start[is_new][repeated], *(s.unsorted for s in seen if s.unsorted is not None)]
+        if unsorted:
+            row = int(min(unsorted))
             raise IncompatibleError(
                 f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, comes after "
                 f"{site(self.vcz, row - 1)}: variants have to be sorted by position, each contig in one piece; sort "

@@ -224,10 +224,10 @@ def _candidates(
     site, alts = sites[first[rows]], alleles[first[rows], 1:]
     is_alt = (codes[first[rows], 1:] >= 0) & ~np.logical_or.reduce([alts == text for text in UNSEEN])
     row, column = np.nonzero(is_alt)
-    may = ~is_alt.any(axis=1)
+    is_candidate = ~is_alt.any(axis=1)
     if len(row):
         pairs = _pairs(site[row], codes[first[rows[row]], 1 + column])
-        may[row[np.bincount(pairs)[pairs] > 1]] = True
-    chosen = np.isin(site, site[may]) | any_alt
+        is_candidate[row[np.bincount(pairs)[pairs] > 1]] = True
+    chosen = np.isin(site, site[is_candidate]) | any_alt
     rows, site = rows[chosen], site[chosen]
     return np.split(rows, np.flatnonzero(np.diff(site)) + 1) if len(rows) else []
