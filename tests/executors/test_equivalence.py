@@ -109,8 +109,8 @@ def bucket(s3_server: s3.S3Server) -> Place:
         http = {"client_options": {"allow_http": True}}
         return S3Store(name, prefix=prefix, endpoint=s3_server.endpoint, region="us-east-1", **http)
 
-    where = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True, "force_path_style": True}
-    storage = icechunk.s3_storage(bucket=name, prefix="store", from_env=True, **where)
+    access = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True, "force_path_style": True}
+    storage = icechunk.s3_storage(bucket=name, prefix="store", from_env=True, **access)
     return Place(url, s3_server.options, objects, storage)
 
 
@@ -162,7 +162,7 @@ def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
 )
 def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, case: str, executor: str) -> None:
     """
-    Each is compared with single-threaded, and that with the model. Modal cannot reach folders, and refuses them.
+    Every executor is compared with single-threaded, which is compared with the model. Modal refuses local folders.
 
     Not every combination is run, since executors treat all tasks alike and each task opens its store by itself.
     """

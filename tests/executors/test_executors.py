@@ -92,7 +92,7 @@ def _dag_of_three(task: Any, n: int) -> nx.MultiDiGraph:
 
 @pytest.mark.slow
 def test_tasks_over_the_same_rows_share_a_process(tmp_path: Path) -> None:
-    """They reuse what it has read. If one fails, it is retried, and those before it are not run again."""
+    """Tasks reuse what the process has read. A failed task is retried, without those that ran before it."""
 
     def task(coords: list[int], *, config: None, name: str) -> tuple[str, int, int]:
         attempts = tmp_path / f"{name}{coords[0]}"
@@ -184,7 +184,7 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after the kill of an idle worker that holds the lock of the queue, without which the others never exit."""
+    """As when an idle worker is killed while it holds the lock of the queue: the others never exit."""
 
     def task(coords: list[int], *, config: None) -> int:
         return os.getpid()

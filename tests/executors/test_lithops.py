@@ -202,7 +202,7 @@ def in_the_cloud(s3_server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_cloud_cannot_reach_folders(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers would take all chunks of a source for absent, and lose those written to a store."""
+    """Cloud workers would find no chunks in a local source, and chunks written to a local store would be lost."""
     options = {"storage_options": s3_server.options}
     store, batch = make(tmp_path, "format3")
     bucket = s3_server.url("lithops-folders")

@@ -264,8 +264,8 @@ class Bucket:
         return zarr.storage.ObjectStore(object_store(f"{self.url}/{name}", self.server.options))
 
     def repository(self, name: str) -> icechunk.Repository:
-        place = {"endpoint_url": self.server.endpoint, "region": "us-east-1", "allow_http": True}
-        storage = icechunk.s3_storage(bucket=self.name, prefix=name, from_env=True, **place)
+        access = {"endpoint_url": self.server.endpoint, "region": "us-east-1", "allow_http": True}
+        storage = icechunk.s3_storage(bucket=self.name, prefix=name, from_env=True, **access)
         return icechunk.Repository.open(storage)
 
     def read(self, name: str) -> dict[str, np.ndarray]:

@@ -33,8 +33,8 @@ def repo(tmp_path: Path) -> Path:
 
 
 def one_object(*arguments: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(*arguments, "--json").stdout)
-    return found
+    document: dict[str, Any] = json.loads(run(*arguments, "--json").stdout)
+    return document
 
 
 def samples(repo: Path, branch: str = "main") -> list[str]:
@@ -88,7 +88,7 @@ def test_a_branch_that_has_diverged_from_main_is_not_published(repo: Path, tmp_p
 
 
 def test_a_branch_at_the_head_of_main_keeps_samples_removed_later(repo: Path) -> None:
-    """It holds no older data, so a purge is allowed; but samples removed later would stay on it."""
+    """The branch holds no older data, so a purge is allowed; but it would keep samples that are removed afterwards."""
     vczstore.branch(repo, "idle")
     vczstore.purge(repo)
     with pytest.raises(TagError, match="the branch idle"):
@@ -111,7 +111,7 @@ def test_a_branch_can_be_published_after_main_was_swept(repo: Path, tmp_path: Pa
 
 
 def sweep_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run gc right before a commit on the branch, as may happen in an object store, which has no commit lock."""
+    """Run gc once, right before a commit on the branch, as may happen where no file lock serialises commits."""
     commit, swept = icechunk.Session.commit, list[str]()
 
     def commit_late(session: icechunk.Session, *args: Any, **kwargs: Any) -> str:
@@ -127,7 +127,7 @@ def sweep_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_commit_whose_chunks_were_swept_is_undone(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its chunks, not referenced yet, are deleted: the branch is reset, and the operation is retried."""
+    """Gc deletes the chunks of a pending commit: the branch is reset, and the operation is retried."""
     start = vczstore.branch(repo, "night").branches["night"]
     plan = vczstore.plan("append", repo, tmp_path / "batch.vcz", branch="night")
     assert isinstance(plan, Plan)
@@ -168,7 +168,7 @@ def test_a_branch_is_not_written_to_while_main_is_swept(
 
 
 def test_gc_without_garbage_commits_nothing(repo: Path) -> None:
-    """But an interrupted one is completed, even if nothing is left to delete."""
+    """But an interrupted collection is completed, even if nothing is left to delete."""
     assert vczstore.gc(repo).snapshot is not None
     before = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo))).lookup_branch("main")
     done = vczstore.gc(repo)

@@ -65,15 +65,15 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_second_of_two_writers_commits_nothing(store: Path, tmp_path: Path) -> None:
-    place = IcechunkStore.at_url(str(store), {})
+    target = IcechunkStore.at_url(str(store), {})
     plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
-    transaction = place.transaction(plan.base)
+    transaction = target.transaction(plan.base)
     with transaction.step(plan.preparations, plan.edits):
         vczstore.remove(store, "S0001")
-        head = place.head
+        head = target.head
     with pytest.raises(StaleError, match="was changed by another writer while this ran; nothing was committed"):
         transaction.commit("append", {})
-    assert place.head == head
+    assert target.head == head
     expected = cohort.expected_remove(cohort.some_arrays(10, cohort.ids(0, 7)), ["S0001"])
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), expected)
 
@@ -158,7 +158,7 @@ def test_overwriting_a_repository_keeps_its_history(store: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_no_task_calls_str_or_repr_of_an_icechunk_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It deadlocks if another thread writes through the session. zarr-python calls it too, before tasks begin."""
+    """It deadlocks while another thread writes through the session; zarr-python calls it before tasks begin."""
 
     def describe(store: icechunk.IcechunkStore) -> str:
         assert store.read_only or threading.current_thread() is threading.main_thread()

@@ -65,7 +65,7 @@ def test_each_method_of_zarrs_stores(session: icechunk.Session) -> None:
         *got, nothing = await call("get_partial_values", PROTOTYPE, [*key_ranges, ("a/c/9", None)])
         assert ([value.to_bytes() for value in got], nothing) == (parts, None)
         got = [value for group in await call("get_ranges", "a/c/1", ranges, prototype=PROTOTYPE) for value in group]
-        assert {place: value.to_bytes() for place, value in got} == dict(enumerate(parts))
+        assert {index: value.to_bytes() for index, value in got} == dict(enumerate(parts))
         got = await call("_get_many", [("a/c/1", PROTOTYPE, None), ("a/c/9", PROTOTYPE, None)])
         assert [(key, value and value.to_bytes()) for key, value in got] == [("a/c/1", content), ("a/c/9", None)]
         assert [await call("exists", key) for key in ("a/c/1", "a/c/9", "chr1/a/c/1")] == [True, False, False]
@@ -95,7 +95,7 @@ def test_each_method_of_zarrs_stores(session: icechunk.Session) -> None:
     assert not [name for name, member in vars(Store).items() if callable(member) and name not in tested]
 
 
-def test_what_a_group_supports_is_what_its_session_does(session: icechunk.Session) -> None:
+def test_a_group_supports_what_its_session_supports(session: icechunk.Session) -> None:
     store = within(session.store, "chr1")
     assert {name: getattr(store, name) for name in SUPPORT} == {name: getattr(session.store, name) for name in SUPPORT}
     for closed in (store.with_read_only(True), within(session.store.with_read_only(True), "chr1")):

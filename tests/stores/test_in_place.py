@@ -169,7 +169,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why
 
 @pytest.mark.slow
 def test_by_another_name(tmp_path: Path) -> None:
-    """Through a symbolic link, which is kept and whose target is replaced, by a relative path, or by a URL."""
+    """A symbolic link is kept and its target is replaced; relative paths and URLs work, too."""
     for i, name in enumerate(("link", "relative", "url")):
         store = make(tmp_path / str(i))
         (tmp_path / "link").unlink(missing_ok=True)
@@ -269,7 +269,7 @@ def test_readers_see_the_old_or_the_new_store(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after the exchange, and while the old store is deleted: the message is true, a rerun completes."""
+    """Before and after the exchange, and while the old store is deleted: the message is true; a rerun completes."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -423,7 +423,7 @@ def test_ambiguous_leftovers_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_deleted_by_several_threads(tmp_path: Path) -> None:
-    """At any depth, without following symbolic links."""
+    """Everything in it is deleted, at any depth, but symbolic links are not followed."""
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     for inner in ("a/c/0/0/0", "a/c/1/0/0", "a/c/1/1", "b", "empty/c"):
         (folder / inner).mkdir(parents=True)

@@ -167,7 +167,7 @@ def keys(cloud: Cloud) -> dict[str, tuple[int, str]]:
 @pytest.mark.parametrize("twins", [TWINS[0], TWINS[2], TWINS[4]], ids=str)
 @pytest.mark.slow
 def test_a_store_with_a_similar_key_is_unchanged(s3_cloud: Cloud, twins: tuple[str, str]) -> None:
-    """By append, lock, remove and verify-removal; the names of two batches are similar, too."""
+    """Append, lock, remove and verify-removal use only keys of their own store; the batches have similar names, too."""
     neighbour, target = twins
     first, store = (s3_cloud.put(name, OLD) for name in twins)
     batch = s3_cloud.put(f"{target}-batch", BATCH)
@@ -190,7 +190,7 @@ def test_a_store_with_a_similar_key_is_unchanged(s3_cloud: Cloud, twins: tuple[s
 @pytest.mark.parametrize("name", ["a b&c;*::d", "cohort#2", "cohort?2", "a%20b", "a+b", "caf\u00e9"])
 @pytest.mark.slow
 def test_keys_that_icechunk_cannot_write_are_refused(s3_cloud: Cloud, name: str) -> None:
-    """With other keys it would copy from a different key, or fail after the tasks have run."""
+    """Icechunk would copy from a different key, or fail after the tasks have run."""
     source, store = s3_cloud.put("source", OLD), f"{s3_cloud.url}/{name}"
     options, before = {"storage_options": s3_cloud.options}, keys(s3_cloud)
     if any(character in name for character in "#?%+\u00e9"):
@@ -216,7 +216,7 @@ def test_special_characters_on_azure(azure_cloud: Cloud, name: str, kind: str) -
 
 @pytest.mark.slow
 def test_a_job_does_not_confuse_batches_with_similar_names(s3_cloud: Cloud) -> None:
-    """Nor does it skip one because a batch with the same name up to ``#`` was appended before."""
+    """Nor does it skip a batch because another with the same name up to ``#`` was appended before."""
     store, batches = s3_cloud.make("icechunk"), [{**BATCH}, {**BATCH}]
     for i, batch in enumerate(batches):
         batch["sample_id"] = np.array([f"T{i}{j}" for j in range(5)], dtype=object)

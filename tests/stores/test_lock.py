@@ -306,7 +306,7 @@ def test_no_file_is_left(local: Place) -> None:
 
 
 def test_reading_the_holder_does_not_block_a_writer(local: Place) -> None:
-    """A shared lock on the file that a killed writer left is taken only to read who holds it."""
+    """Readers of the file that a killed writer left take a shared lock on it for a moment."""
     lock_file = Path(local.url) / KEY
     lock_file.touch()
     with lock_file.open("rb") as reader:
@@ -538,7 +538,7 @@ def test_a_lease_without_valid_content_expires(remote: Place, content: bytes) ->
 
 
 def test_a_write_whose_response_is_lost_counts(remote: Place) -> None:
-    """It reached the server, but all that the client sees is that its retry was refused."""
+    """The write reached the server, but the client sees only that its retry was refused."""
     lease = lock._Lease(remote.url, *lease_of(remote))
     assert lease._write()
     lease.version = {}

@@ -179,7 +179,7 @@ def own(store: Path) -> None:
 def test_a_parent_folder_without_write_permission(
     folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The withdrawal key, which would be stored in it, must come from the environment."""
+    """The withdrawal key, normally stored there, must come from the environment."""
     store = make(folder / "theirs" / "store.vcz", kind)
     for path in (store, *store.rglob("*")):
         os.chown(path, 65534, 65534)
@@ -474,7 +474,7 @@ def test_a_server_that_ignores_conditions(
 def test_a_repository_on_a_server_that_ignores_conditions(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], headers: set[str]
 ) -> None:
-    """Concurrent commits would be lost, so none is made."""
+    """Concurrent commits would overwrite each other, so a commit is refused."""
     url = s3_server.url(f"lock-{uuid4().hex}") + "/cohort"
     vczstore.copy_store_to_icechunk(make(folder / "made" / "store.vcz"), url, storage_options=s3_server.options)
     target = object_store_at(url, s3_server.options)

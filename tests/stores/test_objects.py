@@ -151,7 +151,7 @@ def test_a_job_with_an_inbox(cloud: Cloud) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
-    """Neither do pickled stores, nor the repr of plans and stores."""
+    """Neither pickled tasks and stores, nor the repr of plans and stores, contain secrets."""
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
     plan = vczstore.plan("append", store, batch, storage_options=cloud.options)
     transaction = plan.store.transaction(plan.base)
@@ -204,7 +204,7 @@ def test_credentials_are_no_part_of_urls(url: str) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_requests_without_a_signature(s3_cloud: Cloud, kind: str) -> None:
-    """They are refused, since the bucket is private, and credentials in the environment are not used."""
+    """Refused, since the bucket is private, and credentials in the environment are not used."""
     store = s3_cloud.make(kind)
     assert vczstore.info(store, storage_options={**s3_cloud.options, "anonymous": False}).samples == 7
     for spelling in ("anonymous", "skip_signature", "skip-signature"):

@@ -1,4 +1,4 @@
-"""Locations of sources: other servers, sessions, zip files, web addresses, branches, groups; their errors."""
+"""Sources on other servers, in sessions and zip files, at web addresses, on branches and in groups."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def repository(folder: Path) -> icechunk.Repository:
 )
 @pytest.mark.slow
 def test_a_session_is_a_source(tmp_path: Path, which: str, form: str, executor: str) -> None:
-    """Its uncommitted changes are included."""
+    """Uncommitted changes of the session are included."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     cohort.write_icechunk(tmp_path / "batch", BATCH)
     repo = repository(tmp_path / "batch")
@@ -226,7 +226,7 @@ def test_a_group_and_a_store_of_obstore_are_stores_and_sources(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_zip_files_in_an_inbox(tmp_path: Path) -> None:
-    """Files of desktops next to it are ignored; a batch is appended once, and refused if it has changed since."""
+    """Files that desktops leave are ignored; a batch is appended once, and refused if it has changed since."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     (tmp_path / "inbox").mkdir()
     file = zipped(tmp_path / "inbox" / "batch.vcz", BATCH)

@@ -120,7 +120,7 @@ def test_appending_a_vcf_equals_appending_the_vcz_of_bio2zarr(tmp_path: Path, ex
 )
 @pytest.mark.slow
 def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -> None:
-    """With multi-allelic, haploid and symbolic alleles, and a record without GT; the file has no index."""
+    """Multi-allelic, haploid and symbolic alleles, and a record without GT, in files without an index."""
     target = in_kind(kind, store, tmp_path / "target") if kind != "format3" else store
     if kind == "format2":
         shutil.rmtree(target)
@@ -187,7 +187,7 @@ def test_vcfs_are_converted_in_the_planned_chunks(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_converted_again_after_the_store_has_grown() -> None:
-    """As after another writer's commit. A conversion is identified by the repr of its layout, among other things."""
+    """As after another writer's commit. The repr of the layout is part of the key of a conversion."""
     before, now = (Layout(variants=1_000, samples=4, begin=begin).of_each([2, 1]) for begin in (0, 1))
     assert repr([*before]) == repr([*now])
 
@@ -378,7 +378,7 @@ def test_a_broken_vcf_is_a_one_line_error(tmp_path: Path, store: Path, what: str
 
 @pytest.mark.slow
 def test_calls_beyond_32_bits_are_refused_a_second_time(tmp_path: Path, store: Path) -> None:
-    """Although HTSlib warns of them only once per process."""
+    """They are detected again, although HTSlib warns of them only once per process."""
     batch = write(tmp_path / "batch.vcf", BROKEN["a call beyond 32 bits"][0]())
     code = f"""
 import vczstore.errors
@@ -394,7 +394,7 @@ for _ in range(2):
 
 @pytest.mark.slow
 def test_a_field_without_values(tmp_path: Path) -> None:
-    """Its array from bio2zarr has length 0: an export leaves it out, an append fills it with missing values."""
+    """bio2zarr writes an array of length 0: an export leaves it out, an append fills it with missing values."""
     lines = [f'##FORMAT=<ID={name},Number=.,Type=Integer,Description="x">' for name in ("LAA", "LAD")]
     header = HEADER.replace("##FORMAT=<ID=DP", "\n".join([*lines, "##FORMAT=<ID=DP"])).rstrip()
     rows = ["chr1\t10\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:5", "chr1\t{}\t.\tA\tC\t.\t.\t.\tGT:DP:LAA:LAD\t0/1:5:1:5,6"]
@@ -406,9 +406,9 @@ def test_a_field_without_values(tmp_path: Path) -> None:
     vczstore.export(store, out)
     assert out.read_text().splitlines()[-1] == rows[0]
     vczstore.append(store, write(tmp_path / "batch.vcf", batch), harmonise=True, new_variants="insert")
-    found = read("format3", store)
-    np.testing.assert_array_equal(found["call_LAA"], [[[-1], [1]]] * 2)
-    np.testing.assert_array_equal(found["call_LAD"], [[[-1, -2], [5, 6]]] * 2)
+    actual = read("format3", store)
+    np.testing.assert_array_equal(actual["call_LAA"], [[[-1], [1]]] * 2)
+    np.testing.assert_array_equal(actual["call_LAD"], [[[-1, -2], [5, 6]]] * 2)
 
 
 @pytest.mark.slow
@@ -483,7 +483,7 @@ def test_the_work_dir(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None:
-    """The last error is that of a full disk, except for the system's message."""
+    """The second error is that of a full disk, except for the system's message."""
     batch, work, file = write(tmp_path / "batch.vcf", text()), tmp_path / "work", tmp_path / "file"
     file.touch()
     line = fails("append", store, batch, "--work-dir", file / "work")

@@ -50,7 +50,7 @@ def test_vectors_of_length_0_become_missing(tmp_path: Path, empty: int, width: i
 
 
 def test_different_units_of_time_are_refused(tmp_path: Path) -> None:
-    """No unit holds all values of both: dates years apart in seconds overflow in nanoseconds."""
+    """No unit holds all values of both: years in one unit overflow in nanoseconds."""
     dates = np.arange(35).reshape(7, 5)
     store = put(make(tmp_path / "a.vcz"), "call_X", dates.astype("M8[s]"))
     batch = put(make(tmp_path / "b.vcz", start=10), "call_X", dates.astype("M8[ns]"))

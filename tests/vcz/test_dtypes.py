@@ -1,4 +1,4 @@
-"""Fields of every Zarr dtype: with a missing value they are removed, without one refused before any write."""
+"""Fields of every Zarr dtype: values are removed if it has a missing value, and refused before any write if not."""
 
 from __future__ import annotations
 

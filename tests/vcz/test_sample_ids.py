@@ -114,7 +114,7 @@ def test_a_job_does_not_skip_a_sample_in_another_spelling(line: str, store: Path
 
 
 @pytest.mark.parametrize("line", [*OTHERWISE.values(), "samp_alpha"], ids=[*OTHERWISE, "another case"])
-def test_an_export_does_not_include_it_in_another_spelling(line: str, tmp_path: Path) -> None:
+def test_an_export_does_not_include_a_sample_in_another_spelling(line: str, tmp_path: Path) -> None:
     """The list names the samples to leave out."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
     (tmp_path / "out").write_text(f"{line}\n", encoding="utf-8")
@@ -154,7 +154,7 @@ def test_ids_with_spaces_around_them(tmp_path: Path) -> None:
     assert run("samples", store).stdout.split() == ["B"]
 
 
-def test_a_list_in_utf_16_without_its_mark(tmp_path: Path) -> None:
+def test_a_list_in_utf_16_without_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "names").write_bytes("A\nB\n".encode("utf-16-le"))
     with pytest.raises(OptionError, match=r"names:1: has a NUL character; save it as UTF-8"):
         read_lines("remove", tmp_path / "names")
