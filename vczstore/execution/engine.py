@@ -75,8 +75,8 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
     Returns
     -------
-    Result
-        For an `Edit`; any other operation returns its own findings.
+    Result or Found
+        A `Result` for an `Edit`; for any other operation, the return value of its `perform`.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def plan(operation: Operation, options: Options) -> Plan:
     Raises
     ------
     OptionError
-        If the operation has a follow-up, in the same commit or after it, which a single plan cannot hold.
+        If the store is a set, or the operation has no plan, or has a follow-up that a single plan cannot hold.
     VczstoreError
         If the operation is invalid.
     """
@@ -138,7 +138,7 @@ def plan(operation: Operation, options: Options) -> Plan:
 
 
 def refuse_branch(operation: Operation, options: Options) -> None:
-    """Raise an `OptionError` if a branch is given to an operation on a new store, or on all branches."""
+    """Raise an `OptionError` if the options name a branch, and the operation takes none."""
     if options.branch is not None and "branch" not in operation.uses:
         raise OptionError(f"{operation.called}: takes no branch, found --branch {options.branch}; leave it out")
 
@@ -161,7 +161,7 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
 
 
 def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: bool) -> Result:
-    """Lock the store, run the operation, and retry it after a concurrent commit."""
+    """Lock the store, run the operation and its follow-up, and retry the operation after a concurrent commit."""
     with plain_errors(operation.store):
         operation.check(options)
         written = None if dry_run else operation.store_to_lock(options)
@@ -206,7 +206,7 @@ def _attempt(
 
 
 def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal:
-    """Return the journal with which an interrupted run resumes; a disabled one for short runs and without Icechunk."""
+    """Return the journal from which an interrupted run resumes; a disabled one if resuming is off or not worthwhile."""
     store, (plan, *_) = operation.store, plans
     is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first
     if not (is_kept and isinstance(store, str | os.PathLike) and writes_much(plans)):
@@ -237,7 +237,7 @@ def open_operation(operation: Edit, options: Options, written: Store | None, *, 
 
 
 def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> list[Plan]:
-    """Compile an operation, and the one that follows it in the same commit, if any; see `compile_plan`."""
+    """Compile an operation, and the one that follows it in the same commit (`Edit.then`), if any."""
     plans = [compile_plan(operation, compiling, workers, surveys)]
     if operation.then is not None:
         with plain_errors(operation.store):
@@ -279,18 +279,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
 def run_plan(
     plan: Plan, options: Options = Options(), *, dry_run: bool = False, before_commit: Check | None = None
 ) -> Result:
-    """
-    Run one plan; see `run_plans`.
-
-    Parameters
-    ----------
-    plan
-        The compiled plan.
-    options
-        Select the executor and the implementation.
-    dry_run, before_commit
-        As in `run_plans`.
-    """
+    """Run one plan; see `run_plans`."""
     (result,) = run_plans([plan], *history_of([plan]), options, dry_run=dry_run, before_commit=before_commit)
     return result
 
@@ -371,10 +360,14 @@ class Execution:
         One of `vczstore.choices.IMPLS`; ``"zarr"`` writes in this process, without tasks.
     before_commit, journal
         As in `run_plans`.
-    current, visible
-        The plan being checked or written, and the number of earlier plans that readers already see.
+    visible
+        The number of plans whose writes are visible before the commit; 0 unless `Transaction.shows_steps`.
     transaction
         The transaction of the writes; None before they begin.
+    store, current
+        The store, and the plan being checked or written.
+    runs, steps
+        The `Run` of each plan, and the steps of all plans in order.
     """
 
     plans: Sequence[Plan]
@@ -400,7 +393,7 @@ class Execution:
         before_commit: Check | None = None,
         journal: Journal | None = None,
     ) -> "Execution":
-        """Prepare plans for execution with the implementation that the options select."""
+        """Create the execution of plans with the implementation that the options select."""
         if options.impl != "zarr":
             workers.check_store(plans[0].operation, plans[0].store)
         else:
@@ -413,7 +406,7 @@ class Execution:
         return self.impl != "zarr"
 
     def on(self, store: Store) -> "Execution":
-        """Return the execution of the same plans on another branch of their store; it adds to the same results."""
+        """Return the execution of the same plans on another branch of their store; it shares the `runs`."""
         moved = replace(self, plans=[plan.on(store) for plan in self.plans])
         moved.runs = self.runs
         moved.steps = _steps(moved.plans, moved.runs)
@@ -482,7 +475,7 @@ class Execution:
         return sum(plan.encoded_chunks + plan.decoded_chunks for plan in self.plans)
 
     def reported(self, stages: Stages) -> Stages:
-        """Yield the same stages, with their errors converted by `reporting`."""
+        """Yield the stages unchanged, and convert their errors with `reporting`."""
         with reporting(self.store.label, self.if_aborted):
             yield from stages
 
@@ -611,7 +604,7 @@ def commit(transaction: Transaction, message: str, metadata: Mapping[str, Any]) 
 
 
 class _Step(NamedTuple):
-    """A plan to run, the index of the plan it belongs to, and whether it is in the `Plan.first` of that plan."""
+    """One of `Plan.steps` with its own `Run`, the index of that plan, and whether the step is in its `Plan.first`."""
 
     plan: Plan
     run: Run
@@ -620,7 +613,7 @@ class _Step(NamedTuple):
 
 
 def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
-    """Expand each plan into its steps. Those in `Plan.first` have a `Run` of their own."""
+    """Expand each plan into its steps. Steps in `Plan.first` get a new `Run`, the last step that of the plan."""
     result = []
     for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
         *first, last = plan.steps
@@ -629,7 +622,7 @@ def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
 
 
 def _with_first_steps(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
-    """Add the runs of the steps in `Plan.first` to the run of the plan that they belong to."""
+    """Add the runs of the steps in `Plan.first` to the runs of their plans, in place; return the latter."""
     for step in steps:
         if step.is_first:
             runs[step.plan_index].include(step.run)
@@ -638,19 +631,12 @@ def _with_first_steps(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:
     """
-    Run a survey of a store; nothing is written.
-
-    Parameters
-    ----------
-    survey, store
-        The survey, and the store that it reads.
-    options
-        Select the executor.
+    Run a survey of a store on the executor that the options select; nothing is written.
 
     Returns
     -------
     list of list
-        The findings of each scan, in any order.
+        The findings of each of `Survey.scans`; those of one scan are in arbitrary order.
 
     Raises
     ------
@@ -666,7 +652,7 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
 
 def check_reachable(operation: str, store: Store, options: Options) -> None:
     """
-    Check that tasks can reach a store that they read in addition to the one that is written or surveyed.
+    Check that tasks can reach a store that they read in addition to the store of the operation.
 
     Raises
     ------
@@ -693,7 +679,7 @@ def _scan(survey: Survey, what: str, workers: Workers, run: Run) -> list[list[An
 
 
 def refuse_same_place(operation: str, location: Location, sources: Sequence[Location]) -> None:
-    """Raise an `IncompatibleError` if a store is among its own sources."""
+    """Raise an `IncompatibleError` if the store at `location` is one of the sources, by another path as well."""
     for source in sources:
         if _same_place(location, source):
             raise IncompatibleError(f"{operation}: {source} is the store {location} itself; name another source")
@@ -710,7 +696,7 @@ def _same_place(a: Location, b: Location) -> bool:
 
 @contextmanager
 def planning(operation: str) -> Iterator[None]:
-    """Add to an interrupt within the context that nothing was written."""
+    """Convert a keyboard interrupt within the context to an `Interrupted` that says that nothing was written."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -719,7 +705,7 @@ def planning(operation: str) -> Iterator[None]:
 
 @contextmanager
 def reporting(label: str, if_aborted: Callable[[], Aborted]) -> Iterator[None]:
-    """Convert errors of storage and executors, and interrupts, to one line with the operation and the store's state."""
+    """Add the operation and the store's state to errors of storage and executors, and to interrupts."""
     try:
         yield
     except StorageError as error:
@@ -744,9 +730,10 @@ def reporting(label: str, if_aborted: Callable[[], Aborted]) -> Iterator[None]:
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
-    """Split a plan in two: the writes of arrays with samples but no variants, such as `sample_id`, come second.
+    """
+    Split a plan in two: arrays with samples but no variants, such as `sample_id`, and edits of items come second.
 
-    The second part is written after a private journal was last saved.
+    The second part is written after a private journal was last saved, so that the journal never holds sample IDs.
     """
 
     def part(*, ids: bool) -> Plan:
@@ -768,6 +755,6 @@ def _has_samples_alone(vcz: Vcz, name: str) -> bool:
 
 
 def _if_aborted(plan: Plan, visible: int = 0) -> Aborted:
-    """Return the state in which an aborted plan leaves the store, after `visible` earlier plans that readers see."""
+    """Return the state in which an aborted plan leaves the store, if readers see `visible` earlier plans."""
     state = plan.store.after_failure(plan.if_stopped, visible)
     return Aborted(plan.operation, state, "" if state == UNCHANGED else plan.way_out)

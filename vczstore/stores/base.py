@@ -1,4 +1,4 @@
-"""Protocols of a place that holds a VCZ, as operations see it. Each kind of place implements them.
+"""Protocols for a store of a VCZ, its transactions and its history; each backend implements them.
 
 `vczstore.stores.resolve` turns a user's location into a `Store`; this module depends on no backend.
 """
@@ -32,7 +32,7 @@ UNCHANGED = "nothing was committed, the store is as it was"
 """State of an atomic store after a failed transaction."""
 
 type Check = Callable[[], None]
-"""Callback run right before something becomes visible; it may refuse by raising."""
+"""Callback run right before writes become visible or objects are deleted; it may refuse by raising."""
 
 
 class HeldLock(Protocol):
@@ -64,18 +64,18 @@ RESTORED = "restored"
 """Metadata key of a restore commit: the ID of the snapshot that was restored."""
 
 PAST = "past"
-"""Metadata key of a purge commit: the history before it, as returned by `past_of`."""
+"""Metadata key of a commit of a purge, or of a gc with a `Keep`: the history before it, as returned by `past_of`."""
 
 MAX_PAST = 10_000
-"""Entries of past history that a purge keeps; older ones are dropped. Each purge and gc writes them all twice."""
+"""Entries that `past_of` keeps, the newest ones. They are written twice, by both commits of a purge or gc."""
 
 
 def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
     """
-    Summarise a history, including the entries that earlier purges have deleted, newest first.
+    Summarise a history, including the entries that earlier purges have deleted, newest first; at most `MAX_PAST`.
 
-    Each entry has the snapshot ID, the time, and the ``vczstore`` metadata of the commit. Metadata of other tools are
-    left out, since they may contain anything.
+    Each entry has the keys ``snapshot`` (the ID) and ``time``, and the ``vczstore`` metadata of the commit. Metadata of
+    other tools are left out, since they may contain anything.
     """
     entries, older, seen = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
     for snapshot in snapshots:
@@ -90,7 +90,7 @@ def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
 
 
 class Keep(NamedTuple):
-    """Retention policy of a gc: snapshots no older than `age`, and either all tags or only those on such snapshots."""
+    """Retention policy of a gc: snapshots no older than `age`, and all tags or, if not `all_tags`, those on them."""
 
     age: timedelta
     all_tags: bool
@@ -105,7 +105,7 @@ class Saved(NamedTuple):
     session
         The writable session, with everything merged so far.
     fork
-        The fork that tasks in threads have written to since; empty where tasks return their own forks.
+        The fork that tasks in threads have written to since; empty if it has no writes.
     forked
         Base snapshot of the fork. No branch or tag references it, so a garbage collection deletes it.
     began
@@ -142,16 +142,16 @@ class Transaction(Protocol):
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> AbstractContextManager[ZarrStore]:
         """
-        Write one plan, which sees the writes of the plans before it.
+        Context in which the tasks of one plan run; they see the writes of the plans before it.
 
         Parameters
         ----------
         preparations
-            Edits that the driver makes before the tasks run, and that no reader notices.
+            Edits that no reader notices, applied before the tasks run.
         edits
-            Edits that the driver makes to publish the plan, in an order that is safe without transactions.
+            Edits that publish the plan. On plain Zarr they are applied on exit, in this order.
         check
-            Called before the edits, where readers would notice these before the commit.
+            Called before the edits, if readers see their effect before the commit.
 
         Returns
         -------
@@ -172,7 +172,7 @@ class Transaction(Protocol):
         Parameters
         ----------
         message, metadata
-            For the history, where the store keeps one. Removals do not erase them, so they must not contain sample IDs.
+            Recorded in the history, if one is kept. Removals do not erase them: they must not contain sample IDs.
 
         Returns
         -------
@@ -188,7 +188,7 @@ class Transaction(Protocol):
 
     @property
     def is_done(self) -> bool | None:
-        """Whether it has committed, even if `commit` was interrupted or raised; None if that is unknown."""
+        """Whether the commit took effect, even if `commit` was interrupted or raised; None if unknown."""
 
     @property
     def shows_steps(self) -> bool:
@@ -207,7 +207,7 @@ class History(Protocol):
         """Whether the store keeps snapshots at all."""
 
     def require(self, operation: str) -> None:
-        """Raise a `TagError` where no history is kept."""
+        """Raise a `TagError` if no history is kept; for a session, an `UnsuitableError`."""
 
     def tags(self) -> dict[str, str]:
         """The snapshot ID of each tag, by tag name."""
@@ -236,17 +236,10 @@ class History(Protocol):
         """All snapshots, newest first; with `start`, that snapshot and its ancestors."""
 
     def content(self, snapshot: str) -> str:
-        """The snapshot that wrote the data of `snapshot`: purge and gc commits copy the state of an earlier one."""
+        """ID of the snapshot that wrote the data of `snapshot`: for a commit of a purge or gc, an earlier one."""
 
     def branches(self) -> "Branches":
-        """
-        The branches of the repository.
-
-        Raises
-        ------
-        TagError
-            Where no history is kept.
-        """
+        """The branches of the repository; as `require` raises where no history is kept."""
 
     def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
         """
@@ -270,28 +263,36 @@ class History(Protocol):
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
         """
-        Count unreferenced objects by kind.
+        Count unreferenced objects by kind: ``snapshot``, ``manifest`` and ``chunk``; empty on plain Zarr.
 
         Parameters
         ----------
         snapshots
             The IDs returned by `reachable`.
         names
-            Object names in the folders ``snapshots`` and ``manifests``.
+            Object names in the folders ``snapshots`` and ``manifests``, by folder. The chunks are counted by Icechunk,
+            which regards those referenced by any manifest as used.
         """
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """
-        Raise a `TagError` if tags, or branches other than main, keep older states than the head.
+        Refuse tags, and branches other than main, that keep older states than the head.
 
         Parameters
         ----------
         changing
-            Count tags and branches on the head as well, since it is about to be superseded.
+            Refuse those on the head as well, since it is about to be superseded.
         keep
             Tags that are allowed to remain.
         published
-            A branch that is about to be published, and is not counted.
+            A branch that is allowed to remain, since it is about to be published.
+
+        Raises
+        ------
+        TagError
+            If there are any.
+        StaleError
+            If the repository has a staged commit of a set.
         """
 
     def purge(
@@ -303,9 +304,9 @@ class History(Protocol):
         Parameters
         ----------
         tags
-            What to do with tags and branches that keep older states; ``"delete"`` deletes them.
+            One of `vczstore.choices.TAGS`. Only ``"delete"`` deletes tags and branches that keep older states.
         keep
-            Tags that remain in spite of that. The states that they name remain, but not the ancestors of these.
+            Tags that remain in any case, such as recreated ones, with their states but without the ancestors of these.
         base
             Head at the time that `keep` was computed: if it has moved, the kept states may hold samples removed since.
             None skips this check.
@@ -326,14 +327,14 @@ class History(Protocol):
         TagError
             If tags or branches keep older states and may not be deleted. Nothing is deleted then.
         StaleError
-            If another writer has changed the store in the meantime.
+            If another writer has changed the store in the meantime, or the repository has a staged commit of a set.
         StorageError
             If an object could not be deleted.
         """
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
-        Return what a purge would delete: numbers by kind, and the names of tags and branches.
+        Return what a purge would delete.
 
         Parameters
         ----------
@@ -342,10 +343,18 @@ class History(Protocol):
         changing
             As in `refuse_pins`.
 
+        Returns
+        -------
+        counts : dict
+            Numbers of snapshots (an upper bound), tags and branches; ``bytes`` of objects unreferenced already. On
+            plain Zarr, the number of half-written files.
+        names : list of str
+            Names of the tags and branches.
+
         Raises
         ------
-        TagError
-            As `purge`.
+        TagError, StaleError
+            As in `refuse_pins`.
         """
 
     def rewriting(self, tag: str) -> "AbstractContextManager[Store]":
@@ -427,7 +436,7 @@ class Branches(Protocol):
         """
 
     def prepare(self, name: str) -> None:
-        """Create a branch at the head of main if it does not exist; fast-forward one without own snapshots."""
+        """Create a branch at the head of main; fast-forward one that exists, unless it has snapshots of its own."""
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
         """
@@ -450,7 +459,7 @@ class Branches(Protocol):
         Raises
         ------
         TagError
-            If there is no such branch.
+            If there is no such branch, or it is the main one.
         StaleError
             If the main branch has diverged from it.
         BusyError
@@ -491,15 +500,15 @@ class Store(Lockable, Protocol):
 
     @property
     def group(self) -> str:
-        """Group of the repository that holds the VCZ; empty for the root, and on plain Zarr."""
+        """Path of the group that holds the VCZ in the repository; empty for the root group, and on plain Zarr."""
 
     @property
     def backend(self) -> str:
-        """One of `BACKENDS`."""
+        """One of `vczstore.choices.BACKENDS`."""
 
     @property
     def atomic(self) -> bool:
-        """Whether commits are atomic. If not, the order of writes keeps readers on the old samples."""
+        """Whether commits are atomic. If not, the order of writes hides new samples until they are complete."""
 
     @property
     def pickles(self) -> bool:
@@ -515,7 +524,7 @@ class Store(Lockable, Protocol):
 
     @property
     def history(self) -> History:
-        """Its snapshots, tags and branches."""
+        """The snapshots, tags and branches of the store."""
 
     @property
     def begins_empty(self) -> bool:
@@ -523,27 +532,29 @@ class Store(Lockable, Protocol):
 
     @property
     def why_consistent(self) -> str | None:
-        """Reason why an interrupted operation leaves nothing to repair; None where it may."""
+        """Reason why an interrupted operation leaves nothing to repair, for messages; None if it may."""
 
     def open(self, at: str | None = None) -> Vcz:
         """
-        Read the metadata of the VCZ: its current state, or that of a tag or snapshot.
+        Read the metadata of the VCZ: its current state, or that of a tag, branch or snapshot.
 
         Raises
         ------
         NotAStoreError
             If there is no VCZ.
+        TagError
+            If the repository has no state `at`. Stores without history raise an `UnsuitableError` or `OptionError`.
         """
 
     def sharing_history(self) -> Sequence["Store"]:
-        """All VCZs that share this store's history, itself included: those in the groups of its repository."""
+        """All stores with the same history, this one included: those of the groups of a repository."""
 
     def stored_bytes(self) -> int | None:
         """Bytes in storage, older snapshots included; None if that is expensive to determine."""
 
     def transaction(self, base: str) -> Transaction:
         """
-        Begin to write. Without `Transaction.commit`, readers keep the old state, or that of the last finished step.
+        Begin to write. Until `Transaction.commit`, readers see the old state, or that of the last finished step.
 
         Parameters
         ----------
@@ -558,14 +569,14 @@ class Store(Lockable, Protocol):
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
         """
-        Context for writing a plan that precedes another plan of the same operation.
+        Context for writing a plan of `Plan.first`, which precedes another plan of the same operation.
 
         Parameters
         ----------
         transaction
             The transaction of the operation.
         check
-            Called before the step is committed on its own.
+            Called before the commit of a separate transaction.
 
         Returns
         -------
@@ -575,7 +586,7 @@ class Store(Lockable, Protocol):
 
     def in_place(self) -> "Store":
         """
-        Return a store to which chunks can be written that readers of the old chunks must not see.
+        Return a store in which existing chunks can be rewritten without readers seeing a mixture of old and new.
 
         Returns
         -------
@@ -601,11 +612,11 @@ class Store(Lockable, Protocol):
         array, axis
             The array before the edit, and the axis to renumber.
         columns
-            Pairs of old and new column numbers. Chunks at the new numbers are overwritten; all other columns stay.
+            Pairs of old and new column numbers. Columns at the new numbers are replaced; all others stay.
         """
 
     def unlocked(self) -> "Store":
-        """The same store, written without taking its lock."""
+        """Return the same store with `no_lock` set."""
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
         """
@@ -620,7 +631,7 @@ class Store(Lockable, Protocol):
             Wait until the lock is free; SIGINT ends the wait.
         watch
             If not waiting, watch a held lease until its holder renews it (up to a third of the TTL) before raising. A
-            lease that is not renewed for its TTL is taken over.
+            lease that is not renewed for its TTL is taken over. File locks ignore this.
 
         Raises
         ------
@@ -630,22 +641,21 @@ class Store(Lockable, Protocol):
             If the lock cannot be written, or the server ignores the conditions of conditional writes.
         NotAStoreError
             If the store does not exist.
+        OptionError
+            If the storage options do not fit the location.
         MissingDependencyError
-            If obstore is not installed.
+            If obstore is not installed, for a store in object storage.
         """
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
         """
         Hold the lock that an operation needs from planning until after its commit, retries included.
 
-        On plain Zarr, the lock of the store, since two writers would mix their chunks; a lease is watched, so that an
-        operation that was killed or cut off can be run again. For a folder that is replaced, also the lock of its
-        leftovers. For a repository, nothing: see `retry_lock`. A store that does not exist yet has no lock.
+        On plain Zarr, this is the lock of the store, since two writers would mix their chunks; a lease is watched, so
+        that an operation that was killed or cut off can be run again. For a folder that is replaced, it includes the
+        lock of the leftovers. A repository, or a store that does not exist yet, needs none; see `retry_lock`.
 
-        Raises
-        ------
-        BusyError, StorageError, NotAStoreError, MissingDependencyError
-            As in `exclusive_lock`.
+        Raises as `exclusive_lock` does.
         """
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
@@ -681,7 +691,8 @@ class Store(Lockable, Protocol):
         Returns
         -------
         snapshot : str or None
-            ID of the new snapshot, whose data are unchanged; None after a dry run, and where there are no snapshots.
+            ID of the new snapshot, whose data are unchanged; None after a dry run, if nothing was deleted, and where no
+            history is kept.
         counts : dict
             Numbers of deleted objects by kind, and their ``bytes``.
 
@@ -694,16 +705,16 @@ class Store(Lockable, Protocol):
         """
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Return the edits needed to complete an interrupted operation: all given ones, none if commits are atomic."""
+        """Drop edits that only serve to complete an interrupted run: all if commits are atomic, none on plain Zarr."""
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
         """
-        Describe the state of the store after a failed operation.
+        Describe the state of the store after a failed operation, for messages.
 
         Parameters
         ----------
         if_stopped
-            Description of a store in which a plan was interrupted.
+            Description used if the store does not commit atomically; see `Plan.if_stopped`.
         visible
             Number of earlier plans that readers already see.
         """

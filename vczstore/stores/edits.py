@@ -1,8 +1,8 @@
-"""Edits that the driver makes itself: shapes, new arrays, blanked sample IDs. Few, small, and in a safe order.
+"""Edits of shapes, arrays, sample IDs and attributes: small changes that the driver makes itself, without tasks.
 
-Without transactions, safety depends on the order: an edit that a reader notices comes after everything it
-depends on. Documents are updated in place, member by member, so that members unknown to vczstore are kept,
-and stores written by zarr-python 2.18 stay readable to it.
+Without transactions, safety depends on their order: an edit that a reader notices comes after everything it depends
+on. Documents are updated member by member, so that members unknown to vczstore are kept, and stores written by
+zarr-python 2.18 stay readable to it.
 """
 
 import copy
@@ -71,7 +71,8 @@ class SetShape:
         """
         Return the edit that gives the stored array the shape of `array`.
 
-        With `grid`, or for a flexible grid, it sets the chunk grid too; then, with `codecs` or shards, also the codecs.
+        If `grid` is true or the grid is flexible, it sets the chunk grid as well; and in that case, if `codecs` is true
+        or the array has shards, the codecs.
         """
         others: Document = {}
         if grid or arrays.is_flexible(array):
@@ -81,7 +82,7 @@ class SetShape:
         return cls(array.path, array.metadata.zarr_format, array.shape, others)
 
     def apply(self, store: Store) -> None:
-        """Update the array's document."""
+        """Update the array's document; raise a `FileNotFoundError` if there is none."""
         key = metadata_key(self.path, self.zarr_format)
         document = zarr_objects.read_json(store, key)
         if document is None:
@@ -93,7 +94,7 @@ class SetShape:
 
 @dataclass(frozen=True)
 class WriteDocuments:
-    """Create an array or group: write its documents, by key, in order."""
+    """Create an array or group: write its documents, a mapping from keys, in order."""
 
     documents: Mapping[str, Document]
 
@@ -174,7 +175,9 @@ class SetItems:
 @dataclass(frozen=True)
 class SetNoFill:
     """
-    Unset the fill value of a format 2 string array, which CF-compliant readers such as xarray show as missing.
+    Set the fill value of a one-dimensional format 2 string array to null.
+
+    CF-compliant readers such as xarray show elements that are equal to the fill value as missing.
 
     Attributes
     ----------
@@ -186,7 +189,7 @@ class SetNoFill:
 
     @classmethod
     def of(cls, array: AnyArray) -> "SetNoFill | None":
-        """Return the edit for an array; None if empty strings are read as such already."""
+        """Return the edit for an array; None if its fill value is not the empty string, or the format is 3."""
         if array.metadata.zarr_format != 2 or array.metadata.fill_value not in ("", b""):
             return None
         return cls(arrays.from_metadata(replace(array.metadata, fill_value=None), array.store, array.path))
@@ -255,7 +258,7 @@ class DropAttribute:
 
 @dataclass(frozen=True)
 class Consolidate:
-    """Bring consolidated metadata, if the store has them, up to date with the documents of some arrays."""
+    """Update the copies of the documents of some arrays in the consolidated metadata, if the store has these."""
 
     paths: tuple[str, ...]
     zarr_format: int

@@ -8,10 +8,10 @@ all readers, and the old one is deleted::
     .STORE.vczstore-compact.json        the record: which folder is which, by inode
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-Whenever a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
-that moment. Either way the sibling folder is no longer needed, and `settle` deletes it. Where a file system cannot
-exchange two names (such as NFS), the old folder is renamed, then the new one: for a moment there is no STORE, and if
-the process is killed just then, `settle` renames the new one.
+Whenever a process is killed, the inode of STORE shows whether the exchange has taken place. In either case, the sibling
+folder is no longer needed, and `settle` deletes it. Where a file system cannot exchange two names (such as NFS), the
+old folder is renamed, then the new one: for a moment there is no STORE, and if the process is killed just then,
+`settle` renames the new one.
 
 Unchanged chunks are hard links in the new store, which take no space and hardly any time. This is safe since zarr and
 obstore never modify a file in place: they write a new one and rename it. fsspec does; see below for its writes.
@@ -79,12 +79,7 @@ class ReplacedStore(ZarrBacked):
     @classmethod
     def of(cls, path: Path | None, store: Store) -> "ReplacedStore":
         """
-        Return the store as one that is replaced on commit.
-
-        Parameters
-        ----------
-        path, store
-            The folder, and the store in it.
+        Return the store as one that is replaced on commit. `path` is its folder; None if it is not in a local one.
 
         Raises
         ------
@@ -130,11 +125,11 @@ class ReplacedStore(ZarrBacked):
         return cast("LocalStore", self.zarr_store).root
 
     def in_place(self) -> "ReplacedStore":
-        """Return the store itself."""
+        """Return the store itself, which is replaced on commit."""
         return self
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """None: the new store replaces the old one as a whole."""
+        """Drop all edits: an interrupted replacement leaves the old store."""
         return ()
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
@@ -151,11 +146,13 @@ class ReplacedStore(ZarrBacked):
         Raises
         ------
         BusyError
-            If a job runs on the store.
+            If another process holds the lock of the store or of its leftovers.
         NotAStoreError
             If the store does not exist.
+        UnsuitableError
+            If the folder cannot be replaced as a whole.
         StorageError
-            If the store was replaced, but the old one cannot be deleted.
+            If it is not writable, or if the store was replaced, but the old one cannot be deleted.
         """
         with settling(self.path, no_lock=self.no_lock):
             with plain_errors(self.label):
@@ -168,10 +165,10 @@ class ReplacedStore(ZarrBacked):
     @contextmanager
     def first_step(self, transaction: Transaction, check: Check | None = None) -> Iterator["Replacement"]:
         """
-        Open a transaction for this step alone, and settle its leftovers.
+        Open a transaction for this step alone, commit it on exit, and settle its leftovers.
 
-        Requires the lock of the store. Holders of the leftovers lock never wait for that of the store, so waiting here
-        is short.
+        Requires the lock of the store. Holders of the leftovers lock do not wait for that lock, so that waiting for the
+        leftovers lock here is short and cannot deadlock.
         """
         with settling(self.path, no_lock=self.no_lock, wait=True):
             settle(self.path)
@@ -193,7 +190,7 @@ class ReplacedStore(ZarrBacked):
 
 @contextmanager
 def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
-    """Settle a replacement on exit, also after errors."""
+    """Settle the replacement of the store at `path` on exit, also after errors."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -249,13 +246,14 @@ class Replacement:
     Attributes
     ----------
     store, base
-        The old store, and the `Vcz.state` of it that the new one is made from.
+        The old store, and its `Vcz.state` that the plan was made against.
     new
-        Folder of the new store; None until it is created.
+        Folder of the new store; None until the first step with edits creates it.
     begun
-        When that was, in nanoseconds of the file system's clock. Later modification times are those of other writers.
+        Time of its creation, in nanoseconds of the file system's clock. If anything in the old store was modified after
+        that, it was by another writer.
     inode
-        Inode of that folder, which it keeps when it is renamed.
+        Inode of the new folder, which it keeps when it is renamed.
     """
 
     store: ReplacedStore
@@ -275,7 +273,7 @@ class Replacement:
     def step(
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
-        """Edits and tasks write to the new store."""
+        """Create the new store for edits and tasks; a step without edits only reads the old store."""
         if not (preparations or edits):
             yield self.store.zarr_store
             return
@@ -349,7 +347,7 @@ class Replacement:
 @dataclass(frozen=True)
 class LinkAllBut:
     """
-    Hard-link everything in a folder into the new store, except the chunks of some arrays.
+    Hard-link all files of the old store into the new one, except lock files and the chunks of some arrays.
 
     Attributes
     ----------
@@ -402,7 +400,11 @@ def _copy_rights(source: Path, target: Path) -> None:
 
 
 def _now(folder: Path) -> int:
-    """The file system's time of a folder, in nanoseconds; later writes have greater modification times."""
+    """
+    Return the file system's current time in nanoseconds, from the modification time of a folder.
+
+    Wait for it to advance (at most `TICK` seconds), so that later writes have greater modification times.
+    """
     os.utime(folder)
     begun = folder.stat().st_mtime_ns
     deadline = time.monotonic() + TICK

@@ -55,7 +55,7 @@ class IcechunkStore:
     repository: icechunk.Repository
     label: str
     folder: Path | None = None
-    """Local folder of the repository, in which a file lock serialises commits; None elsewhere."""
+    """Local folder of the repository, in which a file lock serialises commits; None if it is not on this machine."""
     branch: str = BRANCH
     backend: str = "icechunk"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class IcechunkStore:
 
     @classmethod
     def of(cls, repository: icechunk.Repository, *, no_lock: bool = False) -> "IcechunkStore":
-        """Return the store of an open repository."""
+        """Return the store for a repository that is open already."""
         return cls(repository, label="<Icechunk repository>", folder=folder_of_repository(repository), no_lock=no_lock)
 
     @classmethod
@@ -138,7 +138,7 @@ class IcechunkStore:
 
     @classmethod
     def in_memory(cls, label: str, **fields: Any) -> Self:
-        """Create an empty repository in memory, to plan against before the actual one exists."""
+        """Return the store of a new, empty repository in memory, to plan against before the actual one exists."""
         return cls(icechunk.Repository.create(icechunk.in_memory_storage()), label=label, **fields)
 
     @classmethod
@@ -162,12 +162,12 @@ class IcechunkStore:
         return []
 
     def sharing_history(self) -> list[Self]:
-        """The VCZs that share this history: for a group, those in all groups of the repository; else this one."""
+        """For a group, the stores of all groups of the repository; for the root group, this store."""
         names = self.groups() if self.group else [""]
         return [replace(self, group=name, label=f"{self.place}#{name}" if name else self.label) for name in names]
 
     def has(self, group: str) -> bool:
-        """Whether a group of this name exists, or anything else at its path."""
+        """Whether there is anything at the path of a group."""
         return not wait_for(self.repository.readonly_session(self.branch).store.is_empty(group))
 
     @property
@@ -197,7 +197,7 @@ class IcechunkStore:
         return replace(self, branch=branch)
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata at the head of this or another branch, at a tag or at a snapshot."""
+        """Read the metadata at the head of this branch, or at another branch, a tag or a snapshot."""
         if at is None or at in self.repository.list_branches():
             session = self.repository.readonly_session(at or self.branch)
         elif at in self.repository.list_tags():
@@ -248,7 +248,7 @@ class IcechunkStore:
         return int(stats.native_bytes + stats.inlined_bytes)
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
-        """The transaction of the operation."""
+        """Return a context of the same transaction: the steps become visible together."""
         return nullcontext(transaction)
 
     def in_place(self) -> Self:
@@ -260,15 +260,15 @@ class IcechunkStore:
         return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
 
     def unlocked(self) -> Self:
-        """The same store, written without taking its lock."""
+        """Return the same store with `no_lock` set."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of the repository; an open repository that is not in a local folder has none."""
+        """Hold the lock of the repository; one that was passed as an object and is not in a local folder has none."""
         return hold(self, wait=wait, watch=watch)
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
-        """No lock: of two concurrent commits one is refused, and retried."""
+        """No lock: of two concurrent commits, one fails with a `ConflictError` and is retried."""
         return unheld()
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
@@ -296,11 +296,11 @@ class IcechunkStore:
         return UNCHANGED
 
     def _last_update(self) -> datetime | None:
-        """Time of the repository's last change, by the clock of its writer; it identifies the change."""
+        """Time of the repository's last change, by the clock of its writer, as its identifier; None without a log."""
         return next((update.updated_at for update in self._updates()), None)
 
     def was_collected(self, since: datetime | None) -> bool:
-        """Whether any tool has collected garbage after the change at `since`, perhaps deleting uncommitted chunks."""
+        """Whether garbage was collected after the change at `since`, perhaps deleting uncommitted chunks."""
         for update in self._updates():
             if update.updated_at == since:
                 break
@@ -322,7 +322,7 @@ class IcechunkStore:
         return self.repository.ops_log() if self.repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
     def commit_lock(self) -> AbstractContextManager[Any]:
-        """Lock that serialises commits where the storage does not: in a local folder."""
+        """Return the lock that serialises commits where the storage does not: in a local folder."""
         require_writable(self.place)
         return nullcontext() if self.folder is None or self.no_lock else commit_lock(self.label, self.folder)
 
@@ -351,14 +351,14 @@ class SessionStore(ZarrBacked):
         return cls(session.store, "<Icechunk session>", "icechunk", snapshot=snapshot)
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata; a session has no other states."""
+        """Read the metadata; raise an `OptionError` for `at`, since a session has one state."""
         if at is not None:
             raise OptionError(f"info: {self.label} sees one state; hand in its repository to look at {at!r}")
         return Vcz.read(self.zarr_store, self.label, snapshot=self.snapshot)
 
     @property
     def history(self) -> NoHistory:
-        """No history; for that, the session's repository has to be passed."""
+        """An empty history; that of the repository requires the repository itself."""
         return _SessionHistory(self.label)
 
     def in_place(self) -> NoReturn:
@@ -400,7 +400,7 @@ class NewIcechunkStore(IcechunkStore):
         return True
 
     def require_free(self) -> None:
-        """Raise an `UnsuitableError` unless there is nothing, an empty repository, or one without the group."""
+        """Raise an `UnsuitableError` unless the location is empty, or its repository is empty or lacks the group."""
         path = local_path(self.place)
         if IcechunkStore.exists(self.place, self.options):
             repository = IcechunkStore.at_url(self.place, self.options)
@@ -471,7 +471,7 @@ class Renumber:
         zarr_objects.write_json(store, key, document or {})
 
     def _moved(self, at: Iterable[int], columns: Mapping[int, int]) -> list[int] | None:
-        """New coordinates of a chunk; None if it does not move."""
+        """Coordinates of a chunk after renumbering its column by the mapping; None if the column is not in it."""
         result = list(at)
         if (column := columns.get(result[self.axis])) is None:
             return None
@@ -491,9 +491,9 @@ class IcechunkTransaction:
     """Head of main at the beginning; None for a transaction on main itself, where a sweep causes a conflict."""
     fork: icechunk.IcechunkStore | None = None
     is_unknown: bool = False
-    """Whether the commit has failed, and so has the lookup of whether it took effect."""
+    """Whether the commit raised an error, and whether it took effect could not be determined."""
     is_on_branch: bool = False
-    """Whether the commit has raised an error, but was found on the branch."""
+    """Whether the commit raised an error, but took effect."""
     shows_steps = False
 
     @contextmanager
@@ -513,7 +513,7 @@ class IcechunkTransaction:
             self.session.merge(fork.session)
 
     def view(self) -> ZarrStore:
-        """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
+        """The session with the writes of all finished steps; a fork, unless there are none."""
         session = self.session.fork() if self.session.has_uncommitted_changes else self.session
         return within(session.store, self.store.group)
 
@@ -552,13 +552,8 @@ class IcechunkTransaction:
         """
         Resume from the state that another process has saved, discarding the writes of this process.
 
-        The session is restored verbatim. Repeating the edits in a new session would not do: new arrays would have other
-        node IDs, and the chunks already written for them would be silently dropped.
-
-        Raises
-        ------
-        ValueError
-            If the state cannot be resumed: the store has changed, or chunks may have been deleted.
+        See `Resumable.restore`. The session is restored verbatim: if the edits were repeated in a new session, new
+        arrays would have other node IDs, and the chunks already written for them would be silently dropped.
         """
         load = type(self.session._session).from_bytes
         try:

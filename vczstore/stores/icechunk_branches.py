@@ -14,23 +14,17 @@ from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.object_store import reason
 
 SWEEPS = ("purge", "gc")
-"""The operations that delete unreferenced objects. Each makes two commits; the operation of the first is `BEGUN`."""
+"""The operations that delete unreferenced objects, in two commits each."""
 BEGUN = "{} begun"
+"""The operation that is recorded by the first commit of a sweep, with its name inserted."""
 
 
 @dataclass(frozen=True)
 class IcechunkBranches:
     """
-    The branches of a repository.
+    The branches of a repository; see `Branches`.
 
-    Attributes
-    ----------
-    repository
-        The repository.
-    label
-        Name of the store in messages.
-    lock
-        Lock that serialises changes to the repository where the storage does not.
+    The attributes are those of `IcechunkHistory`.
     """
 
     repository: icechunk.Repository
@@ -73,7 +67,7 @@ class IcechunkBranches:
         return True
 
     def prepare(self, name: str) -> None:
-        """Create a branch at the head of main if it does not exist; fast-forward one without own snapshots."""
+        """Create a branch at the head of main; fast-forward one that exists, unless it has snapshots of its own."""
         with self.lock():
             main = self._tip(BRANCH)
             if name not in self.repository.list_branches():
@@ -82,7 +76,7 @@ class IcechunkBranches:
                 self.repository.reset_branch(name, main, from_snapshot_id=tip)
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
-        """Fast-forward main to the head of a branch; return old head, new head and number of new snapshots."""
+        """Fast-forward main to the head of a branch; see `Branches.publish`. If main has it already, return n = 0."""
         if name == BRANCH:
             raise TagError(f"publish: {BRANCH} is the branch that readers see; name the one to publish")
         try:
@@ -134,8 +128,8 @@ class IcechunkBranches:
         """
         Raise a `StaleError` unless a branch descends from the head of main.
 
-        Sweeps of main do not change its data, so they are disregarded. Not so without a log of changes: there, only the
-        sweep's commits prevent other writers from committing references to deleted chunks.
+        Sweeps of main do not change its data, so their commits are disregarded, unless the repository keeps no log of
+        changes: then only these commits prevent other writers from committing references to deleted chunks.
         """
         mine = {str(info.id) for info in self.repository.ancestry(branch=name)}
         keeps_log = self.repository.spec_version >= icechunk.SpecVersion.v2
@@ -163,7 +157,7 @@ def refuse_swept(repository: icechunk.Repository, snapshot: str, label: str) -> 
 
 
 def operation_of(info: icechunk.SnapshotInfo) -> str | None:
-    """The operation of a commit made by vczstore; None for other commits."""
+    """The operation recorded by a commit of vczstore; None for other commits."""
     metadata = info.metadata.get("vczstore", {})
     return metadata.get("operation") if isinstance(metadata, dict) else None
 
@@ -174,10 +168,10 @@ def is_sweep(info: icechunk.SnapshotInfo) -> bool:
 
 
 def same_as(info: icechunk.SnapshotInfo) -> tuple[str, ...]:
-    """IDs of tagged or branch snapshots with the same data as a purge or gc commit, when it was made."""
+    """IDs of the snapshots of tags and branches that had the same data when a purge or gc commit was made."""
     return tuple(info.metadata["vczstore"].get("same", ())) if is_sweep(info) else ()
 
 
 def content_of(info: icechunk.SnapshotInfo) -> str:
-    """ID of the snapshot that wrote the data: for a purge or gc commit, an earlier one."""
+    """ID of the snapshot that wrote the data of this one: for a purge or gc commit, an earlier one."""
     return str(info.metadata["vczstore"].get("holds", info.id)) if is_sweep(info) else str(info.id)

@@ -53,13 +53,13 @@ class IcechunkHistory:
     label
         Name of the store in messages.
     folder
-        Local folder of the repository; None elsewhere.
+        Local folder of the repository; None if it is not on this machine.
     lock
-        Lock that serialises changes to the repository where the storage does not.
+        Returns the lock that serialises changes to the repository where the storage does not.
     on_branch
         Returns the store on another branch.
     branch
-        Branch whose history it is.
+        Branch of the store, whose snapshots are listed; sweeps, publication and `head` concern main.
     group
         Group of the store; empty for the root. Snapshots, tags and branches are those of the whole repository.
     """
@@ -78,7 +78,7 @@ class IcechunkHistory:
 
     @property
     def head(self) -> str:
-        """ID of the head of main, the snapshot that readers see."""
+        """ID of the head of main, regardless of `branch`: the snapshot that readers see."""
         return str(self.repository.lookup_branch(BRANCH))
 
     def branches(self) -> IcechunkBranches:
@@ -129,12 +129,9 @@ class IcechunkHistory:
 
     def pins(self, *, changing: bool = False) -> tuple[list[str], list[str]]:
         """
-        Names of tags, and of branches other than main, that keep older states than the head.
+        Names of tags, and of branches other than main, that keep older states than the head of main.
 
-        Parameters
-        ----------
-        changing
-            Count tags and branches on the head as well, since it is about to be superseded.
+        With `changing`, names of all of them; see `History.refuse_pins`.
         """
         present = set[str]() if changing else self._present()
         tags, branches = self.refs()
@@ -146,50 +143,18 @@ class IcechunkHistory:
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
 
     def content(self, snapshot: str) -> str:
-        """The snapshot that wrote the data of `snapshot`: purge and gc commits copy the state of an earlier one."""
+        """ID of the snapshot that wrote the data of `snapshot`; see `History.content`."""
         return content_of(self.repository.lookup_snapshot(snapshot))
 
     def _present(self) -> set[str]:
-        """IDs of snapshots with the same data as the head: the head, and those that a purge or gc commit lists."""
+        """IDs of the head of main and, if that is a commit of a purge or gc, of the snapshots it lists as the same."""
         info = self.repository.lookup_snapshot(self.head)
         return {str(info.id), *same_as(info)}
 
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str, dict[str, int], list[str]]:
-        """
-        Delete all history, so that data removed from the store cannot be read from older snapshots.
-
-        Parameters
-        ----------
-        tags
-            What to do with tags and branches that keep older states; ``"delete"`` deletes them.
-        keep
-            Tags that remain in spite of that. The states that they name remain, but not the ancestors of these.
-        base
-            Head at the time that `keep` was computed: if it has moved, the kept states may hold samples removed since.
-            None skips this check.
-        before
-            Called before the first commit; may refuse by raising.
-
-        Returns
-        -------
-        snapshot : str
-            ID of the new snapshot, whose data are unchanged.
-        counts : dict
-            Numbers of deleted objects by kind, and their ``bytes``.
-        names : list of str
-            Names of the deleted tags and branches.
-
-        Raises
-        ------
-        TagError
-            If tags or branches keep older states and may not be deleted. Nothing is deleted then.
-        StaleError
-            If another writer has changed the store in the meantime.
-        StorageError
-            If an object could not be deleted.
-        """
+        """Delete all history; see `History.purge`."""
 
         def check() -> None:
             self._refuse_staged()
@@ -214,23 +179,7 @@ class IcechunkHistory:
         return sweep.snapshot, sweep.counts, [*pins, *branches]
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
-        """
-        Return what a purge would delete.
-
-        Parameters
-        ----------
-        tags
-            As in `purge`; with ``"recreate"``, tags are not deleted.
-        changing
-            Count tags and branches on the head as well.
-
-        Returns
-        -------
-        counts : dict
-            Numbers of snapshots (an upper bound), tags and branches; ``bytes`` of objects unreferenced already.
-        names : list of str
-            Names of the tags and branches.
-        """
+        """Return what a purge would delete; see `History.preview_purge`."""
         self._refuse_staged()
         keep = self.tags() if tags == "recreate" else ()
         if tags != "delete":
@@ -246,32 +195,7 @@ class IcechunkHistory:
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
-        """
-        Delete unreferenced objects, such as the leftovers of a killed writer.
-
-        Parameters
-        ----------
-        before
-            Called before the first commit; may refuse by raising.
-        dry_run
-            Count the objects without deleting them.
-        keep
-            Retention policy for the history; None keeps all snapshots.
-
-        Returns
-        -------
-        snapshot : str or None
-            ID of the new snapshot, whose data are unchanged; None after a dry run, or if there was nothing to delete.
-        counts : dict
-            Numbers of deleted objects by kind, and their ``bytes``.
-
-        Raises
-        ------
-        StaleError
-            If another writer has changed the store in the meantime.
-        StorageError
-            If an object could not be deleted.
-        """
+        """Delete unreferenced objects; see `Store.collect_garbage`. Commit only if there is something to delete."""
         expires = keep is not None and bool(self._older(datetime.now(UTC) - keep.age))
         if dry_run or not (expires or self._is_being_swept()):
             counts = self._garbage(keep)
@@ -333,11 +257,11 @@ class IcechunkHistory:
         keeps_past: bool = False,
     ) -> "Iterator[_Sweep]":
         """
-        Context in which to delete unreferenced objects, enclosed by two commits that change no data.
+        Context in which to delete unreferenced objects, enclosed by two commits to main that change no data.
 
         The first makes sessions opened before it conflict, since their uncommitted chunks are about to be deleted. It
-        blocks new sessions until the second commit, which is omitted if the sweep fails. Without them, a commit during
-        garbage collection could succeed although its chunks are deleted.
+        blocks new sessions until the second commit, which is omitted if the sweep fails. Without the first, a commit
+        during garbage collection could succeed although its chunks are deleted.
 
         Parameters
         ----------
@@ -382,12 +306,12 @@ class IcechunkHistory:
             raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
 
     def _pins_except(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
-        """The `pins` except tags that are allowed to remain."""
+        """The `pins` except the tags in `keep`."""
         tags, branches = self.pins()
         return [name for name in tags if name not in keep], branches
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
-        """Raise a `TagError` if there are `pins` other than those that are allowed to remain."""
+        """Refuse `pins`, except those allowed to remain, which a group of a repository cannot have."""
         self._refuse_staged()
         if self.group and keep:
             raise TagError(
@@ -405,7 +329,7 @@ class IcechunkHistory:
             )
 
     def _refuse_staged(self) -> None:
-        """Raise a `StaleError` if there is a staged commit of a set, since a purge would delete it."""
+        """Raise a `StaleError` if the repository has a staged commit of a set, since a purge would delete it."""
         if staged := self.staged():
             raise StaleError(
                 f"purge: {self.label} has a commit that waits for the other parts of a set called {staged[0]} "
@@ -452,7 +376,7 @@ class IcechunkHistory:
         return operation_of(self.repository.lookup_snapshot(str(self.repository.lookup_tag(tag)))) == RECREATE
 
     def _numbered(self, tag: str) -> tuple[str, int]:
-        """A tag's name without the number appended by `rename_tag`, and that number, or 0."""
+        """Split off the number that `rename_tag` has appended to a tag's name; 0 if it has appended none."""
         stem, dot, number = tag.rpartition(".")
         return (stem, int(number)) if dot and number.isdecimal() and self._is_recreated(tag) else (tag, 0)
 
@@ -532,14 +456,7 @@ class IcechunkHistory:
         return self.on_branch(branch)
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
-        """
-        Move a branch from `base` to a staged snapshot; no-op if the branch has the snapshot already.
-
-        Raises
-        ------
-        ConflictError
-            If the branch is not at `base`.
-        """
+        """Move a branch from `base` to a staged snapshot; see `History.publish`."""
         if self.shows(snapshot, branch):
             return
         try:
@@ -575,17 +492,7 @@ class IcechunkHistory:
         return list(ids)
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
-        """
-        Count unreferenced snapshots, manifests and chunks.
-
-        Parameters
-        ----------
-        snapshots
-            The IDs returned by `reachable`.
-        names
-            Object names in the folders ``snapshots`` and ``manifests``. Chunks are counted by Icechunk, which regards
-            those referenced by any manifest as used.
-        """
+        """Count unreferenced snapshots, manifests and chunks; see `History.unreachable`."""
         used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
         dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True, **_MANIFESTS)
         return {
@@ -599,17 +506,30 @@ _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_
 """Memory limits for manifests during garbage collection; the defaults are gigabytes."""
 
 EXPIRED = "snapshots expired"
-"""Count of snapshots expired from the history; tags and branches may still name them."""
+"""Key of the number of snapshots expired from the history; tags and branches may still name them."""
 
 TAGS_DELETED = "tags deleted"
-"""Count of expired tags; 0 with `Keep.all_tags`."""
+"""Key of the number of tags deleted with their snapshots; 0 with `Keep.all_tags`."""
 
 _SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
 
 
 @dataclass
 class _Sweep:
-    """State and counts of a purge or gc; `again` is the advice on running it again in error messages."""
+    """
+    A purge or gc in progress.
+
+    Attributes
+    ----------
+    again
+        Advice on running it again, for error messages.
+    cutoff
+        Unreferenced objects written before this time are deleted; see `AHEAD`.
+    counts
+        Numbers of deleted objects by kind, and their ``bytes``.
+    snapshot
+        ID of the second commit; empty before that.
+    """
 
     again: str
     cutoff: datetime = field(default_factory=lambda: datetime.now(UTC) + AHEAD)

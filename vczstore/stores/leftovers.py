@@ -1,15 +1,7 @@
 """
-Leftovers of interrupted writers in and beside a local store: half-written files, and a sibling folder.
+Leftovers of interrupted writers: half-written files in a local store, and the record and sibling folder beside it.
 
-The sibling folder is that of a replacement (see `vczstore.stores.folder_swap`), whose record identifies the folders by
-inode::
-
-    STORE                               the store that readers see
-    .STORE.vczstore-compact.json        the record
-    .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
-
-Whenever a process is killed, the inode of STORE shows whether the exchange has taken place. Either way the sibling
-folder is no longer needed, and `settle` deletes it.
+See `vczstore.stores.folder_swap` for the record and the folders of a replacement, which `settle` completes or undoes.
 """
 
 import errno
@@ -36,7 +28,7 @@ LATE = 0.5
 """Seconds after an error in which threads may still be writing. The next run deletes anything written later."""
 
 type Outcome = Literal["completed", "undone"]
-"""Whether an interrupted replacement had taken place."""
+"""Whether an interrupted replacement has taken place: "undone" if STORE is still the old store."""
 
 HALF_WRITTEN_NAME = re.compile(r".*(\.[0-9a-f]{32}\.partial|#\d+)")
 """Names of zarr's and obstore's files before the final rename. A killed process leaves them, with their data."""
@@ -45,7 +37,7 @@ HALF_WRITTEN = "half-written files deleted"
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Paths that an interrupted or running replacement has created beside a store."""
+    """Paths beside a store, sorted, of the folders and the record of an interrupted or running replacement."""
     if not path.parent.is_dir():
         return []
     begin = f".{path.name}{SUFFIX}."
@@ -55,9 +47,9 @@ def leftovers(path: Path) -> list[Path]:
 @contextmanager
 def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterator[None]:
     """
-    Hold the lock of a store's leftovers, needed to begin, complete or undo a replacement.
+    Hold the leftovers lock, which is required to begin, complete or undo a replacement of the store at `path`.
 
-    The store's own lock does not suffice, since the store may be absent at that moment.
+    The lock of the store itself does not suffice, since the store may be absent at that moment.
 
     Raises
     ------
@@ -76,13 +68,13 @@ def settle(path: Path) -> Outcome | None:
 
     Returns
     -------
-    "completed", "undone" or None
-        Whether the store was replaced; None if there were no leftovers.
+    Outcome or None
+        None if there were no leftovers.
 
     Raises
     ------
     StorageError
-        If the leftovers cannot be identified.
+        If the record is missing or invalid, or does not identify the store.
     OSError
         If they cannot be deleted.
     """
@@ -124,7 +116,7 @@ def settle_after_error(path: Path) -> Outcome | None:
 
 
 def preview(path: Path) -> Outcome | None:
-    """The outcome that `settle` would return, without doing anything."""
+    """Return the outcome that `settle` would return, and change nothing; raise its `StorageError`."""
     paths = leftovers(path)
     return _outcome(path, paths, rename=False) if paths else None
 
@@ -162,7 +154,7 @@ def _record(path: Path) -> Path:
 
 
 def aside(new: Path) -> Path:
-    """Path of the old store where names cannot be exchanged."""
+    """Path to which the old store is renamed where names cannot be exchanged."""
     return new.with_name(f"{new.name}.old")
 
 
@@ -209,7 +201,7 @@ def half_written(path: Path) -> Iterator[Path]:
 
 
 def delete_half_written(path: Path | None, *, dry_run: bool = False) -> dict[str, int]:
-    """Delete or count half-written files, which may hold personal data; empty if there are none."""
+    """Delete half-written files, which may hold personal data; return their number by `HALF_WRITTEN`, empty if none."""
     n = 0
     for file in () if path is None else half_written(path):
         n += 1

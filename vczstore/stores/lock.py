@@ -67,33 +67,9 @@ NO_LOCK_ADVICE = "--no-lock (no_lock in Python) goes without it, if nothing else
 @contextmanager
 def hold(store: Lockable, *, wait: bool = False, watch: bool = False) -> Iterator[HeldLock]:
     """
-    Hold the lock of a store.
+    Hold the lock of a store; see `Store.exclusive_lock`.
 
-    Nothing is locked if `no_lock` is set, nor for a remote repository that was passed as an open object: its commits
-    exclude each other.
-
-    Parameters
-    ----------
-    store
-        The store. One in memory, or of a kind without a known location, has a lock within this process.
-    wait
-        Wait until the lock is free; SIGINT ends the wait.
-    watch
-        If not waiting, watch a held lease until its holder renews it (up to a third of the TTL) before raising. A
-        lease that is not renewed for its TTL is taken over.
-
-    Raises
-    ------
-    BusyError
-        If the lock is held and `wait` is false.
-    StorageError
-        If the lock cannot be written, or the server ignores the conditions of conditional writes.
-    NotAStoreError
-        If the store does not exist.
-    OptionError
-        If the storage options do not fit the location.
-    MissingDependencyError
-        If obstore is not installed.
+    A store in memory, or of a kind without a known location, has a lock within this process.
     """
     with unheld() if store.no_lock else _held(store, wait, watch) as lock:
         yield lock
@@ -174,7 +150,7 @@ def _at_url(store: Lockable) -> Any:
 
 
 def _identity(inner: Any) -> Hashable:
-    """A key that identifies a store in this process's memory."""
+    """Key that identifies a store within this process."""
     if isinstance(inner, MemoryStore):
         return id(inner._store_dict)
     if isinstance(inner, ObjectStore):
@@ -194,7 +170,7 @@ def _now() -> str:
 
 
 def _parse(document: bytes) -> dict[str, Any]:
-    """Decode the content of a lock; empty if it is not valid."""
+    """Decode the JSON object in a lock; empty if it is not valid."""
     try:
         lock = json.loads(document)
     except ValueError:
@@ -203,7 +179,7 @@ def _parse(document: bytes) -> dict[str, Any]:
 
 
 def _who(lock: Mapping[str, Any]) -> tuple[str, str]:
-    """Describe the holder of a lock, and since when it holds it."""
+    """Describe the holder of a lock, and since when it holds it: two texts for a message, the second may be empty."""
     who = f"process {lock['pid']} on {lock['host']}" if {"pid", "host"} <= lock.keys() else "another process"
     return who, f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
 
@@ -217,7 +193,7 @@ def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
 
 def holder(store: Lockable) -> tuple[str, str] | None:
     """
-    Describe who holds the lock of a store, and since when; None if it is free or cannot be read.
+    Describe who holds the lock of a store, and since when, as `_who` does; None if it is free or cannot be read.
 
     Read-only, so that no write permission is needed. The lease of a killed holder counts as held for its TTL.
     """
@@ -234,7 +210,7 @@ def holder(store: Lockable) -> tuple[str, str] | None:
 
 
 def commit_lock(label: str, folder: Path) -> AbstractContextManager[HeldLock]:
-    """Serialise commits to a repository in a folder, where Icechunk would lose concurrent ones."""
+    """Return the lock that serialises commits to a repository in a folder: Icechunk would lose concurrent ones."""
     return hold_file(label, folder / COMMIT_LOCK, wait=True)
 
 
@@ -252,7 +228,7 @@ class _Unlosable:
 
 
 def unheld() -> AbstractContextManager[HeldLock]:
-    """Hold no lock, where none is needed."""
+    """Return a context in place of a lock, where none is needed."""
     return nullcontext(_Unlosable())
 
 
@@ -302,7 +278,20 @@ def carry(old: Path, new: Path) -> None:
 
 @dataclass
 class _LockedFile:
-    """A lock file that this process holds: locked by the kernel, or by existence, since this process created it."""
+    """
+    A lock file that this process holds.
+
+    Attributes
+    ----------
+    url
+        Name of the store in messages.
+    path, file
+        Path of the lock file, and its open descriptor.
+    by_existence
+        Whether the file's existence is the lock, rather than a lock of the kernel on it.
+    ended, touching
+        Event that ends the heartbeat, and its thread; None if there is no heartbeat.
+    """
 
     url: str
     path: Path
@@ -312,7 +301,7 @@ class _LockedFile:
     touching: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise a `StaleError` if the file was deleted, since others can then take the lock."""
+        """Raise a `StaleError` if the file was deleted or replaced, since others can then take the lock."""
         if not _is_at(self.file, self.path):
             raise StaleError(
                 f"{self.url}: {self.path} was deleted while a job ran; nothing was committed, run it again"
@@ -346,12 +335,12 @@ class _LockedFile:
 @contextmanager
 def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
     """
-    Hold the lock of a lock file.
+    Hold a lock file.
 
     Raises
     ------
     BusyError
-        If it is held and `wait` is false, or its holder, by existence of the file, has not touched it for a TTL.
+        If it is held and `wait` is false; also if the file's existence is the lock, and its holder is dead.
     NotAStoreError
         If the parent folder does not exist.
     StorageError
@@ -387,7 +376,7 @@ def _take(label: str, path: Path, wait: bool) -> _LockedFile:
 
 
 def _try(label: str, path: Path, wait: bool) -> _LockedFile | None:
-    """Try to take the lock; None if another process holds it by existence of the file, or has just deleted it."""
+    """Try to take the lock; None if the file's existence is another process's lock, or the file was just deleted."""
     file, is_new = _open(path)
     is_locked = True
     try:
@@ -452,7 +441,7 @@ def _flocked(file: int, flags: int) -> bool:
 
 @dataclass
 class _HeartbeatWatch:
-    """Waits for a file whose existence is the lock, while its holder keeps touching it."""
+    """Waits for a file whose existence is the lock: `seen` is its inode and mtime, unchanged `since` that time."""
 
     label: str
     path: Path
@@ -461,7 +450,7 @@ class _HeartbeatWatch:
     since: float = 0.0
 
     def look(self) -> None:
-        """Sleep for `POLL` seconds; raise a `BusyError` if the holder is dead, or `wait` is false."""
+        """Sleep for `POLL` seconds unless the file is gone, or raise a `BusyError` if not to wait or its holder died."""
         try:
             status, lock = self.path.stat(), _parse(self.path.read_bytes())
         except FileNotFoundError:
@@ -520,7 +509,22 @@ def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> It
 
 @dataclass
 class _Lease:
-    """A lease object. This process holds it as long as no other process has written it."""
+    """
+    A lease object. This process holds it as long as no other process has written it.
+
+    Attributes
+    ----------
+    url
+        Name of the store in messages.
+    objects, key
+        The obstore store, and the key of the object in it.
+    id, holder
+        Random identifier of this lease, and the description of its holder.
+    version
+        Version of the object as this process last wrote it; empty before that.
+    lost
+        Whether another process has written or deleted the object since.
+    """
 
     url: str
     objects: Any
@@ -534,7 +538,7 @@ class _Lease:
     renewing: threading.Thread | None = None
 
     def acquire(self, wait: bool, watch: bool = False) -> None:
-        """Acquire the lease, and start to renew it."""
+        """Acquire the lease, and start to renew it; the parameters and errors are those of `Store.exclusive_lock`."""
         seen: Version | None = None
         since = 0.0
         while True:
@@ -638,7 +642,7 @@ class _Lease:
         return written is not None
 
     def _put(self, mode: Any, *, released: bool = False) -> Any:
-        """Write the lease on a condition; None if that was not met."""
+        """Write the lease in obstore's `mode`; return the result of the write, None if its condition was not met."""
         lease = {"id": self.id, **self.holder, "renewed": _now(), "ttl": TTL, "released": released}
         try:
             return put_conditionally(self.objects, self.key, json.dumps(lease).encode(), mode, patience=TTL)
@@ -663,7 +667,7 @@ def _holder_of_lease(lease: _Lease) -> tuple[str, str] | None:
 
 
 def _ttl(lock: Mapping[str, Any]) -> float:
-    """The TTL of a lease in seconds, as it states itself."""
+    """The TTL in seconds that a lease states, `TTL` if it states none."""
     return lock["ttl"] if isinstance(lock.get("ttl"), int | float) else TTL
 
 

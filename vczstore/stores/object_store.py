@@ -35,7 +35,7 @@ EXTRAS: dict[Kind, str] = {"s3": "s3", "gs": "gcs", "az": "azure"}
 """The extra of this package that installs the dependencies of each kind of object store."""
 
 _SPELLINGS = {"endpoint_url": "endpoint", "skip_signature": "anonymous", "anon": "anonymous"}
-"""Names of our options in other tools."""
+"""Our option names, by the names in other tools."""
 
 _OPTIONS: dict[Kind, dict[str, type]] = {
     "s3": {"region": str, "endpoint": str, "anonymous": bool, "allow_http": bool, "requester_pays": bool},
@@ -47,13 +47,13 @@ _OBSTORE = {
     ("gs", "endpoint"): "base_url",
     ("az", "account"): "account_name",
 }
-"""Names of options in obstore, where they differ between kinds."""
+"""obstore's option names where they differ, by kind and our name."""
 _ENDPOINTS: dict[Kind, tuple[str, ...]] = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-"""Environment variables that set the endpoint."""
+"""Environment variables that set the endpoint, in order of precedence."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Remote:
         return cast("Kind", self.address.kind)
 
     def obstore(self, patience: float) -> Any:
-        """Open it with obstore; requests are retried for `patience` seconds."""
+        """Return obstore's store for the location; requests are retried for `patience` seconds."""
         stores = require("obstore.store", EXTRAS[self.kind])
         allow_http = self._allows_http
         config = {_OBSTORE.get((self.kind, name), name): value for name, value in self.options.items()}
@@ -120,7 +120,7 @@ class Remote:
         )
 
     def icechunk(self) -> Any:
-        """Return it as an Icechunk storage."""
+        """Return an `icechunk.Storage` for the location."""
         import icechunk
 
         bucket, prefix = self.address.root, self.address.key
@@ -192,13 +192,13 @@ def refuse_credentials(url: str, options: Mapping[str, Any]) -> None:
 
 
 def client_options() -> dict[str, Any]:
-    """Timeouts of obstore."""
+    """Return the ``client_options`` of obstore's stores: timeouts."""
     wait = timedelta(seconds=TIMEOUT)
     return {"connect_timeout": wait, "read_timeout": wait, "timeout": timedelta(seconds=MAX_REQUEST)}
 
 
 def retry_config(patience: float) -> dict[str, Any]:
-    """Retry settings of obstore."""
+    """Return the ``retry_config`` of obstore's stores, with no retries after `patience` seconds."""
     first, longest = (timedelta(seconds=s) for s in BACKOFF)
     return {
         "max_retries": RETRIES,
@@ -291,11 +291,11 @@ def _may_pass(error: Exception) -> bool:
 
 def find(pattern: str, options: Mapping[str, Any], suffixes: Collection[str] = ()) -> list[str] | None:
     """
-    List the matches of a glob in the last part of a URL, sorted: folders, since stores are folders, and objects if the
-    glob ends with one of the suffixes `suffixes`.
+    Return the URLs that match a glob in the last part of a URL, sorted.
 
-    As in local globs, names that begin with a dot are left out. A URL without such a glob is returned by itself. None
-    if the folder of the glob contains nothing at all: object stores have no empty folders.
+    They are those of folders, and those of objects if the glob ends with one of the suffixes. As in local globs, names
+    that begin with a dot are left out. For a URL without such a glob, return that URL. Return None if the folder of the
+    glob contains nothing at all: object stores have no empty folders.
     """
     glob = split_glob(pattern)
     if glob is None:
@@ -353,7 +353,7 @@ def is_of_storage(error: BaseException) -> bool:
 
 
 def is_denied(error: BaseException) -> bool:
-    """Whether an error is that storage denies access."""
+    """Whether an error means that storage denied access."""
     return is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {error}") is not None
 
 
@@ -380,7 +380,7 @@ _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.inter
 _DENIED = re.compile("PermissionDenied|AccessDenied|403 Forbidden")
 _TO_READ = "s3:GetObject, and s3:ListBucket, without which an object that is not there is denied too"
 _RIGHTS = {"PUT": "s3:PutObject", "POST": "s3:PutObject", "DELETE": "s3:DeleteObject"}
-"""Permission that a request needs (Amazon S3 User Guide, Required permissions for Amazon S3 API operations)."""
+"""Permissions by HTTP method (Amazon S3 User Guide, Required permissions for Amazon S3 API operations)."""
 
 
 def require(module: str, extra: str) -> Any:

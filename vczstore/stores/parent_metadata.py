@@ -1,5 +1,5 @@
 """
-Groups that contain a store, and have a copy of its metadata.
+Groups above a store whose consolidated metadata contain a copy of the store's metadata.
 
 A group's consolidated metadata include all nodes below it. Readers that open such a group get the shapes of a contained
 store from that copy, and would see outdated samples. For local stores the copy is kept up to date; in object stores
@@ -131,7 +131,7 @@ def _names(key: str, document: Document) -> tuple[str, ...]:
 
 
 def parents(folder: Path) -> Iterator[Parent]:
-    """The groups above a folder that have a copy of its metadata, innermost first."""
+    """Yield the groups above a folder that have a copy of its metadata, innermost first, up to the first non-group."""
     above = folder.parent
     while above != above.parent:
         keys = [key for key in ("zarr.json", ".zmetadata") if (above / key).is_file()]

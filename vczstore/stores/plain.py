@@ -23,10 +23,10 @@ from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
 
 @dataclass(frozen=True)
 class PlainStore(ZarrBacked):
-    """A VCZ whose chunks and metadata are objects of their own."""
+    """A VCZ on plain Zarr, in a folder or in object storage."""
 
     def transaction(self, base: str) -> "PlainTransaction":
-        """Begin to write to the store directly."""
+        """Begin to write to the store directly; a `ConflictError` if its state is not `base`."""
         vcz = self.open()
         if vcz.state != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
@@ -71,7 +71,7 @@ class NewPlainStore(PlainStore):
 
     def transaction(self, base: str) -> "PlainTransaction":
         """
-        Begin to write a store, which exists as such with the last edit.
+        Claim the location, and begin to write the store, which becomes a VCZ with the last edit.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class PlainTransaction:
 
     store: ZarrStore
     is_done = False
-    """Always False: the caller counts the steps that are visible."""
+    """Always False, since steps become visible one by one; the caller counts them."""
     resumable = None
     shows_steps = True
 

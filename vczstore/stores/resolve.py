@@ -38,13 +38,13 @@ def open_store(
     location
         A path (also of a zip file), URL, Zarr store (also in memory), Icechunk repository or session of one.
     backend_storage
-        One of `BACKENDS`; auto-detected when None.
+        One of `vczstore.choices.BACKENDS`; detected if None.
     storage_options
-        Options to open a URL, see `vczstore.stores.object_store`; for fsspec its own. Never credentials.
+        Options for a URL: those of `vczstore.stores.object_store`, or of fsspec for that backend. Never credentials.
     no_lock
         Whether to write without taking the lock.
     branch
-        Branch of a repository; main when None.
+        Branch of a repository; main if None.
 
     Raises
     ------
@@ -130,10 +130,10 @@ ICECHUNK_SUFFIX = ".icechunk"
 
 def group_of(url: str) -> tuple[str, str] | None:
     """
-    Split a name such as ``cohort.icechunk#chr1`` into the repository and the group in it; None if it is no such name.
+    Split a location such as ``cohort.icechunk#chr1`` into the repository and its group; None if it names no group.
 
-    Store names may contain ``#``: a local path that exists is never split. For remote URLs, check first that there is
-    no store of the whole name.
+    Other names may contain ``#`` as well. A local path that exists is never split; for a remote URL, the caller has to
+    check that there is no store of the whole name.
     """
     place, sharp, group = url.rpartition("#")
     if not (sharp and place and group) or "/" in group:
@@ -158,7 +158,7 @@ def _refuse_group_in_group(operation: str, url: str, path: Path | None) -> None:
 
 def backend_of_new(url: str, backend_storage: str | None) -> str | None:
     """
-    Return the backend of a store to be created: the requested one, or else that which its name implies.
+    Return the backend of a store to be created: the requested one, or ``icechunk`` if the name implies it, or None.
 
     >>> backend_of_new("cohort.icechunk", None), backend_of_new("cohort.vcz", None)
     ('icechunk', None)
@@ -168,7 +168,7 @@ def backend_of_new(url: str, backend_storage: str | None) -> str | None:
 
 
 def backend_note(store: Store) -> str:
-    """Note on a new store whose name implies another backend than the requested one; else empty."""
+    """Return a note on a new store on plain Zarr whose name is that of an Icechunk repository; else empty."""
     if store.atomic or not store.label.rstrip("/").endswith(ICECHUNK_SUFFIX):
         return ""
     return f"the store is on plain Zarr, as requested, though its name ends in {ICECHUNK_SUFFIX}"
@@ -194,11 +194,11 @@ def new_store(
     operation
         Name of the operation, for messages.
     backend_storage
-        One of `BACKENDS`; plain Zarr when None.
+        One of `vczstore.choices.BACKENDS`; plain Zarr if None, except that a group requires ``icechunk``.
     storage_options
         As in `open_store`.
     samples_chunks
-        On Icechunk, chunk columns of a field per manifest.
+        As in `IcechunkStore.create`; ignored on plain Zarr.
     no_lock
         As in `open_store`.
     reads
@@ -207,7 +207,9 @@ def new_store(
     Raises
     ------
     UnsuitableError
-        If something exists there, or the location is inside a store, or contains a location that is read.
+        If something exists there, or `refuse_nested` refuses the location.
+    OptionError
+        If the options do not fit the location, or it names a group in a group.
     """
     check_backend(backend_storage)
     options, address = dict(storage_options or {}), parse(url)
@@ -263,8 +265,8 @@ def repository_to_fill(
     Raises
     ------
     UnsuitableError
-        If something exists there that is not a repository, or may not be replaced; or the location is inside a store,
-        or contains a location that is read.
+        If something exists there that is not a repository, or is not empty without `overwrite`; or `refuse_nested`
+        refuses the location.
     """
     from vczstore.stores.icechunk import IcechunkStore
 
@@ -290,13 +292,13 @@ def repository_to_fill(
 
 
 _MARKERS = ("sample_id/zarr.json", "sample_id/.zarray", "refs/branch.main/ref.json", "repo")
-"""Objects that mark a VCZ of format 3 or 2, and an Icechunk repository of version 1 or 2."""
+"""Keys of objects that mark a VCZ of format 3 or 2, and an Icechunk repository of version 1 or 2."""
 _REPOSITORY_MAGIC = "ICE\N{ICE CUBE}CHUNK".encode()
-"""Magic bytes of the last one, since other programs may use its name."""
+"""First bytes of Icechunk's object ``repo``, a name that other programs may use as well."""
 
 
 def place_of(location: Location) -> Location:
-    """The location of a store; for a group, that of its repository."""
+    """Return the location unchanged; for a group, that of its repository."""
     split = group_of(os.fspath(location)) if isinstance(location, str | os.PathLike) else None
     return location if split is None else split[0]
 
@@ -309,25 +311,16 @@ def refuse_nested(
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """
-    Check that the output is not inside an input or another store, and contains no input.
+    Check that the output at `url` is not inside an input or another store, and contains no input.
 
-    Parameters
-    ----------
-    operation
-        Name of the operation, for messages.
-    url
-        Location of the output.
-    reads
-        Locations of the inputs, or open stores.
-    backend_storage, options
-        Backend and options of the output, as in `new_store`.
+    The parameters are those of `new_store`. Inputs that are open stores elsewhere than in a folder are not checked.
 
     Raises
     ------
     UnsuitableError
         If they are nested; the message names both.
     StorageError
-        If the parent folder of the output cannot be read.
+        If the parent folder of the output cannot be read; those above it are skipped then.
     """
     place = _real(url)
     assert place is not None
@@ -354,7 +347,7 @@ def refuse_nested(
 
 
 def _real(location: Location) -> Address | None:
-    """Address of a location, symlinks resolved; None if it is unknown."""
+    """Address of a location, symlinks resolved; None for an open store that is not a `LocalStore`."""
     import zarr.storage
 
     if isinstance(location, zarr.storage.LocalStore):
@@ -385,7 +378,7 @@ def _has_store(place: Address, backend_storage: str | None, options: Mapping[str
 
 
 def _first_bytes(path: Path) -> bytes | None:
-    """First bytes of a file; None if it does not exist or cannot be read."""
+    """The first bytes of a file, as many as `_REPOSITORY_MAGIC` has; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(len(_REPOSITORY_MAGIC))
@@ -403,15 +396,15 @@ def open_in_place(
     dry_run: bool = False,
 ) -> Store:
     """
-    Open a store to write chunks that readers of the old chunks must not see; see `Store.in_place`.
+    Open a store to rewrite its chunks in place; see `Store.in_place`.
 
     Parameters
     ----------
     location, backend_storage, storage_options, no_lock, branch
         As in `open_store`.
     dry_run
-        Whether nothing will be written. If false, hold `Store.writer_lock` before reading the store: it settles an
-        interrupted replacement, until which the store may be absent.
+        Whether nothing will be written. If false, the caller has to hold `Store.writer_lock` before it reads the store:
+        the lock settles an interrupted replacement, until which the store may be absent.
 
     Raises
     ------
@@ -419,6 +412,8 @@ def open_in_place(
         If it is on plain Zarr, but not in a local folder that can be replaced.
     StorageError
         If the folder is not writable.
+    NotAStoreError, TagError
+        As in `open_store`.
     """
     from vczstore.stores.folder_swap import ReplacedStore
     from vczstore.stores.leftovers import leftovers
@@ -456,7 +451,9 @@ def refuse_read_only(operation: str, location: Location) -> None:
     Raises
     ------
     OptionError
-        If it is a web address. For sessions, zip files and read-only Zarr stores, an `UnsuitableError`.
+        If it is a web address.
+    UnsuitableError
+        If it is a session, a zip file or a read-only Zarr store.
     """
     import zarr.storage
 

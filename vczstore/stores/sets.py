@@ -111,12 +111,12 @@ class Template:
         return re.fullmatch(f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}", name)
 
     def takes(self, text: str) -> bool:
-        """Whether locations given by another template would be found as parts of this set, too."""
+        """Whether parts of another template match this template, so that both sets would contain them."""
         other, names = Template(text)._split
         return other.url == self._split[0].url and self._match(names.replace(PART, "part")) is not None
 
     def _groups(self) -> list[str]:
-        """The groups of a repository whose groups are the parts; empty if the parts are separate stores."""
+        """Names of the repository's groups if the parts are groups of one repository, else empty."""
         if "#" not in self.text:
             return []
         from vczstore.stores.icechunk import IcechunkStore  # here, since importing icechunk is slow
@@ -171,7 +171,7 @@ class Template:
 
 
 def canonical(location: str) -> str:
-    """A path or URL that is the same for all spellings of a location."""
+    """Return the path or URL that all spellings of a location have in common; symlinks are resolved."""
     address = parse(location)
     return address.url if address.path is None else str(real_path(address.path))
 
@@ -225,7 +225,7 @@ class Record:
     id
         Digest of the request: the same request, made again, completes it.
     operation, summary
-        Description of the operation.
+        Name of the operation, and what it does, for messages.
     parts
         The record of each part, in order.
     tags
@@ -235,7 +235,7 @@ class Record:
     is_hidden
         Whether a part that still has its old sample IDs is certain to be unchanged.
     purge
-        How the purge that follows treats tags; empty if no purge follows.
+        The ``tags`` option of the purge that follows (see `vczstore.choices.TAGS`); empty if none follows.
     """
 
     id: str
@@ -259,7 +259,7 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordFile:
-    """Location of a set's record: a file or object in the folder of the set."""
+    """Location of a set's record: the file or object `name` in `folder`; `label` is the template, for messages."""
 
     label: str
     folder: str

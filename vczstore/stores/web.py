@@ -33,7 +33,7 @@ class WebStore(ObjectStore[Any]):
         return self
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        """The names in a folder."""
+        """Yield the names in a folder; raise a `StorageError` if they cannot be determined."""
         prefix = prefix.strip("/")
         listed = [
             names for names in (await self._consolidated(prefix), await self._linked(prefix)) if names is not None

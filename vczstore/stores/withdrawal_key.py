@@ -1,5 +1,5 @@
 """
-The key of withdrawn sample IDs. Without it, the hashes of these IDs in a store cannot be compared with any ID.
+The key with which the IDs of withdrawn samples are hashed. Without it, hashes cannot be compared with IDs.
 
 It comes from the environment or from a file or object beside the store, so that a copy of the store does not include
 it. For open stores, and stores that fill a whole bucket, no location beside the store is known.
@@ -54,7 +54,7 @@ _new_keys = dict[int | str, str]()
 
 def new_key(store: Store) -> str:
     """
-    Return a random key for an open store, the same on each call: steps of a job need it before it is written.
+    Return a new random key for a store without one; the same on each call, since a job uses it before it is written.
 
     All groups of a repository have the same key, since several may be edited in one commit.
     """

@@ -21,20 +21,20 @@ from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import reading, stored_bytes
 
 _KEPT = {"tag": "tags", "branch": "branches", "publish": "branches"}
-"""Features of operations that plain Zarr does not have."""
+"""What plain Zarr lacks, by the operation that requires it, for messages."""
 
 
 @dataclass(frozen=True)
 class NoHistory:
     """
-    The history of a store on plain Zarr, which is empty.
+    The empty history of a store on plain Zarr.
 
     Attributes
     ----------
     label
         Name of the store in messages.
     folder
-        Local folder of the store; None elsewhere.
+        Local folder of the store; None if it is not on this machine.
     """
 
     label: str
@@ -80,7 +80,7 @@ class NoHistory:
         return []
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
-        """Empty: chunks outside the arrays' shapes are not counted here."""
+        """Empty; chunks outside the arrays' shapes are not counted."""
         return {}
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
@@ -89,7 +89,7 @@ class NoHistory:
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str | None, dict[str, int], list[str]]:
-        """Delete half-written files. Removed data are already overwritten."""
+        """Delete half-written files, and return their number; removed data are already overwritten."""
         return None, delete_half_written(self.folder), []
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
@@ -151,12 +151,12 @@ class ZarrBacked:
         return self.label
 
     def sharing_history(self) -> list[Self]:
-        """The store alone: no other store shares its history."""
+        """A list of this store only."""
         return [self]
 
     @property
     def folder(self) -> Path | None:
-        """Local folder of the store, symlinks resolved; None elsewhere."""
+        """See `Lockable.folder`."""
         return folder_behind(self.zarr_store)
 
     @property
@@ -184,7 +184,7 @@ class ZarrBacked:
         return None
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata of the current state, the only one on plain Zarr."""
+        """Read the metadata; raise an `UnsuitableError` for `at`, since plain Zarr has one state."""
         if at is not None:
             raise UnsuitableError(
                 f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
@@ -193,11 +193,11 @@ class ZarrBacked:
         return Vcz.read(reading(self.zarr_store), self.label)
 
     def stored_bytes(self) -> int | None:
-        """Bytes of all objects; None if this would require listing a remote location."""
+        """Bytes of all objects; None if that requires listing a remote location."""
         return stored_bytes(self.zarr_store)
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
-        """The transaction of the operation."""
+        """Return a context of the same transaction."""
         return nullcontext(transaction)
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> NoReturn:
@@ -205,7 +205,7 @@ class ZarrBacked:
         raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
 
     def unlocked(self) -> Self:
-        """The same store, written without taking its lock."""
+        """Return the same store with `no_lock` set."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
@@ -234,11 +234,11 @@ class ZarrBacked:
         return None, counts | delete_half_written(self.folder, dry_run=dry_run)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Return all edits: preparations may be all that an interrupted operation leaves."""
+        """Return all edits: an interrupted operation may leave its preparations alone."""
         return edits
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
-        """Earlier plans are visible; the interrupted one may be half-done."""
+        """State how many earlier plans are done, followed by `if_stopped`."""
         before = (
             f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
         )

@@ -30,7 +30,7 @@ from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, 
 
 def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:
     """
-    Return a handle to the array as planned, in another store or with another shape, without touching storage.
+    Return a handle to an array in another store or with another shape, without I/O.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
     Returns
     -------
     AnyArray
-        Chunks can be written to it before the stored metadata are resized: their keys do not change.
+        The planned array. Chunks can be written to it before the stored metadata have this shape: their keys are equal.
     """
     metadata = array.metadata
     if (shape is None or shape == array.shape) and isinstance(array, zarr.Array) and _is_ours(array):
@@ -82,7 +82,7 @@ def _fit_widths(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
 
 def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, if_empty: int = 1) -> AnyArray:
     """
-    Return the planned array with a flexible grid, with chunks of these widths along one axis.
+    Return the planned array with a flexible grid, and chunks of given widths along one axis.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, if_empty
 
 
 def with_widths(array: AnyArray, widths: Sequence[Width]) -> AnyArray:
-    """Return the planned array with a flexible grid, with chunks of these widths along its axes."""
+    """Return the planned array with a flexible grid, and chunks of these widths along each axis."""
     return from_metadata(rectilinear.with_widths(array.metadata, array.shape, widths), array.store, array.path)
 
 
 def with_regular_grid(array: AnyArray, chunks: Sequence[int]) -> AnyArray:
-    """Return the planned array with a regular grid."""
+    """Return the planned array with a regular grid of this chunk shape."""
     return from_metadata(rectilinear.with_regular(array.metadata, array.shape, chunks), array.store, array.path)
 
 
@@ -114,18 +114,18 @@ _CONFIGURING = threading.Lock()
 
 @contextmanager
 def own_pipeline() -> Iterator[None]:
-    """Within this context zarr opens arrays with vczstore's own codec pipeline."""
+    """Context in which zarr opens arrays with vczstore's `Pipeline`; one thread at a time."""
     with _CONFIGURING, zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
         yield
 
 
 def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     """
-    Return an array handle from metadata alone; nothing need be stored.
+    Return an array handle from metadata, without I/O.
 
     Chunks that hold only the fill value are not written (and deleted if present), which is zarr's default, regardless
-    of the global configuration. With two fill values they are written: NaN, because zarr does not distinguish NaNs by
-    payload and VCF Zarr does; and null, because zarr-python 2 then reads an absent chunk as uninitialised memory.
+    of the global configuration. They are written if the fill value is NaN, since zarr does not distinguish NaNs by
+    payload and VCF Zarr does; or null, since zarr-python 2 then reads an absent chunk as uninitialised memory.
     """
     keep = metadata.fill_value is None or is_nan(metadata.fill_value)
     with own_pipeline():
@@ -136,7 +136,7 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
 
 def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
     """
-    Return an opened array with the exact bits of its fill value, which is what absent chunks read as.
+    Return an opened array with the exact bits of a NaN fill value, which zarr loses when it parses a document.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def widths(array: AnyArray) -> tuple[Width, ...]:
 
 
 def cuts(array: AnyArray) -> tuple[Cuts, ...]:
-    """How each axis is cut into stored objects: shards if the array has them, else chunks."""
+    """The `Cuts` of each axis into stored objects: shards if the array has them, else chunks."""
     return tuple(Cuts(n, width) for n, width in zip(array.shape, widths(array), strict=True))
 
 
@@ -254,7 +254,7 @@ def _values(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
 
 
 def assign(array: AnyArray, region: tuple[slice, ...], values: np.ndarray) -> None:
-    """Encode and write a region of an array."""
+    """Encode values and write them to a region of an array."""
     if _is_here(array):
         _now(array.async_array.setitem(region, values))
     else:
@@ -302,9 +302,9 @@ class _ObjectStrings(VariableLengthUTF8):
 
 def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
     """
-    Decode a region of an array of strings (by default all of it) as ``str`` objects; see `as_text`.
+    Decode a region of an array of strings (by default all of it) to an object array of ``str``; see `as_text`.
 
-    zarr's default, NumPy's variable-length string dtype, takes three times as long.
+    Errors of codecs propagate. NumPy's variable-length strings, zarr's default, take three times as long.
     """
     metadata = copy.copy(array.metadata)
     kind = "data_type" if isinstance(metadata, ArrayV3Metadata) else "dtype"

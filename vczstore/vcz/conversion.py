@@ -39,7 +39,11 @@ def new(
     attributes: Document | None = None,
     clevel: int = 7,
 ) -> AnyArray:
-    """Plan an array, not yet stored, compressed as VCF converters do; absent chunks read as `fill_value`."""
+    """
+    Plan an array at `path`, without I/O, compressed with Blosc's zstd and byte shuffle as by VCF converters.
+
+    The `clevel` is Blosc's level. Absent chunks read as `fill_value`; None is zarr's default for the dtype.
+    """
     attributes = dict(attributes or {})
     compressor: Any = BloscCodec(cname="zstd", clevel=clevel, shuffle="shuffle")
     names: Document = {"dimension_names": list(dimension_names)}
@@ -75,13 +79,13 @@ def new_like(
     Parameters
     ----------
     array
-        The template, which has one axis.
+        The template, with one axis and a regular grid.
     path, dtype
-        The new array's name and dtype.
+        Path and dtype of the new array.
     others
         The lengths of the axes after the first; each is one chunk.
     dimension_names, attributes
-        Of the new array.
+        The names of all axes, and the attributes of the new array.
     """
     options: Document = {"dimension_names": list(dimension_names)}
     if array.metadata.zarr_format == 2:
@@ -229,7 +233,7 @@ def reformed(
     dtype
         A wider dtype of the same kind, or variable-length strings in place of fixed-width strings.
     shape, dimension_names
-        Of the result. A new axis is one chunk.
+        Shape and axis names of the result, whose first axes are those of `array`. A new axis is one chunk.
 
     Raises
     ------

@@ -48,7 +48,7 @@ class Cuts:
 
     @cached_property
     def _borders(self) -> np.ndarray:
-        """The start of each chunk, and the end of the last one, of chunks of individual widths."""
+        """The start of each chunk, and the end of the last one; only for individual widths."""
         assert isinstance(self.width, tuple)
         return _borders(self.width)
 
@@ -65,25 +65,25 @@ class Cuts:
         return self.width if isinstance(self.width, int) else int(np.diff(self._borders[: max(1, self.n) + 1]).max())
 
     def of(self, positions: Any) -> Any:
-        """The index of the chunk that contains a position, or each of several."""
+        """The index of the chunk that contains a position; an array for an array of positions."""
         if isinstance(self.width, int):
             return positions // self.width
         return np.searchsorted(self._borders, positions, side="right") - 1
 
     def start(self, chunk: Any) -> Any:
-        """The start of a chunk, or of each of several."""
+        """The start of a chunk; an array for an array of chunk indices."""
         if isinstance(self.width, int):
             return chunk * self.width
         starts = self._borders[chunk]
         return starts if isinstance(chunk, np.ndarray) else int(starts)
 
     def stop(self, chunk: Any) -> Any:
-        """The end of a chunk, or of each of several, clipped to the axis."""
+        """The end of a chunk, clipped to the axis; an array for an array of chunk indices."""
         ends = np.minimum(self.start(chunk + 1), self.length)
         return ends if isinstance(chunk, np.ndarray) else int(ends)
 
     def encoded(self, chunk: Any) -> Any:
-        """The encoded width of a chunk, or of each of several."""
+        """The encoded width of a chunk; an array for an array of chunk indices."""
         return self.start(chunk + 1) - self.start(chunk)
 
     def span(self, chunk: int) -> slice:

@@ -23,6 +23,7 @@ NONE = -1
 _INSERTED = 2**40
 """Offset of the extents of alleles that span no reference bases, such as ``<INS>``; longer than any real length."""
 _SPANNING = ("<DEL", "<DUP", "<INV", "<CN")
+"""Prefixes of the symbolic ALTs that span reference bases."""
 
 
 def is_symbolic(allele: str) -> bool:
@@ -43,7 +44,8 @@ class Extents:
     Attributes
     ----------
     fields
-        Those of ``variant_position``, ``_length``, ``_END`` and ``_SVLEN`` that the VCZ has, by name.
+        The arrays ``variant_position``, ``variant_length``, ``variant_END`` and ``variant_SVLEN``, by name, as far as
+        the VCZ has them.
     """
 
     fields: Mapping[str, AnyArray]
@@ -63,16 +65,16 @@ class Extents:
         Parameters
         ----------
         alleles
-            The alleles of these variants, REF first.
+            The alleles of the variants, an object array of shape (variants, alleles), REF first.
         rows
-            The rows of these variants.
+            The range of the variants in the VCZ.
         texts
-            The distinct ALTs of these variants, if already known.
+            The distinct ALTs of the variants; None computes them.
 
         Returns
         -------
         numpy.ndarray of int64
-            `NONE` where no ALT is symbolic.
+            One extent for each variant; `NONE` where no ALT is symbolic.
         """
         result = np.full(len(alleles), NONE, dtype="i8")
         texts = set(alleles[:, 1:].ravel().tolist()) if texts is None else texts
@@ -96,7 +98,7 @@ class Extents:
         return np.where(ends >= 0, ends - positions + 1, 0)
 
     def ends(self, rows: slice) -> np.ndarray:
-        """INFO's END of each record; `INT_MISSING` if it has none."""
+        """INFO's END of each record; `INT_MISSING`, or another negative number, if it has none."""
         return self._read(END, rows, INT_MISSING)[:, 0]
 
     def sizes(self, rows: slice) -> np.ndarray:
@@ -130,7 +132,7 @@ def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:
 
 def may_match(ours: np.ndarray, theirs: np.ndarray, shared: np.ndarray, is_ref_alone: np.ndarray) -> np.ndarray:
     """
-    Which pairs of records may be the same variant, judged by their extents.
+    Return for each pair of records whether they may be the same variant, judged by their extents.
 
     A record with a symbolic ALT never matches a store record without one, where its length would be lost. A record
     without a symbolic ALT matches a store record that has one only if they share an ALT, or if it has REF alone.

@@ -15,7 +15,7 @@ SENTINELS = {size: tuple(np.array(bits, f"u{size}").view(f"f{size}")) for size, 
 
 
 def same_bits(values: np.ndarray, value: object) -> np.ndarray:
-    """Where floats are bitwise equal to `value`, in the byte order of `values`; NaNs compare by payload."""
+    """Compare floats of either byte order elementwise with `value`, bit by bit, so that NaNs compare by payload."""
     bits = values.dtype.str.replace("f", "u")
     return np.asarray(values.view(bits) == np.asarray(value, dtype=values.dtype).view(bits))
 

@@ -18,11 +18,16 @@ STR_MISSING, STR_FILL = ".", ""
 
 def missing_value(name: str, array: AnyArray) -> Any:
     """
-    The value that represents "no value" in a field.
+    Return the value that represents "no value" in a field.
 
-    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with a payload of
-    1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. It defines none for unsigned integers, for which this
-    is the array's fill value, or 0.
+    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."`` (``b"."`` for bytes and
+    objects), floats a NaN with a payload of 1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. Where it
+    defines none, this is NaT for times, and for unsigned integers the array's fill value, or 0.
+
+    Raises
+    ------
+    IncompatibleError
+        For other dtypes; see `has_missing_value`.
     """
     match array.dtype.kind:
         case "i":
@@ -66,10 +71,11 @@ def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
 
 def fill_value(name: str, array: AnyArray) -> Any:
     """
-    The value that pads a vector shorter than its axis (end-of-vector).
+    Return the value that pads a vector shorter than its axis (end-of-vector).
 
-    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with a payload of
-    2; both a ``<name>_mask`` and a ``<name>_fill`` are True there.
+    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""`` (``b""`` for bytes and objects),
+    floats a NaN with a payload of 2; both a ``<name>_mask`` and a ``<name>_fill`` are True there. Where it defines
+    none, this is `missing_value`.
     """
     match array.dtype.kind:
         case "i":
@@ -103,7 +109,7 @@ def masked_by(name: str) -> str:
 
 
 def same(values: np.ndarray, value: Any) -> np.ndarray:
-    """Where values equal `value`; floats are compared bitwise, in either byte order, and NaT equals NaT."""
+    """Compare values elementwise with `value`: floats bitwise, in either byte order; NaT equals NaT."""
     if values.dtype.kind in "Mm" and np.isnat(value):
         return np.isnat(values)
     return same_bits(values, value) if values.dtype.kind == "f" else np.asarray(values == value)
@@ -115,7 +121,7 @@ def has_sentinels(dtype: np.dtype) -> bool:
 
 
 def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    """Which values of a field are missing or fill; an ordinary NaN is an actual value if the dtype has sentinels."""
+    """Return where values of a field are missing or fill; an ordinary NaN is not if the dtype has sentinels."""
     if not has_missing_value(array):
         return np.zeros(values.shape, dtype=bool)
     missing = same(values, missing_value(name, array))
@@ -123,6 +129,6 @@ def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
 
 
 def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    """The values of mask array `mask` for these values of the array it belongs to, whose dtype has sentinels."""
+    """Return the values of mask array `mask` for values of the array it belongs to, whose dtype has sentinels."""
     is_fill = same(values, fill_value(name, array))
     return is_fill if mask.endswith("_fill") else is_fill | same(values, missing_value(name, array))

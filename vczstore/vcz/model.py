@@ -57,41 +57,41 @@ LENGTHS = {
     "filters": ("filter_id", 0),
     "ploidy": ("call_genotype", 2),
 }
-"""The array, and the axis of it, whose length defines that of each dimension."""
+"""By dimension name: the array and the axis of it that define the length of the dimension."""
 
 _OTHER_DIMENSIONS = re.compile(r"alleles|alt_alleles|genotypes|region_index_\w+|local_\w+|(INFO|FORMAT)_.+_dim")
-"""Names of VCF Zarr dimensions other than samples; the last alternative matches bio2zarr's names."""
+"""Names of further VCF Zarr dimensions, none of them samples; the last alternative matches bio2zarr's names."""
 
 _LIKE_SAMPLES = re.compile(r"(not?_|num_)?samples?(_\w+)?", re.IGNORECASE)
 """Misspellings of the samples dimension, and names that other programs give it."""
 
 MAX_LENGTH = 10**11
-"""The maximum axis length, 100 times the design limit; longer axes are corrupt metadata, and would take forever."""
+"""Maximum axis length, 100 times the design limit; a longer axis is taken for corrupt metadata."""
 
 _TABLES = {"contig_id": "contigs", "filter_id": "filters"}
-"""The arrays of VCF Zarr 0.3 and later, and the attributes of the root group that preceded them."""
+"""Root attributes that hold the tables in VCF Zarr up to 0.2, by the name of the array that replaced each in 0.3."""
 
 
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
-    """The names of an array's axes, from its attributes (format 2) or its metadata (format 3)."""
+    """The name of each axis, None if unnamed, from the array's attributes (format 2) or metadata (format 3)."""
     names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
     names = names or getattr(array.metadata, "dimension_names", None)
     return tuple(names) if names else (None,) * array.ndim
 
 
 def has_grid(array: AnyArray) -> bool:
-    """Whether the chunks of an array differ in width along the samples axis only, if at all."""
+    """Whether the chunks of an array have one width along every axis other than samples."""
     return all(isinstance(w, int) or d == SAMPLES for w, d in zip(arrays.widths(array), dimensions(array), strict=True))
 
 
 def samples_axis(array: AnyArray) -> int | None:
-    """The index of an array's ``samples`` dimension, by its name alone; None if it has none."""
+    """Index of the first axis named ``samples``; None if there is none."""
     names = dimensions(array)
     return names.index(SAMPLES) if SAMPLES in names else None
 
 
 class Batch(Protocol):
-    """A batch of samples, in a store of any kind."""
+    """A batch of samples: a VCZ, or a VCF file that may not have been converted yet."""
 
     @property
     def label(self) -> str:
@@ -114,27 +114,27 @@ class Vcz:
     Attributes
     ----------
     label
-        Its name in messages: a path, a URL, or the kind of store.
+        Name in messages: a path, a URL, or the kind of store.
     store
-        The store that its arrays are read from.
+        The Zarr store that the arrays are read from.
     arrays
-        All arrays of its root group, by name.
+        All arrays of the root group, by name.
     attributes
-        The attributes of its root group.
+        The attributes of the root group.
     zarr_format
         2 or 3.
     snapshot
-        The Icechunk snapshot it was read from, None on plain Zarr.
+        ID of the Icechunk snapshot; None on plain Zarr, and in a session with uncommitted changes.
     planned_ids
-        The sample IDs of a planned state, which is not stored yet; see `planned`.
+        The sample IDs of a planned state, an object array of ``str``; None if they are read from `store`.
     chosen
-        The positions of the selected samples, None if all are selected; see `select`.
+        The positions of the selected samples; None if all are selected. See `select`.
     inner
         The arrays of groups within the root group, by path. They are copied, but not edited.
     groups
         The attributes of these groups, by path.
     file
-        The file that it was converted from, which gives its identity; None of any other VCZ.
+        The VCF file that was converted to this VCZ, and whose identity counts; None if it was not converted.
     """
 
     label: str
@@ -161,9 +161,9 @@ class Vcz:
         NotAStoreError
             If there is no Zarr group, or it is not a VCZ.
         DamagedStoreError
-            If metadata are invalid.
+            If metadata cannot be parsed, or an axis is longer than `MAX_LENGTH`.
         StorageError
-            If they cannot be read.
+            If metadata cannot be read.
         """
         what = "the root metadata"
         rectilinear.enable()
@@ -204,7 +204,7 @@ class Vcz:
 
     @property
     def n_samples(self) -> int:
-        """The number of selected samples, by default the length of ``sample_id``, which includes removed samples."""
+        """The number of selected samples, removed ones included; without a selection, the length of ``sample_id``."""
         return int(self.arrays[SAMPLE_ID].shape[0]) if self.chosen is None else len(self.chosen)
 
     @property
@@ -221,27 +221,30 @@ class Vcz:
 
     @property
     def positions(self) -> np.ndarray:
-        """The positions of the selected samples along the samples axis of the arrays."""
+        """The positions of the selected samples along the samples axis of the arrays, an int64 array."""
         return np.arange(self.n_samples) if self.chosen is None else self.chosen
 
     def converted_from(self, file: Batch) -> "Vcz":
-        """Return the same VCZ with the identity of the file that it was converted from."""
+        """Return the same VCZ with the identity and stamp of the VCF file that it was converted from."""
         return replace(self, file=file)
 
     def select(self, samples: np.ndarray) -> "Vcz":
-        """Return the VCZ as a source of some of its samples, by their indices among those selected, in any order."""
+        """Return the VCZ restricted to some of its selected samples, given by their indices in `sample_ids`."""
         return replace(self, chosen=self.positions[samples])
 
     def table(self, name: str) -> np.ndarray:
         """
         Read a whole array of strings without a ``variants`` axis: sample IDs, contigs or filters.
 
-        The result holds ``str`` for any stored dtype; see `strings.as_text`.
+        The result is an object array of ``str`` for any stored dtype; see `strings.as_text`. Contigs and filters fall
+        back to the root attributes of VCF Zarr up to 0.2, and are cached.
 
         Raises
         ------
         DamagedStoreError
-            If it cannot be decoded.
+            If the array cannot be decoded.
+        StorageError
+            If it cannot be read.
         """
         if name not in self.arrays and self.has_table(name):
             return np.array([str(text) for text in self.attributes[_TABLES[name]]] + [None], dtype=object)[:-1]
@@ -253,7 +256,7 @@ class Vcz:
 
     @cached_property
     def _tables(self) -> dict[str, np.ndarray]:
-        """Cache of tables: those of a store are compared with those of every source."""
+        """Cache of `table`, since the tables of a store are compared with those of every source."""
         return {}
 
     def _read_table(self, name: str) -> np.ndarray:
@@ -267,18 +270,18 @@ class Vcz:
             raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
 
     def has_table(self, name: str) -> bool:
-        """Whether `table` can read this: from an array, or a root attribute as in sgkit and VCF Zarr up to 0.2."""
+        """Whether `table` can read it from an array, or a root attribute as in sgkit and VCF Zarr up to 0.2."""
         return name in self.arrays or isinstance(self.attributes.get(_TABLES.get(name, "")), list)
 
     @property
     def n_contigs(self) -> int:
-        """The number of contigs, from metadata alone."""
+        """The number of contigs, without reading chunks."""
         array = self.arrays.get("contig_id")
         return len(self.table("contig_id")) if array is None else int(array.shape[0])
 
     @cached_property
     def contig_lengths(self) -> dict[str, int]:
-        """The lengths of the contigs with a known length, by contig ID."""
+        """The lengths in bp by contig ID, of the contigs whose length is known and positive."""
         if "contig_length" in self.arrays:
             lengths = arrays.read(self.arrays["contig_length"], (slice(None),)).tolist()
         else:
@@ -311,7 +314,7 @@ class Vcz:
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
     def only(self, names: Iterable[str]) -> "Vcz":
-        """Return the VCZ restricted to these arrays (those that exist), to keep what is sent to workers small."""
+        """Return the VCZ with only these arrays, as far as they exist: a small pickle to send to workers."""
         kept = {name: self.arrays[name] for name in names if name in self.arrays}
         tables = {
             name: self.attributes[name] for name in (*_TABLES.values(), "contig_lengths") if name in self.attributes
@@ -327,11 +330,11 @@ class Vcz:
     @cached_property
     def chunk_lengths(self) -> dict[str, int]:
         """
-        The chunk lengths of new arrays along the variants and samples axes.
+        The chunk lengths of new arrays along the variants and samples axes: those of the ``call_*`` arrays.
 
-        Readers and ``region_index`` number the variant chunks of the ``call_*`` arrays (VCF Zarr specification 0.4,
-        "Chunking"); those of other arrays are multiples. If there are no calls yet, it is the greatest common divisor
-        of all chunk lengths, as in vcztools, and for samples the chunk length of ``sample_id``.
+        Readers and ``region_index`` number the variant chunks of these arrays (VCF Zarr specification 0.4, "Chunking").
+        If there are no calls yet, the variants' length is the greatest common divisor of all chunk lengths, as in
+        vcztools, and the samples' length that of ``sample_id``. Chunks of sharded arrays are the inner ones.
         """
         variants, samples = 0, arrays.inner_chunks(self.arrays[SAMPLE_ID])[0]
         regular = {name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and has_grid(a)}
@@ -349,7 +352,11 @@ class Vcz:
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """The number of samples in each chunk column of the calls, or of ``sample_id`` if there are no calls."""
+        """
+        The number of samples in each chunk column of the calls, or of ``sample_id`` if there are no calls.
+
+        If samples are selected, they are divided into columns of the greatest width.
+        """
         names = sorted(n for n, a in self.samples_arrays.items() if n.startswith("call_") and VARIANTS in dimensions(a))
         array = self.arrays[(names or [SAMPLE_ID])[0]]
         cut = replace(arrays.cuts(array)[samples_axis(array) or 0], length=self.n_samples)
@@ -362,12 +369,12 @@ class Vcz:
 
     @cached_property
     def identity(self) -> str:
-        """Location-independent identifier of a batch: a digest of its arrays' metadata and its sample IDs."""
+        """Location-independent identifier: that of `file`, or a digest of all arrays' metadata and the sample IDs."""
         return self._digest(self.arrays) if self.file is None else self.file.identity
 
     @cached_property
     def stamp(self) -> str:
-        """Identifier of a batch's state, without reading chunks: its snapshot, or its objects' times and sizes."""
+        """Identifier of the state: that of `file`, the snapshot, or a digest of the objects' times and sizes."""
         if self.file is not None:
             return self.file.stamp
         return self.snapshot or zarr_objects.fingerprint(self.store)
@@ -388,7 +395,7 @@ class Vcz:
         return replace(self, arrays=dict(sorted({**self.arrays, **arrays}.items())), planned_ids=sample_ids)
 
     def resized(self, n_samples: int) -> dict[str, AnyArray]:
-        """Return the planned arrays with a ``samples`` dimension, resized to another number of samples."""
+        """Return the arrays with a ``samples`` dimension as planned after a resize to `n_samples`; no I/O."""
         result = {}
         for name, array in self.samples_arrays.items():
             axis = samples_axis(array)
@@ -398,9 +405,9 @@ class Vcz:
 
     def extended(self, n_samples: int, columns: Sequence[int]) -> dict[str, AnyArray]:
         """
-        Return the planned arrays with new samples appended after the first `n_samples`.
+        Return the arrays with a ``samples`` dimension as planned after an append to the first `n_samples` samples.
 
-        In arrays with a flexible grid the new samples are chunk columns of these widths.
+        `columns` are the numbers of appended samples: in arrays with a flexible grid, the widths of new chunk columns.
         """
         result, old = {}, self.resized(n_samples)
         for name, array in old.items():
@@ -415,10 +422,10 @@ class Vcz:
     @cached_property
     def beyond_calls(self) -> int | None:
         """
-        The number of samples in the calls if ``sample_id`` is longer and ends in empty IDs; None if it is not.
+        The number of samples in the calls if ``sample_id`` is longer, and all further IDs are empty; else None.
 
-        vczstore 0.1.0 creates a store with as many empty IDs as its first source has samples, and with no calls; from
-        a single source it copies ``sample_*`` as well.
+        vczstore 0.1.0 creates such stores: with as many empty IDs as the first source has samples, and no calls. From a
+        single source, it copies ``sample_*`` as well.
         """
         lengths = {a.shape[samples_axis(a) or 0] for a in self.samples_arrays.values()}
         n = min(lengths)
@@ -428,7 +435,7 @@ class Vcz:
 
     @cached_property
     def out_of_reach(self) -> dict[str, str]:
-        """The arrays with values of samples that operations would not edit, by path, and the reason, for messages."""
+        """Why operations would not edit an array although it seems to hold values of samples, for messages, by path."""
         effect = "so their values would be left unedited"
         reasons = {
             name: f"has {_describe(dimensions(array))}, and seems to hold samples, {effect}; name that axis samples, "
@@ -446,10 +453,10 @@ class Vcz:
 
     def _seems_of_samples(self, name: str, array: AnyArray) -> bool:
         """
-        Whether an array without a ``samples`` dimension holds values of samples all the same.
+        Whether an array without a ``samples`` dimension seems to hold values of samples nevertheless.
 
-        This is judged by its name, by the name of an axis, or by an axis as long as ``sample_id`` that has no other
-        known meaning: from its name, the array's name, or another array that has it in addition to ``samples``.
+        It does if its name or an axis name suggests it, or if an axis is as long as ``sample_id`` and neither the array
+        is one of `OF_VARIANTS` nor the dimension another one, as judged by `_is_other`.
         """
         if name.startswith(OF_SAMPLES):
             return True
@@ -461,7 +468,7 @@ class Vcz:
         return any(m == n and not self._is_other(d, m) for d, m in zip(names, array.shape, strict=True))
 
     def _is_other(self, dimension: str | None, length: int) -> bool:
-        """Whether a dimension of this length is known not to be that of the samples."""
+        """Whether a dimension is one of VCF Zarr other than samples, or another array has it alongside ``samples``."""
         if dimension is None:
             return False
         if dimension in LENGTHS:
@@ -480,16 +487,16 @@ class Vcz:
         operation
             For the message.
         interrupted_at
-            The number of samples after the operation. Arrays, in order of name, that already have this length were
-            resized by an interrupted run of the same operation, and are accepted.
+            The number of samples after the operation. Arrays that already have this length are accepted if they come
+            first in order of name: an interrupted run of the same operation resized them. None accepts none.
         edited
-            Whether samples are edited or copied from here, which requires that `out_of_reach` is empty.
+            Whether samples are edited, or copied from here, which requires that `out_of_reach` is empty.
 
         Raises
         ------
         DamagedStoreError
-            If arrays disagree on the number of samples or variants, have two samples axes, have chunks of different
-            sizes along another axis, or hold samples and have no such axis.
+            If arrays disagree on the number of samples or variants, have two samples axes, or have chunks of different
+            sizes along another axis; and with `edited`, if `out_of_reach` is not empty.
         """
         for path, why in self.out_of_reach.items() if edited else ():
             raise DamagedStoreError(f"{operation}: {self.label}: {path} {why}")
@@ -545,7 +552,7 @@ class Vcz:
 
 def listing(names: Iterable[object], limit: int = 10) -> str:
     """
-    Join names for a message, truncated to the first `limit`, and each to 60 characters.
+    Join the first `limit` names for a message, each truncated to 60 characters.
 
     >>> listing(["a", "b", "c"], limit=2)
     'a, b and 1 more'
@@ -563,7 +570,7 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     Returns
     -------
     positions : numpy.ndarray of int64
-        The positions, in increasing order, of all samples with these IDs.
+        Indices in `Vcz.sample_ids`, increasing, of all samples with these IDs.
     unknown : list of str
         The IDs that the VCZ does not have, in the order of `samples`.
     """
@@ -600,19 +607,19 @@ def refuse_other_spellings(
 
     Parameters
     ----------
-    operation, vcz, unknown
-        The operation, and the IDs that the VCZ does not have.
+    operation, outcome
+        Name of the operation, and what was not done, for the message.
+    vcz, unknown
+        The VCZ, and the IDs that it does not have.
     gone
-        The unknown IDs of samples removed earlier, which are not compared with those that differ only in case.
+        The unknown IDs of samples removed earlier; another case is accepted as another sample.
     samples
-        The candidates to compare with.
-    outcome
-        What was not done, for the message.
+        The IDs to compare with.
 
     Raises
     ------
     SampleError
-        If there are any.
+        If `samples` has another spelling of an unknown ID.
     """
     present = [sample for sample in samples if sample != REMOVED]
     never_there = sorted({*unknown}.difference(gone))
@@ -626,14 +633,9 @@ def refuse_other_spellings(
 
 def unknown_samples(operation: str, vcz: Vcz, unknown: Sequence[str], outcome: str) -> SampleError:
     """
-    Make the error for sample IDs that a VCZ does not have; it suggests similar IDs.
+    Return the error for IDs that a VCZ does not have; it suggests similar IDs.
 
-    Parameters
-    ----------
-    operation, vcz, unknown
-        The operation, and the IDs that the VCZ does not have.
-    outcome
-        What was not done, and the remedy.
+    The message ends with `outcome`: what was not done, and the remedy.
     """
     # escapes make IDs that look the same distinguishable
     near = [ascii(sample)[1:-1] for sample in close_to(unknown, vcz.sample_ids.tolist())]
@@ -647,9 +649,15 @@ def _members(
     group: zarr.Group, copies: zarr_objects.Document | None = None
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
     """
-    Return the arrays of a group, the arrays of its subgroups, and the attributes of these; other files are ignored.
+    Read the members of a root group: its arrays, the arrays of all subgroups, and the attributes of each subgroup.
 
-    Unless `copies` is None, consolidated metadata are read; `copies` are those of format 3, and empty in format 2.
+    Keys are names, or paths of subgroups' members. Other files are ignored. Unless `copies` is None, consolidated
+    metadata are read; `copies` are those of format 3 by path, and empty in format 2.
+
+    Raises
+    ------
+    KeyError
+        If a member's metadata lack a required key.
     """
     consolidated = copies is not None
     plain = None if consolidated else arrays.members_of_folder(group.store, group.metadata.zarr_format)
@@ -682,7 +690,7 @@ def _describe(names: tuple[str | None, ...]) -> str:
 
 
 def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
-    """Check the dimension names of format 2, an attribute that zarr does not validate."""
+    """Raise a `DamagedStoreError` for invalid dimension names of format 2, which zarr does not validate."""
     names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
     is_list = isinstance(names, list) and all(isinstance(dimension, str | None) for dimension in names)
     if names is not None and not (is_list and len(names) in (0, array.ndim)):
@@ -693,7 +701,7 @@ def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
 
 
 def _folders_with_ids(store: Store) -> list[str]:
-    """The top-level folders of a store, itself not a group, that have a ``sample_id`` array; of the first 20 names."""
+    """Names of the folders, among the first 20 at the top of a store without a root group, that hold a VCZ."""
     folders: list[str] = []
     with suppress(Exception):  # then the message has no hint
         for name in sorted(zarr_objects.names(store))[:20]:
@@ -704,7 +712,7 @@ def _folders_with_ids(store: Store) -> list[str]:
 
 
 def _hint(label: str, snapshot: str | None, groups: Sequence[str]) -> str:
-    """The remedy, for a message, if the root is not a VCZ but `groups` within it are."""
+    """The remedy for a message that the root is not a VCZ; `groups` are the paths of VCZs within it."""
     if not groups:
         return "make a VCZ with vcf2zarr"
     first = groups[0]

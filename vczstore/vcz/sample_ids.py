@@ -43,7 +43,7 @@ def meant(line: str) -> set[str]:
 
 def spelt_otherwise(lines: Iterable[str], samples: Iterable[str]) -> dict[str, str]:
     """
-    Map lines of a list that are not samples of a store to the samples that they may mean.
+    Map each line of a list that is another spelling of a sample to that sample; the lines are not samples themselves.
 
     Case is significant: IDs that differ only in case can be two samples.
     """
@@ -73,10 +73,11 @@ def in_other_case(lines: Iterable[str], samples: Iterable[str]) -> list[str]:
 
 def close_to(unknown: Sequence[str], samples: Iterable[str]) -> list[str]:
     """
-    The samples that unknown IDs may mean, sorted.
+    Return the samples that unknown IDs may mean, sorted.
 
     These are other spellings and, for the first `_MAX_UNKNOWN` remaining IDs, samples that differ in case or
-    punctuation, or else by one edit (insertion, deletion, substitution or transposition). A million take some seconds.
+    punctuation, or else up to three that differ by one edit (insertion, deletion, substitution or transposition). A
+    million samples take some seconds.
 
     >>> close_to(["na-1", "NA21", "NA3"], ["NA1", "NA12"])
     ['NA1', 'NA12']
