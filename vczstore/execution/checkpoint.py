@@ -1,20 +1,20 @@
 """Journals of uncommitted writes, from which a run resumes after its driver was killed.
 
 On Icechunk, the chunks that tasks have written are in the repository, but only the uncommitted session refers to them,
-and it dies with the driver. A journal keeps the session, and the tasks whose chunks it refers to. There is one for each
-user, store and branch: in the ``work-dir`` of a job, or, one per operation, in the user's cache folder. The file
-consists of:
+and it is lost with the driver. A journal keeps the session, and the names of the tasks whose writes it contains. There
+is one per user, store and branch in the ``work-dir`` of a job, or one per user, store, branch and operation in the
+user's cache folder. The file consists of:
 
 1. one line of JSON: the operation, base snapshot and package versions, which must all match for a run to resume; the
    current step; its number of tasks, those that have ended, and the number of chunks that each of them has written;
 2. the session, and the fork of it that tasks in the driver's process share, as Icechunk serialises them for workers;
-3. a BLAKE2b digest of all that.
+3. a BLAKE2b digest of 1 and 2.
 
-The file is replaced atomically; the interval is a multiple of the time that writing it takes (`REST`). It holds no code
-and no credentials. But a session inlines chunks of up to 512 bytes: calls, and, in a ``work-dir``, **sample IDs**. So
-the file is readable by its user only, and deleted with the commit. A journal in the cache folder is private: sample
-IDs, and other arrays with samples but no variants, are written after it was last saved.
-The content of a journal is committed, so it is trusted only if no other user can have written it.
+The file is replaced atomically, at intervals of at least `REST` times the duration of a save. It holds no code and no
+credentials. But a session inlines chunks of up to 512 bytes: calls, and, in a ``work-dir``, **sample IDs**. So the file
+is readable by its user only, and deleted after the commit. A journal in the cache folder is private: sample IDs, and
+other arrays with samples but no variants, are written after it was last saved.
+The content of a journal gets committed, so it is trusted only if no other user can have written it.
 """
 
 import hashlib
@@ -37,8 +37,7 @@ from vczstore.stores.locations import local_path, parse, real_path
 FORMAT = 3
 
 MIN_CHUNKS, MIN_BYTES = 1_000, 100_000_000
-"""A run that writes fewer chunks and fewer (decoded) bytes keeps no journal in the cache folder: it takes some seconds
-only, and a journal costs some hundredths of a second."""
+"""A run that writes fewer chunks and fewer decoded bytes takes only seconds, so it keeps no journal in the cache."""
 
 MAX_AGE = 14 * 86_400
 """Age in seconds after which a journal in the cache folder is deleted."""
@@ -67,8 +66,12 @@ class Journal:
 
     Attributes
     ----------
+    file, about
+        As the parameters; `file` becomes None if the journal cannot be written or resumed.
     restored
-        The step in which an interrupted run was stopped and this one resumes; -1 if this one starts from the beginning.
+        Index of the step in which an interrupted run was stopped and this one resumes; -1 if it is not a resumed run.
+    step, tasks
+        Index of the current step, and its number of tasks by name of the Cubed operation.
     done
         Number of chunks written by each finished task of the current step: by name of the Cubed operation, then by
         coordinates of the task.
@@ -85,7 +88,7 @@ class Journal:
 
     @classmethod
     def of(cls, url: str, branch: str | None, folder: str | None, about: Mapping[str, Any]) -> "Journal":
-        """Return the journal of a branch in a folder; a disabled one if the folder is None or not on this machine."""
+        """Return the journal of a store's branch in a folder; a disabled one if the folder is None or remote."""
         path = None if folder is None else local_path(folder)
         return cls(None if path is None else path / _name(url, branch), about)
 
@@ -102,7 +105,7 @@ class Journal:
         return self._private and self.file is not None
 
     def resume(self, transaction: Transaction) -> None:
-        """Restore the writes of an interrupted run into a transaction, if the journal has any."""
+        """Restore the writes of an interrupted run into a transaction, if the file is valid; else delete it."""
         if self.file is None:
             return
         self._transaction = transaction.resumable
@@ -140,7 +143,7 @@ class Journal:
         self._transaction = None
 
     def record(self, task: tuple[str, tuple[int, ...]] | None, chunks: int) -> None:
-        """Record that a task has ended and its writes were collected. A task without a name runs again on resume."""
+        """Record that a task has ended and its writes were collected, and save if due. None is not recorded."""
         if self.file is None or task is None:
             return
         name, coords = task
@@ -178,7 +181,7 @@ class Journal:
         self._due = now + REST * (now - began)
 
     def delete(self) -> None:
-        """Delete the file, once its content is committed or can no longer be."""
+        """Delete the file: its content is committed, or can no longer be."""
         if self.file is not None:
             for path in (self.file, _temporary(self.file)):
                 with suppress(OSError):
@@ -229,7 +232,7 @@ def _name(url: str, branch: str | None, what: str = "") -> str:
 
 
 def _delete_stale(folder: Path) -> None:
-    """Delete the journals of runs that were never resumed."""
+    """Delete the journals in a folder that are older than `MAX_AGE`."""
     with suppress(OSError):
         for path in folder.glob("vczstore-*.journal*"):
             if time.time() - path.stat().st_mtime > MAX_AGE:

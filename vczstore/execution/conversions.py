@@ -1,4 +1,4 @@
-"""VCF and BCF sources of an operation: converted on this machine, into a folder that is deleted afterwards."""
+"""Convert the VCF and BCF sources of an operation on this machine, into a folder that is deleted afterwards."""
 
 import atexit
 import os
@@ -30,10 +30,12 @@ PART_BYTES = 1_000_000
 """Compressed bytes per part of a file. Converting a part takes some seconds, starting a process about one."""
 
 PARTS_PER_WORKER = 4
-"""More than one, since the parts of a file take different times."""
+"""Parts of a file per process: several, since parts take different times."""
 
 type Step = Callable[[], int | None]
+"""A step of a conversion; returns a number of parts, or None (see `vczstore.vcf.conversion.do`)."""
 type Run = Callable[[Sequence[Step]], Iterator[int | None]]
+"""Runs steps and yields their results as they end; see `_pool`."""
 
 
 class Conversions:
@@ -45,7 +47,7 @@ class Conversions:
     work_dir
         Parent of the folder; the default for temporary files if this is None or not on this machine.
     progress
-        Called with the progress, if it is a function.
+        Called with the progress if it is a function; otherwise ignored.
     """
 
     def __init__(self, work_dir: str | None, progress: "Progress | bool | None" = None) -> None:
@@ -131,7 +133,7 @@ class Conversions:
         layout
             Layout of their VCZs.
         workers, budget
-            Maximum number of processes, and of bytes of a file that each may hold.
+            Maximum number of processes, and of bytes in memory for each.
 
         Raises
         ------
@@ -176,7 +178,7 @@ def _convert(todo: Sequence[Conversion], workers: int, progress: "Progress | Non
 
 
 def _convert_in_parts(conversion: Conversion, run: Run, report: Callable[[float], None]) -> None:
-    """Convert one file in parts, and report the fraction that is done."""
+    """Convert one file in parts, and report the fraction that is done, from 0 to 1."""
     for before, divide, work in ((0.0, "begin", "explode"), (0.5, "lay_out", "encode")):
         n = do(conversion, divide)  # in this process: a worker killed in these steps of bio2zarr leaks semaphores
         assert n is not None
@@ -187,7 +189,7 @@ def _convert_in_parts(conversion: Conversion, run: Run, report: Callable[[float]
 
 @contextmanager
 def _pool(n: int, *, in_others: bool) -> Iterator[Run]:
-    """Yield a function that runs steps, in this process or in `n` others, and yields their results as they end."""
+    """Context of a `Run`, in `n` other processes; in this process if `n` is 1, unless `in_others`."""
     if n == 1 and not in_others:
         yield lambda steps: (step() for step in steps)
         return

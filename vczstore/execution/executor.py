@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
 WORTH_A_SECOND = 800_000_000
-"""Decoded bytes of a task per second of its start-up: re-encoding them takes ten seconds, copying them two."""
+"""Decoded bytes that a task should have per second of its start-up; re-encoding them takes 10 s, copying them 2 s."""
 
 
 def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
@@ -31,7 +31,7 @@ def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
 
 def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
     """
-    Return the decoded bytes that make a task worth starting on an executor, as in `plans.core.memory.Memory`.
+    Return the number of decoded bytes for which it is worth to start a task; see `plans.core.memory.Memory`.
 
     The executor is not started.
 

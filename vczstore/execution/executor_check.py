@@ -36,8 +36,8 @@ class Checked:
     task_seconds
         Mean seconds per task from the end of the first task to the end of the last.
     peak_mem, total_mem
-        Peak memory of a worker's process, which is what to reserve for Python, and the memory limit of the worker if it
-        has one, else the memory of its machine; in bytes.
+        In bytes: the peak memory of a worker's process, which is the amount to reserve for Python; and the memory limit
+        of the worker if it has one, else the memory of its machine.
     driver, worker
         The versions of Python and packages; None for a package that is not installed.
     differ
@@ -55,7 +55,7 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether all versions match that have to; the patch version of Python may differ."""
+        """Whether the versions in `MATTERS` match; the patch version of Python may differ."""
         return not any(_matters(name, self.driver[name], self.worker[name]) for name in self.differ)
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,6 +165,7 @@ def _total_mem() -> int | None:
 
 
 def _matters(name: str, driver: str | None, worker: str | None) -> bool:
+    """Whether differing versions in driver and worker are an error."""
     if name == "Python" and driver and worker:
         return driver.split(".")[:2] != worker.split(".")[:2]
     return name in MATTERS

@@ -18,7 +18,7 @@ _COMMANDS = ("run", "plan", "report")
 
 
 class Aborted(NamedTuple):
-    """An aborted operation, the state in which it leaves the store, and the way out; empty if there is none."""
+    """An aborted operation, the state in which it leaves the store, and the remedy (empty if none), for messages."""
 
     operation: str
     state: str
@@ -61,7 +61,7 @@ def naming(operation: str) -> Iterator[Standing]:
 
 
 def title(operation: operations.Operation) -> str:
-    """Return the operation and its store, for a log; the class of a store that was passed as an object."""
+    """Return the operation and its store, for a log; a store that was passed as an object is named by its class."""
     store = operation.store
     return f"{operation.called} {os.fspath(store) if isinstance(store, str | os.PathLike) else type(store).__name__}"
 

@@ -48,7 +48,8 @@ GROUPS = {
 
 
 IN_COMMIT, OWN_COMMIT, CHECKS, PUBLISHES, NAMES, EXPORTS, CLEANS = range(7)
-"""Phases of a job, in order: the steps in its one commit, then those with a commit of their own, and so on."""
+"""Phases of a job, in order: its own commit, operations with commits of their own, checks of the result, publication,
+tags and other names, exports, and cleaning of the history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Operation:
 
     @property
     def to_confirm(self) -> "Operation | None":
-        """The irreversible operation that a user on a terminal confirms after seeing its dry run; None if none."""
+        """The irreversible operation whose dry run a user on a terminal has to confirm; None if there is none."""
         return None
 
     @property
@@ -136,15 +137,15 @@ class Operation:
         return {f.name: value for f in options(type(self)) if (value := getattr(self, f.name)) != f.default}
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
-        """Run it, and return its outcome."""
+        """Run the operation, and return its outcome."""
         raise NotImplementedError
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
-        """Run it within a job, which holds the lock."""
+        """Run the operation within a job that holds `lock`, the lock of the store."""
         return self.perform(options, dry_run=False)
 
     def perform_set(self, group: Any, *, dry_run: bool) -> "Found":
-        """Run it on all stores of a `vczstore.execution.sets.members.StoreSet`, one after the other."""
+        """Run the operation on the stores of a `vczstore.execution.sets.members.StoreSet`, one after the other."""
         from vczstore.execution.results import FoundInParts
 
         parts = group.perform(dry_run=dry_run)
@@ -251,19 +252,23 @@ class Edit(Operation):
         return Compiling(store, vcz, opened, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile it against the opened store and sources; nothing is written."""
+        """Compile the operation against the opened store and sources; nothing is written."""
         raise NotImplementedError
 
     def again(self, vcz: "Vcz", ahead: "Sequence[Operation]") -> "Edit | None":
-        """Return the pending rest of a step that jobs have done before, after the steps `ahead`; None if it is done."""
+        """
+        Return the rest of a job's step, for a store to which an earlier job has applied it; None if nothing is left.
+
+        `ahead` are the operations of the later steps.
+        """
         return None
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Found":
-        """Purge the history of the store, with tags treated as `purges` says."""
+        """Purge the history of the store; `purges` is the option ``tags`` of the purge."""
         raise NotImplementedError
 
     def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
-        """Run the follow-up after the commit, under the same lock."""
+        """Run the follow-up after the commit, under the same lock; return the result with its outcome."""
         return result
 
 
@@ -309,7 +314,7 @@ def names() -> list[str]:
 
 
 def _with_types(operation: type[Operation]) -> type[Operation]:
-    """Resolve the types of an operation's fields, which are strings if annotations are postponed."""
+    """Replace the types of an operation's fields in place: they are strings if annotations are postponed."""
     types = get_type_hints(operation)
     for field in fields(operation):
         field.type = types[field.name]

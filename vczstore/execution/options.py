@@ -130,7 +130,7 @@ class Options:
     executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
     """Options from the executor file; cannot be passed."""
     conversions: "Conversions | None" = field(default=None, init=False, compare=False)
-    """The VCF conversions of the running operation; None if none is running."""
+    """The cache of converted VCFs of the running operation; None outside of one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts or ()))
@@ -164,7 +164,7 @@ class Options:
         """Return a copy with other values; unlike `dataclasses.replace` it keeps the options of an executor file."""
         result = copy.copy(self)
         for name, value in changes.items():
-            object.__setattr__(result, name, value)  # frozen, but still being initialised
+            object.__setattr__(result, name, value)  # frozen, but the copy is not in use yet
         return result
 
     @property
@@ -197,7 +197,7 @@ class Options:
         )
 
     def for_store(self, location: "Location", sources: "Sequence[Location]") -> "Options":
-        """Return the options for opening the store; if it is local, without storage options for remote sources."""
+        """Return the options to open the store: without storage options if it is local and they are for its sources."""
         from vczstore.stores.locations import scheme
 
         keeps = scheme(location) or self.source_storage_options or not any(map(scheme, sources))
@@ -212,7 +212,7 @@ class Options:
         return self.shared(source, location)
 
     def shared(self, other: "Location", location: "Location") -> Mapping[str, Any]:
-        """Return the storage options that apply to `other`: a URL of the same kind, or any if the store is local."""
+        """Return the storage options if they apply to `other`: a URL of the same kind, or any if the store is local."""
         from vczstore.stores.locations import scheme
 
         kind, other_kind = scheme(location), scheme(other)
@@ -230,7 +230,7 @@ class Options:
         OptionError
             If `copy` has the name of an Icechunk repository.
         UnsuitableError
-            If something exists at `copy`, or it is inside of a store, or contains one that is read.
+            If something exists at `copy`, or it is inside a store, or contains one that is read.
         """
         from vczstore.stores.resolve import backend_of_new, new_store
 

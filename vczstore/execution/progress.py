@@ -29,9 +29,11 @@ class Display:
     of
         The operation and its store, for the first and last line of a log; may be empty.
     what, done, total
-        The arguments of `Progress`; `total` is None before there are tasks.
+        The last arguments of `Progress`; `total` is None before there are tasks.
     n_bytes
-        Bytes that this phase has written: encoded size of copied chunks, decoded size of re-encoded ones.
+        Bytes that this phase has written: the encoded size of copied chunks, and the decoded size of others.
+    bars
+        The bars on the terminal; None without them.
     """
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ class Display:
 
     @property
     def left(self) -> str:
-        """Estimated time left in this phase; empty if unknown."""
+        """Estimated time left in this phase, such as "0:01:30 left"; empty if unknown, and at the end."""
         done, elapsed = self.done - self._first, time.monotonic() - self._began
         if not done or self.total is None or self.done == self.total:
             return ""
@@ -95,14 +97,14 @@ class Display:
 @contextmanager
 def showing(progress: Progress | bool | None, log_file: str | None = None, of: str = "") -> "Iterator[Progress | None]":
     """
-    Display progress for the duration of the context.
+    Display progress for the duration of the context; yield the function to call, None if there is nothing to display.
 
     Parameters
     ----------
     progress
-        Whether to draw bars on standard error; or a function to call instead.
+        True to draw bars on standard error, or a function to call instead.
     log_file
-        A file to which a line is appended each minute.
+        Path of a file to which a line is appended each minute; None for no file.
     of
         The operation and its store, for the first and last line of the file.
 
@@ -151,7 +153,7 @@ def _bars() -> "RichProgress":
 
 @contextmanager
 def _logging(display: Display, log_file: str, of: str) -> Iterator[None]:
-    """Append a line each minute, and the outcome at the end."""
+    """Append lines to a file: at the beginning, each minute, and with the outcome at the end."""
     try:
         file = open(log_file, "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Found(Protocol):
-    """The outcome of an operation, for people and programs."""
+    """The outcome of an operation, as text and as JSON. Optional attributes: `ok`, `unchanged` and `is_all`."""
 
     def as_dict(self) -> Any:
         """The outcome as JSON-serialisable values."""
@@ -112,9 +112,9 @@ class Result:
     snapshot
         ID of the new snapshot; None on plain Zarr and after a dry run.
     counts
-        Numbers of what was done, by descriptions such as "samples added".
+        Numbers of changes, by descriptions such as "samples added".
     seconds
-        Time for checks and writes.
+        Time for surveys, checks and writes.
     plan
         The plan that was run.
     tasks
@@ -123,7 +123,7 @@ class Result:
     chunks, encoded_bytes, decoded_bytes
         Chunks written or cleared, bytes copied without re-encoding, and bytes encoded (counted before encoding).
     peak_mem
-        Highest peak memory of the process of a task, in bytes.
+        Maximum of the peak memory of the tasks' processes, in bytes.
     timeline
         When each task ran; empty with ``impl="zarr"``.
     purged
@@ -160,7 +160,7 @@ class Result:
         return {**values, "counts": dict(self.counts), **notes, **purged, **dry}
 
     def with_purge(self, purged: Found) -> "Result":
-        """Return a copy with the outcome of a purge, and the snapshot that it has made."""
+        """Return a copy with the outcome of a purge, and the ID of its snapshot, if any, in place of the commit's."""
         return replace(self, snapshot=getattr(purged, "snapshot", None), purged=purged)
 
     @property
@@ -352,7 +352,13 @@ class Run:
     Attributes
     ----------
     which, part
-        Number of the plan, if there are several, and name of the part of a set, for the progress display.
+        For the progress display: such as " 1/2" if there are several plans, and the name of the part of a set.
+    seconds
+        Time for checks and writes; see `timed` and `Workers.run`.
+    totals
+        Numbers of tasks, chunks and bytes, and the maximum of peak memory, by the names of `Result`'s attributes.
+    timeline, resumed_chunks
+        As in `Result`.
     """
 
     which: str
@@ -366,13 +372,13 @@ class Run:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the time that is spent within the context."""
+        """Add the time that is spent within the context, unless it raises."""
         started = perf_counter()
         yield
         self.seconds += perf_counter() - started
 
     def include(self, other: "Run") -> None:
-        """Add the totals of another run."""
+        """Add the totals of another run, and insert its timeline before this one's."""
         peak_mem = max(self.totals["peak_mem"], other.totals["peak_mem"])
         self.totals = {name: n + other.totals[name] for name, n in self.totals.items()} | {"peak_mem": peak_mem}
         self.timeline = [*other.timeline, *self.timeline]

@@ -24,7 +24,7 @@ def retried[T](
     Parameters
     ----------
     attempt
-        Opens the store, plans and runs.
+        Opens the store, compiles the plan and runs it.
     max_retries
         Maximum number of retries.
     turn
@@ -40,7 +40,7 @@ def retried[T](
     Raises
     ------
     ConflictError
-        If the last attempt has lost the race, too.
+        If the last attempt has met a concurrent commit, too.
     """
     for n in count():
         try:

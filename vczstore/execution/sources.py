@@ -41,12 +41,15 @@ def open_sources(
     location, sources
         The store and its sources. VCF and BCF files are converted first.
     layout
-        Layout of the VCZs to which VCFs are converted; None if only VCZs can be sources.
+        Returns the layout of the VCZs to which VCFs are converted; None if only VCZs can be sources.
 
     Raises
     ------
     OptionError
-        If there are storage options for sources, and all sources are on this machine.
+        If there are storage options for sources, and all sources are on this machine; or if a source is a VCF, and the
+        tasks run on other machines.
+    SampleError
+        If a VCF has no samples, and the layout is not that of sites.
     UnsuitableError
         If the tasks do not read the same from a source as the driver.
     VcfError
@@ -107,12 +110,12 @@ def find_vcf(operation: str, options: Options, location: Location, source: Locat
 
 
 def _conversions(options: Options) -> Conversions:
-    """Return the conversions of the running operation, else new ones that are kept until the process ends."""
+    """Return the conversions of the running operation; without one, new ones that are kept until the process ends."""
     return options.conversions or Conversions(options.work_dir, options.progress)
 
 
 def _processes(options: Options) -> int:
-    """Return the number of processes that convert."""
+    """Return the maximum number of processes that convert VCFs."""
     n = os.cpu_count() or 1
     return 1 if options.executor == "single-threaded" else min(n, options.max_workers or n)
 

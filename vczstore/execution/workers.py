@@ -69,12 +69,12 @@ class Tasks(NamedTuple):
 
 
 type Stages = Generator[Tasks]
-"""Stages of tasks: each is prepared when the previous one has ended. Errors of tasks are thrown into the generator."""
+"""Yields tasks to run, the next ones when the previous ones have ended; errors of tasks are thrown into it."""
 
 
 class Workers:
     """
-    Cubed on an executor. The executor is created lazily; leaving the context ends its workers.
+    Context in which tasks run on an executor. It is created on first use; leaving the context ends its workers.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Workers:
             self.executor.close()
 
     def check_store(self, operation: str, store: Store) -> None:
-        """Refuse a store in memory that other processes cannot reach, without creating the executor."""
+        """Raise an `OptionError` for a store in memory that tasks cannot reach; the executor is not created."""
         if self.name not in executors.IN_PROCESS and not store.pickles:
             raise OptionError(
                 f"{operation}: {store.label} is in this process's memory, which other processes cannot reach; "
@@ -113,7 +113,7 @@ class Workers:
             )
 
     def check_location(self, operation: str, store: Store) -> None:
-        """Refuse a store that the workers cannot reach: their writes would be silently lost."""
+        """Raise an `OptionError` or `UnsuitableError` for a store that the workers cannot reach."""
         label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
             # a store that was passed as an object has no URL
@@ -126,7 +126,7 @@ class Workers:
             self.check_reads(operation, label, store.zarr_store)
 
     def check_reads(self, operation: str, label: str, zarr_store: "ZarrStore") -> None:
-        """Refuse a store or source if a task does not read the same from it as the driver does."""
+        """Raise an `UnsuitableError` if a task does not read the same from a store or source as the driver does."""
         if self.name in executors.IN_PROCESS or is_same_everywhere(zarr_store):
             return
         from plans.core import reach
@@ -134,7 +134,7 @@ class Workers:
         self._compare(operation, label, _pickled(operation, label, zarr_store), reach.read(zarr_store, _KEYS), _KEYS)
 
     def check_writes(self, operation: str, store: Store) -> None:
-        """Refuse a store of which tasks get a copy: a task must see a value written after the store was pickled."""
+        """Raise an `UnsuitableError` if tasks get a copy of the store: they must see a value written after pickling."""
         if self.name in executors.IN_PROCESS or store.zarr_store is None or is_same_everywhere(store.zarr_store):
             return
         key, value = f"{SAMPLE_ID}/{NONCE}{secrets.token_hex(8)}", secrets.token_bytes(16)
@@ -169,8 +169,8 @@ class Workers:
         """
         Run stages of tasks. If there are several generators, their current stages share one queue.
 
-        Each `Run` is charged its share, by number of tasks, of the time for which a shared queue runs, and none of the
-        time that is spent preparing the stages of others.
+        The time for which a shared queue runs is divided among the `Run` objects in proportion to their tasks. Time
+        spent on preparing the stages of others is not counted.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Workers:
                 ready = [after for stage in ready if (after := stage.next(seconds * stage.tasks.plan.num_tasks / n))]
 
     def execute(self, *todo: Tasks) -> None:
-        """Run all tasks in one queue."""
+        """Run tasks in one queue, report progress, and add their reports to `Tasks.run`."""
         if not todo:
             return
         from plans.core import cubed_backend as chunks
@@ -229,7 +229,7 @@ class _Ready:
     since: float = field(default_factory=perf_counter)
 
     def next(self, seconds: float) -> "_Ready | None":
-        """Return the following stage, if any; the time since this one was ready is charged as `seconds`."""
+        """Count `seconds` for this stage in place of the time since it was ready; return the next stage, if any."""
         self.tasks.run.seconds += seconds - (perf_counter() - self.since)
         tasks = next(self.stages, None)
         return None if tasks is None else _Ready(self.stages, tasks)

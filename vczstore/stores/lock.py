@@ -450,7 +450,7 @@ class _HeartbeatWatch:
     since: float = 0.0
 
     def look(self) -> None:
-        """Sleep for `POLL` seconds unless the file is gone, or raise a `BusyError` if not to wait or its holder died."""
+        """Sleep for `POLL` seconds unless the file is gone; raise a `BusyError` if its holder died, or not `wait`."""
         try:
             status, lock = self.path.stat(), _parse(self.path.read_bytes())
         except FileNotFoundError:

@@ -19,7 +19,7 @@ HELD = 4_000_000
 """Sample IDs that all plans together may hold in memory; with more, each part is compiled again when it is written."""
 
 SOURCES = "give each part a source with the same samples in the same order"
-"""The way out if sources do not have the same samples."""
+"""The remedy, for messages, if sources do not have the same samples."""
 
 CHUNKS_AT_ONCE = 500_000
 """Maximum number of chunk references in memory, of some 100 bytes each."""
@@ -43,7 +43,7 @@ class Compiled:
     sources
         The samples of each source.
     surveys
-        Time and tasks of the surveys behind the plans.
+        Time and tasks of the surveys that the plans depend on.
     tags
         Tags for the new state.
     applied
@@ -98,7 +98,7 @@ class Checking:
     Attributes
     ----------
     group, works
-        The set, and the work on each of its parts.
+        The set, and the work on each of its parts, by name.
     workers
         Run the tasks of all parts.
     pending
@@ -106,7 +106,7 @@ class Checking:
     is_seen_early
         Whether readers of plain Zarr may see some writes before the operation is complete.
     purge
-        How the purge that follows treats tags; empty without a purge.
+        As `Record.purge`.
     dry_run
         Whether to write nothing.
     tags_wait
@@ -133,7 +133,11 @@ class Checking:
     n_chunks: dict[str, int] = field(default_factory=dict)
 
     def check(self, *, lookup: bool = True) -> None:
-        """Compile all parts, and run the checks of their plans, unless `lookup` is False; nothing is written."""
+        """
+        Compile all parts, and check that they have equal samples and can be tagged; nothing is written.
+
+        Unless `lookup` is false, run the checking tasks of the plans as well.
+        """
         for name, work in self.works.items():
             if self._is_done(name):
                 continue
@@ -176,7 +180,7 @@ class Checking:
         return list(dict.fromkeys(tag for compiled in self.compiled.values() for tag in compiled.tags))
 
     def _check_tags(self, name: str, compiled: Compiled) -> None:
-        """Check that each tag can be created in a part, or exists and names the right snapshot."""
+        """Raise a `TagError` unless each tag can be created in a part, or names its current snapshot already."""
         store = self.works[name].store
         if store is None:
             return
@@ -194,7 +198,7 @@ class Checking:
         return self.pending is not None and self.pending.parts[name].is_done
 
     def _has_samples(self, name: str, work: Work) -> bool:
-        """Whether an interrupted run has written a part without recording that."""
+        """Whether an interrupted run has written a part, judged by its samples, without marking it as done."""
         part = None if self.pending is None else self.pending.parts[name]
         if part is None or work.store is None or part.before == part.after:
             return False
@@ -211,7 +215,7 @@ class Checking:
         return execution
 
     def _agree(self) -> None:
-        """Check that all parts have the same samples, before and after, and that their sources have."""
+        """Check that all parts have the same samples in the same order, before and after, and so do their sources."""
         parts = self.compiled
         if self.pending is None and len(parts) > 1:
             self.group.agree({name: part.before for name, part in parts.items()}, f"the parts of {self.group.label}")
@@ -248,7 +252,7 @@ class Checking:
         return fresh, self._execution(name, fresh)
 
     def record(self, snapshots: Mapping[str, str | None]) -> Record:
-        """Return the record of the pending changes, from which they are completed if this run is killed."""
+        """Return the record of the pending changes, from the ID of the snapshot to publish in each part."""
         parts = {
             name: PartRecord(part.base, snapshots.get(name), part.before.digest, part.after.digest)
             for name, part in self.compiled.items()

@@ -1,7 +1,7 @@
 """
-Complete the pending changes of a record: all parts become visible, then they are tagged, then history is purged.
+Complete the pending changes of a record: publish all parts, then tag them, then purge their history.
 
-If that is killed, `repair` or the same operation completes it in the same way.
+If this is interrupted, `repair` or the same operation completes it in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
     Returns
     -------
     list of str
-        The parts in which a commit was pending.
+        The parts that were published by this call.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
 
 
 def _publish(group: StoreSet, name: str, record: Record, store: Store) -> bool:
-    """Publish the pending commit of a part; return False if it is visible, or the part has the same samples already."""
+    """Publish the pending commit of a part; return False if it is visible, or another commit made the same change."""
     part = record.parts[name]
     assert part.snapshot is not None
     if store.history.shows(part.snapshot, record.branch):
@@ -87,10 +87,15 @@ def purge_all(
     """
     Purge all parts with `purge_part`, if the record asks for it; the locks must be held.
 
+    Returns
+    -------
+    dict
+        The return values of `purge_part`, by part.
+
     Raises
     ------
     VczstoreError
-        If some parts could not be purged; all are tried.
+        If some parts could not be purged; the others are.
     """
     done, failed = dict[str, Found](), dict[str, VczstoreError]()
     try:
@@ -116,7 +121,7 @@ def purge_all(
 
 
 def _tag(tag: str, part: PartRecord, store: Store) -> None:
-    """Tag a part, unless it has the tag."""
+    """Tag a part, unless it has the tag; raise a `TagError` if the tag names another snapshot."""
     if not _is_tagged(tag, part.snapshot, store):
         store.history.create_tag(tag, part.snapshot)
 
@@ -136,12 +141,12 @@ def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
     Returns
     -------
     dict
-        The snapshot of each part.
+        ID of the tagged snapshot, by part.
 
     Raises
     ------
     TagError
-        If a part cannot have this tag.
+        If the tag cannot be created in a part: it exists or once existed, or no history is kept.
     IncompatibleError
         If the parts do not have the same samples.
     """
@@ -160,7 +165,7 @@ def tag_states(
     group: StoreSet, stores: Mapping[str, Store], states: Mapping[str, tuple[str, Samples]], tags: Sequence[str]
 ) -> None:
     """
-    Tag the states of all parts after a job; the locks must be held. `states` has the snapshot and samples of each part.
+    Tag all parts after a job; the locks must be held. `states` are the snapshot ID and samples to tag, by part.
 
     Raises
     ------
@@ -213,7 +218,12 @@ def _apply_to_all(
     subject: str,
     tags: Sequence[str] = (),
 ) -> Mapping[str, PartRecord]:
-    """Write a record of changes to all parts, and complete it; or complete the record of an interrupted run."""
+    """
+    Write a record of changes to all parts, and complete it; or complete the record of an interrupted run.
+
+    `part_of` checks one part; it returns its record, and the samples, which have to be equal in all parts. `subject` is
+    the subject of the message if they differ.
+    """
     stores = group.open()
     for store in stores.values():
         store.history.require(operation)

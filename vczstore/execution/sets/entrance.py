@@ -48,8 +48,9 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
     Returns
     -------
-    Result or SetResult
-        For an `Edit`; any other operation returns its own findings.
+    Result, SetResult or Found
+        For an `Edit`, the first on a store and the second on a set; else the return value of its `perform` or
+        `perform_set`.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
 
 def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
-    """Run an operation on a set; it is within a job if the set holds locks (`StoreSet.held`)."""
+    """Run an operation on a set, within a job if that holds the locks (`StoreSet.held`); return as `run` does."""
     if isinstance(operation, Edit):
         result = _edit(group, operation, dry_run=dry_run)
         return (
@@ -138,7 +139,7 @@ def _attempt(
     *,
     dry_run: bool,
 ) -> SetResult:
-    """Check all parts, and write them."""
+    """Compile and check all parts and, unless `dry_run`, write them."""
     with Workers(group.options) as workers:
         works = {
             name: Work(
@@ -189,7 +190,7 @@ def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers
 def _afterwards(
     group: StoreSet, result: SetResult, stores: Mapping[str, Store], locks: Mapping[str, HeldLock]
 ) -> SetResult:
-    """Purge all parts, if the operation asks for it; on plain Zarr as well, where the record is deleted by then."""
+    """Purge the written parts, if the operation asks for it; on plain Zarr, the record has been deleted before."""
     purges = next(member.purges for member in group.members.values() if isinstance(member, Edit))
     if not purges:
         return result

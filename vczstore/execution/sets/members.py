@@ -1,4 +1,4 @@
-"""The stores of a set, the operation on each, and the check that they have the same samples."""
+"""A set of stores: its parts, the operation on each, its locks and record, and checks that parts have equal samples."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Samples(NamedTuple):
 
     @classmethod
     def of(cls, vcz: Vcz | None) -> "Samples":
-        """Return the samples of a VCZ; none for None, a store that does not exist yet."""
+        """Return the samples of a VCZ; no samples for None, a store that does not exist yet."""
         ids = [] if vcz is None else vcz.sample_ids.tolist()
         digest = hashlib.blake2b(digest_size=16)
         for sample in ids:
@@ -50,14 +50,14 @@ class Samples(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _slow(digest: str) -> str:
-    """Return a digest that is slow to compute, so that sample IDs cannot be guessed from a record by trial."""
+    """Cache `slow_digest`, which is slow so that sample IDs cannot be guessed from a record by trial."""
     return slow_digest(digest)
 
 
 PLACES = ("location", "sources", "folder")
-"""The kinds of arguments that are locations, and so differ between parts."""
+"""The values of `Declared.kind` whose arguments are locations, which differ between parts."""
 LAGGING = "bring the parts that lag behind in step by an edit of these alone, with --parts"
-"""The way out if parts do not have the same samples."""
+"""The remedy, for messages, if parts do not have the same samples."""
 _OUTPUTS = ("out", "output")
 """The names of arguments that are destinations other than the store."""
 
@@ -145,7 +145,7 @@ def in_part(value: Any, part: str) -> Any:
 
 @contextmanager
 def taking_for_parts(label: str, places: Collection[str], option: str) -> Iterator[None]:
-    """Add to the error for a place that is not a store that it matches the template of a set, and how to exclude it."""
+    """Add to a `NotAStoreError` for one of `places` that the template `label` matches it, and `option` excludes it."""
     try:
         yield
     except NotAStoreError as error:
@@ -210,7 +210,7 @@ class StoreSet:
 
     @property
     def record(self) -> RecordFile:
-        """The file of the record of pending changes."""
+        """Location of the record of pending changes."""
         return self.template.record
 
     def open(self) -> dict[str, Store]:
@@ -218,7 +218,11 @@ class StoreSet:
         return {name: self.options.open(place) for name, place in self.places.items()}
 
     def perform(self, *, dry_run: bool) -> dict[str, Found]:
-        """Run the operation on each part; within a job a failure in one part does not stop the others."""
+        """
+        Run the operation on each part, or once per repository if it concerns the history; return the outcomes by part.
+
+        Within a job, a failure in one part does not stop the others, and is raised at the end.
+        """
         done, failed, repositories = dict[str, Found](), dict[str, VczstoreError](), set[str]()
         for name, member in self.members.items():
             if member.is_of_history and group_of(self.places[name]) is not None:
@@ -241,7 +245,7 @@ class StoreSet:
         return done
 
     def left_out(self, *, by_samples: bool) -> list[str]:
-        """Return notes on the parts that were not named; `by_samples`, only if they have other samples now."""
+        """Return notes on parts that the user did not name; with `by_samples`, only on those with other samples now."""
         if not self.is_named or self.held:
             return []
         lagging = list[str]()
@@ -259,7 +263,7 @@ class StoreSet:
         return [f"not in {listing(lagging)}, {clause}: {way_out}"] if lagging else []
 
     def describe(self, record: Record, stores: Mapping[str, Store]) -> str:
-        """Describe in which parts the changes of a record are done, and the way out."""
+        """Describe in which parts the changes of a record are done, and the remedy, for messages."""
         way_out = "run it again, or vczstore repair"
         if not record.is_staged:
             # stores that are being created have no locks, so the run may still be in progress
@@ -308,7 +312,20 @@ class StoreSet:
     def locked(
         self, stores: Mapping[str, Store], *, exclusive: bool = True, wait: bool = False
     ) -> Iterator[dict[str, HeldLock]]:
-        """Hold the locks of all parts; delete commits staged by a run that was interrupted before it wrote a record."""
+        """
+        Hold the locks of all parts; yield them by part.
+
+        Without a record, delete commits staged by a run that was interrupted before it wrote one.
+
+        Parameters
+        ----------
+        stores
+            The stores by part.
+        exclusive
+            Whether to take the exclusive locks on plain Zarr as well, rather than the writer locks.
+        wait
+            As in `Store.exclusive_lock`.
+        """
         with ExitStack() as stack:
             locks = dict[str, HeldLock]()
             for name, store in stores.items():

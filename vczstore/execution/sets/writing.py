@@ -21,7 +21,7 @@ from vczstore.stores.sets import Record
 
 
 def write(checked: Checking) -> dict[str, list[Result]]:
-    """Write all parts and make them visible; return the results of the parts that were written."""
+    """Write all parts and make them visible; return the results of the plans of each part that was written, by part."""
     if not checked.tags and not checked.executions and not checked.recompiled:
         if checked.pending is not None:  # the interrupted run had written all parts
             checked.group.record.delete()
@@ -124,7 +124,7 @@ def _write_together(
 
 
 def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
-    """Check that all locks are held and no part has changed, so that only a writer without a lock can interfere."""
+    """Check that no lock is lost and no part has changed; raise a `StaleError` or `ConflictError`."""
     for name, store in stores.items():
         if (check := checked.works[name].check) is not None:
             check()
@@ -167,13 +167,13 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
 
 
 def _results(checked: Checking, name: str, execution: Execution, snapshot: str | None) -> list[Result]:
-    """Return the results of a part; with summarized plans if the full ones are too large to keep."""
+    """Return the results of the plans of a part; with summarized plans if the full ones are too large to keep."""
     done = execution.results(snapshot, committed=True)
     return [replace(result, plan=result.plan.summarized()) for result in done] if name in checked.recompiled else done
 
 
 def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
-    """Whether readers have not seen any change by an operation that ends in its first part."""
+    """Whether an operation that fails in its first part has changed nothing that readers see."""
     if checked.pending is not None or checked.is_seen_early or any(part.is_done for part in record.parts.values()):
         return False
     store, plans = checked.works[name].store, checked.executions[name].plans if name in checked.executions else ()
@@ -184,7 +184,7 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
 
 
 def _if_aborted(checked: Checking, record: Record, name: str, execution: Execution) -> Aborted:
-    """Return the state of an aborted part. The way out is that of the set, unless readers have seen no change."""
+    """Return the state in which a part is left. The way out is that of the set, unless readers have seen no change."""
     aborted = execution.if_aborted()
     if _is_untouched(checked, record, name):
         return aborted
