@@ -436,7 +436,7 @@ def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ..
 
 
 def _of_each(outcome: Any, name: str) -> Any:
-    """Return an attribute of an outcome; for a set of stores, a dict with that of each part."""
+    """Return an attribute of an outcome; for a set of stores, a dict of it by part."""
     parts = getattr(outcome, "parts", None)
     return getattr(outcome, name) if parts is None else {part: getattr(result, name) for part, result in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The command line: a command for each operation, generated from its declaration, and those for jobs and executors.
+"""The command line: commands generated from the declarations of operations, and commands for jobs and executors.
 
 Only click and declarations are imported until a command runs, so that ``--help`` is quick.
 """
@@ -23,7 +23,18 @@ from vczstore.execution.naming import DONE, NOTHING_WRITTEN, naming, when_begun
 
 
 class Command(click.Command):
-    """A command whose help and parameters are made lazily, since the list of commands does not need them."""
+    """
+    A command whose help and parameters are made on first use, since the list of commands does not need them.
+
+    Parameters
+    ----------
+    name, short_help, more
+        As in `click.Command`.
+    group
+        The group of commands in which the help lists it.
+    make
+        Returns the help and the parameters.
+    """
 
     def __init__(
         self, name: str, group: str, short_help: str, make: Callable[[], tuple[str, list[click.Parameter]]], **more: Any

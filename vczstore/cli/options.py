@@ -114,7 +114,7 @@ def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, 
     click.UsageError
         If there are neither sample IDs nor a file.
     OptionError
-        If the file is no list of sample IDs.
+        If the file cannot be read as a list of sample IDs.
     """
     for field in operations.arguments(operation):
         if declared(field).kind in ("samples", "samples-file"):
@@ -131,7 +131,7 @@ def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, 
 
 
 def option_of(field: "Field[Any]", **changes: Any) -> click.Option:
-    """Return a shared option for a command that is not an operation; `changes` override arguments of click."""
+    """Return a shared option for a command that is not an operation; `changes` override arguments of `click.Option`."""
     return _option(field, Operation, **changes)
 
 

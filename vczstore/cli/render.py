@@ -19,7 +19,7 @@ INTERRUPTED = 128
 """Added to the number of a signal for the exit status, as in shells: 130 for SIGINT, 143 for SIGTERM."""
 
 OWN_PROCESS = "own process"
-"""The ``obj`` of a command whose process ends with it."""
+"""The ``obj`` of click's context for a command whose process ends with it."""
 
 COLOURS = {"error": "red", "not erased": "red", "erased": "green", "repaired": "green"}
 """Colours of words at the beginning of an indented line, or after the name of an operation."""
@@ -112,9 +112,10 @@ def fail_as_json(context: click.Context, text: str, status: int, *, as_json: boo
 @contextmanager
 def writing_out(*, is_all: bool = False) -> Iterator[None]:
     """
-    Write to standard output. If it is closed or full, print a warning and keep the exit status.
+    Context in which to write to standard output: if that is closed or full, print a warning and keep the exit status.
 
-    If the output `is_all` that the command is for, a full one is an error, and a closed one is ignored.
+    If the output is the only purpose of the command (`is_all`), a full one raises an `OSError`, and a closed one is
+    ignored.
     """
     try:
         yield
@@ -139,7 +140,7 @@ def show(outcome: "Found", *, as_json: bool, is_all: bool = False) -> None:
 
 
 def confirm(foreseen: "Found") -> None:
-    """Print the outcome of a dry run, and end the command unless the user confirms the deletion."""
+    """Print the outcome of a dry run; raise a `click.ClickException` unless the user confirms the deletion."""
     for line in foreseen.lines():
         click.echo(line, err=True)
     if not click.confirm("Delete it for good?", err=True):

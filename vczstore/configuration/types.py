@@ -33,11 +33,14 @@ def wrong(message: str, *at: str | int) -> PydanticCustomError:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
+    """Return a hint with the most similar of some names; empty if none is similar."""
     near = get_close_matches(name[:40].lower().replace("_", "-"), names, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_of(names: Sequence[str]) -> Callable[[Any], Any]:
+    """Return a validator that accepts these names only."""
+
     def check(value: Any) -> Any:
         if value not in names:
             raise expected(either_or(names), nearest(value, names) if isinstance(value, str) else "")
@@ -60,6 +63,7 @@ def short(key: str, what: str, *kinds: type) -> Callable[[Any], Any]:
 
 
 def listed(value: Any) -> Any:
+    """Return a text as a tuple; any other value unchanged."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -99,6 +103,7 @@ def _local(path: str) -> str:
 
 
 IS_VARIABLE = r"\$\{"
+"""Pattern, for JSON Schemas, of a text with a variable."""
 
 
 def choice_schema(names: Sequence[str], *more: dict[str, Any]) -> WithJsonSchema:

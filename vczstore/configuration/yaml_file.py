@@ -1,11 +1,11 @@
-"""Read small YAML files that people write: with line numbers, bounded, without credentials, validated by a model.
+"""Read YAML files of limited size, refuse credentials in them, and validate them by a model, with errors by line.
 
 The stages of reading are::
 
     bytes -> YAML events -> Node (value, line) -> --set -> credentials refused, ${VAR} expanded -> a pydantic model
 
-Nodes are made of PyYAML's events, not by its loader or that of ruamel.yaml: those build values that must be refused
-(aliases, deep nesting, duplicate keys, a megabyte of values) before they can be, and keep no line for a scalar.
+Nodes are built from PyYAML's events, not by its loader or that of ruamel.yaml: these construct values that have to be
+refused (aliases, deep nesting, duplicate keys, a megabyte of values) first, and keep no line for a scalar.
 """
 
 import math
@@ -37,10 +37,17 @@ type KeyPath = tuple[str | int, ...]
 
 
 def either_or(names: Sequence[str]) -> str:
+    """
+    Join names for a message.
+
+    >>> either_or(["a", "b", "c"])
+    'a, b or c'
+    """
     return " or ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a model as they are written in a file."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -53,6 +60,7 @@ def one_line(text: str) -> str:
 
 
 def read_bytes(path: str | os.PathLike[str], name: str, limit: int) -> bytes:
+    """Read a file, or standard input; raise a `JobFileError` if that fails, or there are more than `limit` bytes."""
     try:
         if path == STANDARD_INPUT:
             content = b"" if sys.stdin is None else sys.stdin.buffer.read(limit + 1)
@@ -71,6 +79,7 @@ def read_bytes(path: str | os.PathLike[str], name: str, limit: int) -> bytes:
 
 
 def decode(content: bytes, name: str) -> str:
+    """Decode UTF-8, without a byte order mark; raise a `JobFileError` if it is invalid."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -83,7 +92,7 @@ def decode(content: bytes, name: str) -> str:
 
 @dataclass(slots=True)
 class Node:
-    """A value, and the line on which it is written."""
+    """A value, and the number of its line; ``--set`` for a value from the command line."""
 
     value: Any
     """Text, a number, a boolean or None; or a list or dict of nodes."""
@@ -92,6 +101,7 @@ class Node:
     """The source text of a scalar."""
 
     def items(self) -> Iterable[tuple[Any, "Node"]]:
+        """Return the inner nodes with their keys or indices; empty for a scalar."""
         match self.value:
             case dict() as entries:
                 return entries.items()
@@ -100,6 +110,7 @@ class Node:
         return ()
 
     def plain(self) -> Any:
+        """Return the value without nodes."""
         match self.value:
             case dict():
                 return {key: node.plain() for key, node in self.items()}
@@ -234,7 +245,7 @@ def _typed(text: str, at: str) -> str | int | float | bool | None:
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
 _SHORT_FORMS = {"store": "url", "executor": "name", "append": "source", "update": "source", "remove": "samples"}
-"""The key for which the value of a short form stands, so that ``--set store.backend-storage=...`` can expand it."""
+"""The key whose value a short form is: ``--set store.backend-storage=...`` expands ``store: cohort.vcz`` with it."""
 _SET = "--set"
 
 
@@ -296,11 +307,13 @@ class YamlFile:
         return path, node
 
     def error(self, path: KeyPath, message: str, line: str | None = None) -> JobFileError:
+        """Return an error with the file, the line (by default that of the value) and the key."""
         line = line or self.find(path)[1].line
         where = f"{_dotted(path)}: " if path else ""
         return JobFileError(f"{self.name}:{line}: {where}{message}")
 
     def refuse_credentials(self) -> None:
+        """Raise a `JobFileError` for a key or value that looks like a credential, without showing it."""
         for path, node in self.root.walk():
             for key in path[-1:]:
                 if isinstance(key, str) and (is_credential_name(key) or is_credential(key)):
@@ -329,6 +342,7 @@ class YamlFile:
                     raise self.error(path, "a variable holds a control character or half a character", node.line)
 
     def variable(self, match: re.Match[str], environ: Mapping[str, str], path: KeyPath) -> str:
+        """Return the text for a match of `_VARIABLE` in the value at `path`."""
         name, default = match["name"], match["default"]
         if match[0] == "$${":
             return "${"
@@ -376,6 +390,7 @@ class YamlFile:
         raise self.error((*path, part), "no such key", _SET)
 
     def validate[M: BaseModel](self, model: type[M]) -> M:
+        """Return the model of the file; raise a `JobFileError` for the first error."""
         if not isinstance(self.root.value, dict):
             keys = either_or(keys_of(model))
             raise JobFileError(f"{self.name}:{self.root.line}: expected keys such as {keys}, found {self.root.label}")
@@ -385,7 +400,7 @@ class YamlFile:
             self.explain(error.errors(include_url=False, include_input=False))
 
     def explain(self, errors: list[ErrorDetails]) -> NoReturn:
-        """Raise the first error; missing and short values come last, since they may result from other errors."""
+        """Raise a `JobFileError` for the first error; missing and too short values come last, as they may follow."""
         error = min(errors, key=lambda error: {"missing": 1, "too_short": 2}.get(error["type"], 0))
         context = error.get("ctx", {})
         path, node = self.find((*error["loc"], *context.get("at", ())))

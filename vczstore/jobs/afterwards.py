@@ -15,7 +15,7 @@ from vczstore.stores.object_store import plain_errors
 
 @dataclass(frozen=True)
 class Held:
-    """The job's lock, as passed to operations within the job."""
+    """A `HeldLock` for operations within a job; `check` raises if the job's lock is lost."""
 
     check: Callable[[], None]
 
@@ -50,7 +50,7 @@ def afterwards(
     do
         Runs one of them within the job.
     give_tags
-        Makes the tags; its argument is the result of the last operation with a commit of its own, None without any.
+        Creates the tags; its argument is the result of the last operation with a commit of its own, None without any.
     branch
         The job's branch, None if it has none.
     committed
@@ -61,9 +61,9 @@ def afterwards(
     CheckError
         If a check finds a problem; the operations after it are not run.
     VczstoreError
-        If anything else fails. Either way the message states what has been committed.
+        If anything else fails.
     Interrupted
-        If the user stops it.
+        On a keyboard interrupt. All messages end with `committed`.
     """
     is_published, last_commit = branch is None, None
     try:
@@ -99,7 +99,7 @@ def perform(operation: Operation, options: Options, lock: Held) -> Found:
 
 
 def within(operation: Operation, options: Options) -> Options:
-    """The job's options for an operation, without the branch if the operation does not support branches."""
+    """Return the job's options for an operation, without the branch if the operation takes none."""
     return options if "branch" in operation.uses else options.but(branch=None)
 
 
@@ -111,7 +111,7 @@ def _require(done: Done) -> None:
 
 
 def _problems(found: Found) -> list[str]:
-    """The problems that a check found; those of a set with the names of its parts."""
+    """Return the problems that a check found; for a set, with the names of the parts."""
     if isinstance(found, FoundInParts):
         failed = {name: _problems(part) for name, part in found.parts.items() if not getattr(part, "ok", True)}
         return [*found.errors, *(f"{name}: {'; '.join(problems[:3])}" for name, problems in failed.items())]

@@ -68,9 +68,9 @@ class CompiledStep:
     sources
         The labels of the step's batches.
     plans
-        The plans to run; empty if the step is already applied.
+        The plans to run; empty if there is nothing to do.
     already_applied
-        The number of batches, lists of samples or lists of fields that an earlier run has applied.
+        The number of batches that earlier runs have applied; for a step without batches, 1 or 0.
     samples_before, samples_after
         The number of samples, without removed ones.
     """
@@ -84,7 +84,7 @@ class CompiledStep:
 
 
 class FoundSources(NamedTuple):
-    """The sources that a step's glob finds, or its paths name (then `source` is empty), and how many are new."""
+    """The sources that a glob of a step matches, or all of its plain paths (then `source` is empty)."""
 
     operation: str
     source: str
@@ -93,7 +93,7 @@ class FoundSources(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The line to print."""
+        """The number of sources, and of new ones among them, for messages."""
         count = f"{one_line(self.source)}: {len(self.found):,} found" if self.source else f"{len(self.found):,} named"
         return f"{self.operation}: {count}, {self.new:,} new"
 
@@ -101,7 +101,7 @@ class FoundSources(NamedTuple):
 @dataclass(frozen=True)
 class CompiledJob:
     """
-    A job compiled against one state of its store, which runs on any executor. See `compile_job`.
+    A job compiled against one state of its store by `compile_job`; runs on any executor.
 
     Attributes
     ----------
@@ -124,9 +124,9 @@ class CompiledJob:
     id
         Identifier of the job: a digest of its steps, and of the states of its sources.
     memory
-        The memory of a task.
+        The memory limits of a task.
     samples
-        The samples before and after the job, which have to be the same in all parts of a set.
+        The samples before and after the job; they have to be the same in all parts of a set.
     """
 
     job: Job
@@ -155,7 +155,7 @@ class CompiledJob:
 
     @property
     def why_nothing(self) -> str:
-        """The reason why there is nothing to do, if there is nothing."""
+        """The reason why there is nothing to do, for messages; undefined if there is something."""
         if self.steps and not any(step.already_applied for step in self.steps):
             return "no source or sample that its steps name was found"
         return "what was found is already applied" if any(not s.found for s in self.found) else "already applied"
@@ -204,21 +204,21 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
 
 
 def retention(job: Job) -> list[Operation]:
-    """The `gc` of the history that the job file's `keep` does not cover; empty if it has none."""
+    """Return the `gc` by which the job file's `keep` limits the history; an empty list without `keep`."""
     keep = job.keep
     return [] if keep is None else [Gc(store=job.store.url, keep_days=keep.days, keep_tags=keep.tags)]
 
 
 def branches_of(job: Job) -> Branches:
-    """The branches of the job's store."""
+    """Open the job's store, and return its branches."""
     return options_of(job).but(branch=None).open(job.store.url).history.branches()
 
 
 def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
     """
-    Return options to compile on the job's branch, or on main if the branch will be created or reset there by the run.
+    Return options to compile on the job's branch, and whether that branch has commits that main lacks.
 
-    Also return whether the branch has commits that main lacks.
+    The options are those for main if the run will create the branch, or fast-forward it to main.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
 
 
 def options_of(job: Job, executor: str | None = None) -> Options:
-    """The options of a job, with another executor if one is named."""
+    """Return the options of a job; `executor` replaces its executor, without the job's executor options."""
     options = Options(
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
@@ -254,7 +254,7 @@ def options_of(job: Job, executor: str | None = None) -> Options:
 
 
 class _Compiler:
-    """Compiles steps one by one, and keeps the state that the steps so far will leave."""
+    """Compiles the steps of a job one by one; `vcz` is the state that the steps so far will leave."""
 
     def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool, of_set: str = "") -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
@@ -279,7 +279,7 @@ class _Compiler:
         """The values from which the job's id is computed."""
 
     def add(self, step: StepModel, ahead: Sequence[StepModel]) -> None:
-        """Compile one step, which the steps `ahead` follow."""
+        """Compile one step; `ahead` are the later steps."""
         self.ahead = [following.build(self.url) for following in ahead]
         values: dict[str, Any] = {}
         for parameter in fields(step.operation):
@@ -294,7 +294,7 @@ class _Compiler:
 
     @singledispatchmethod
     def compile_step(self, operation: Operation) -> None:
-        """Compile an operation of the job's commit, or schedule it after the commit."""
+        """Compile an operation for the job's commit, or schedule it after the commit."""
         if operation.phase == IN_COMMIT:
             raise TypeError(f"{operation.called} is no step of a job")
         self.digested.append([operation.called, operation.fingerprint])
@@ -352,7 +352,7 @@ class _Compiler:
 
     @compile_step.register
     def edit(self, operation: Edit) -> None:
-        """Compile any other operation, once: the ledger records it, and a later run compiles only what is left."""
+        """Compile any other operation; if the ledger says that an earlier run applied it, only what `again` leaves."""
         key: list[Any] = [operation.called, operation.fingerprint]
         sources = list[Vcz]()
         if named := getattr(operation, "sources", ()):
@@ -376,7 +376,7 @@ class _Compiler:
         self._add(operation.called, sources, plans, int(not plans))
 
     def _find(self, step: StepModel) -> list[str]:
-        """The step's sources, deduplicated. Globs in object stores are expanded here, local ones already have been."""
+        """Return the step's sources, deduplicated, with globs expanded, and keep them by path or glob in `named`."""
         unique: dict[str, str] = {}
         self.named = {}
         for source, paths in expand_sources(step).items():
@@ -386,7 +386,7 @@ class _Compiler:
         return list(unique.values())
 
     def _listed(self, step: StepModel, source: str, paths: Sequence[str]) -> list[str]:
-        """List the sources that one path or glob names."""
+        """Return the sources that a path or glob names; `paths` are its local matches, or URLs that may be globs."""
         urls: list[str] = []
         for path in paths:
             matches = self.options.find(path, self.url)
@@ -401,7 +401,7 @@ class _Compiler:
         return urls
 
     def _count(self, operation: str, new: Collection[object]) -> None:
-        """Record and report, for each glob of a step and for its paths, how many sources there are and are new."""
+        """Count the sources, and those in `new`, of each glob of a step, and of its plain paths together."""
         counted = {source: urls for source, urls in self.named.items() if not names_one(source)}
         if named := [url for source, urls in self.named.items() if names_one(source) for url in urls]:
             counted[""] = named
@@ -448,7 +448,7 @@ class _Compiler:
         self._add("append", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
-        """Drop previously removed samples if the step says so; return the batches, and those left without samples."""
+        """Drop previously removed samples if the step asks for it; return the other batches, and those left empty."""
         if not operation.drop_returning:
             return [*fresh], []
         left = without_returning(self.store, self.vcz, fresh)
@@ -456,7 +456,7 @@ class _Compiler:
         return left, [source for source in fresh if source.identity not in identities]
 
     def _record_dropped(self, operation: Append | Update, plans: list[Plan], dropped: Sequence[Vcz]) -> list[Plan]:
-        """Add batches without remaining samples to the ledger, in an edit of the plans: the next job skips them."""
+        """Record batches without remaining samples in the ledger, in the last plan or a new one; return the plans."""
         if not dropped:
             return plans
         self.ledger = self.ledger.with_sources(dropped)
@@ -511,7 +511,7 @@ class _Compiler:
         return plans
 
     def _harmonised(self, operation: Append | Update, sources: Sequence[Vcz]) -> Plan:
-        """Compile an operation that may harmonise its sources, which requires the store's variants as stored."""
+        """Compile an operation that may harmonise its sources, which requires that the store's variants are stored."""
         if operation.harmonise and self.alleles_added:
             raise IncompatibleError(
                 f"{operation.called}: {sources[0].label} is to be harmonised with a store to which an earlier step of "
@@ -641,7 +641,7 @@ class _Compiler:
         )
 
     def _open(self, operation: Append | Update) -> tuple[list[Batch], list[Vcz]]:
-        """Open a step's sources; return all, and those not applied yet, which are the only VCFs that are converted."""
+        """Open a step's sources; return all, and those not applied yet. VCFs that are applied are not converted."""
         name = operation.called
         refuse_same_place(name, self.url, operation.sources)
         found = [find_vcf(name, self.options, self.url, source) or source for source in operation.sources]
@@ -660,7 +660,7 @@ class _Compiler:
         return sources, fresh
 
     def _refuse_changed(self, operation: Append, batches: Sequence[Batch]) -> None:
-        """Refuse a batch that was appended in another state, unless `on_duplicate` decides what to do."""
+        """Raise an `IncompatibleError` for a batch appended in another state, if `on_duplicate` is "error"."""
         for batch in batches:
             if self.ledger.knows(batch) and operation.on_duplicate == "error":
                 raise IncompatibleError(

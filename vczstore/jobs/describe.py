@@ -19,7 +19,7 @@ from vczstore.stores.locations import scheme
 
 
 def _engine(executor: ExecutorSpec) -> str:
-    """The name of an executor in the price list: for Lithops, that of its backend."""
+    """Return the name of an executor in ``prices.json``: for Lithops ``lithops-`` and its backend."""
     if executor.name != "lithops":
         return executor.name
     # Lithops' own configuration files are not read
@@ -30,16 +30,16 @@ def _engine(executor: ExecutorSpec) -> str:
 
 def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
     """
-    Make the report of a job that was planned, has run, or has failed.
+    Return the report of a job that was planned, has run, or has failed.
 
     Parameters
     ----------
     compiled
         The job.
     result
-        The result of the run; None if it has not run, or failed.
+        The result of the run; None if it has not run, or failed before its commit.
     error
-        The error message if it failed.
+        The error message if it failed, even after its commit; else None.
     """
     status = "failed" if error is not None else "planned" if result is None else result.status
     tags = result.tags if result is not None else compiled.tags if error is None else ()
@@ -187,7 +187,7 @@ class DescribedSet:
 
 
 def _lines_of(i: int, step: Step) -> Iterator[str]:
-    """The lines to print for a step."""
+    """Yield the lines that the command prints for step number `i`."""
     samples = f"{step['samples_before']:,} samples before, {step['samples_after']:,} after"
     yield f"{i}. {step['operation']}: {step['summary']}; {samples}"
     yield from (f"   {what:<9} {text}" for what, text in step.get("notes", {}).items())
@@ -198,7 +198,7 @@ def _lines_of(i: int, step: Step) -> Iterator[str]:
 
 
 def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
-    """The commit message and metadata of a job."""
+    """Return the commit message and metadata of a job."""
     return f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in compiled.plans)}", {
         "operation": "run",
         "job": compiled.id,
@@ -208,5 +208,5 @@ def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """The package versions to record in commits and reports."""
+    """Return the versions to record in commits and reports, by package."""
     return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}

@@ -27,13 +27,13 @@ class Estimate:
     Attributes
     ----------
     seconds
-        From start to end. # s
+        Time from start to end.
     dollars
-        At list prices, None if there are none. # USD
+        Cost in US dollars at list prices; None if there are none.
     parts
-        The summands of the two: names that end in ``_seconds`` # s, and in ``_dollars`` # USD.
+        The summands of the two, by names that end in ``_seconds`` and in ``_dollars``.
     date
-        The date of the oldest price, or of the oldest measurement if there are no prices. # YYYY-MM-DD
+        The date (YYYY-MM-DD) of the oldest price, or of the oldest measurement if there are no prices.
     assumptions
         The assumptions of the estimate, a line each.
     """
@@ -53,17 +53,17 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
     """
     Estimate the time and cost of running steps one after the other.
 
-    All tasks of a step are assumed to take equally long, so that 5 tasks on 2 workers take as long as 3 tasks on 1.
+    All tasks of a step are assumed to take the same time, so that 5 tasks on 2 workers take as long as 3 on 1.
 
     Parameters
     ----------
     steps
-        Steps of a report, each with ``tasks`` # 1, ``encoded_chunks`` and ``decoded_chunks`` # 1, ``bytes_written``
-        # decoded bytes, ``projected_mem`` # bytes, ``get_requests`` and ``put_requests`` # 1.
+        Steps of a report, each with ``tasks``, ``encoded_chunks``, ``decoded_chunks``, ``bytes_written`` (decoded),
+        ``projected_mem`` (in bytes), ``get_requests`` and ``put_requests``.
     executor
         Its name. One that is not in ``prices.json`` has no price and no start-up time.
     workers
-        The number of tasks that run concurrently. # 1
+        The number of tasks that run concurrently.
     remote
         Whether the store is in an object store, where requests take time and cost money.
 
@@ -133,7 +133,7 @@ def _data() -> dict[str, Any]:
 
 
 def _work(step: Mapping[str, Any], speeds: Mapping[str, Any], overhead: float, remote: bool) -> dict[str, float]:
-    """The total busy seconds of all workers for a step, by kind of work."""
+    """Return the seconds for which workers are busy with a step, summed over workers, by kind of work."""
     chunks = step["encoded_chunks"] + step["decoded_chunks"]
     copied = step["bytes_written"] * step["encoded_chunks"] / chunks if chunks else 0.0
     requests = step["get_requests"] + step["put_requests"] if remote else 0
@@ -178,7 +178,7 @@ def _prices(data: Mapping[str, Any], engine: Mapping[str, Any], min_memory: int)
 
 
 def _requests(data: Mapping[str, Any], amounts: Mapping[str, float], engine: Mapping[str, Any] | None) -> list[str]:
-    """The cost of requests at every vendor, as the store's may differ from the executor's."""
+    """Describe the cost of requests at each vendor, since the store's may differ from the executor's."""
     costs = {
         vendor: sum(
             amounts.get(p["unit"], 0.0) * p["price"] / p["per"] for p in (data["prices"][name] for name in names)

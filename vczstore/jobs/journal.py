@@ -1,4 +1,4 @@
-"""The journal of a job, which records what its tasks have written, so that an interrupted run can be resumed."""
+"""The choice of a job's journal (see `vczstore.execution.checkpoint`)."""
 
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.engine import writes_much
@@ -8,7 +8,7 @@ from vczstore.stores.locations import local_path
 
 
 def journal_of(compiled: CompiledJob) -> Journal:
-    """The job's journal: in its local work directory, or else in the cache; disabled where resuming is not worth it."""
+    """Return the job's journal: in its local ``work-dir``, else in the cache, or a disabled one if not worthwhile."""
     job = compiled.job
     about = {"job": compiled.id, "base": compiled.base, "versions": versions(), "allowed_mem": job.allowed_mem}
     if job.work_dir is not None and local_path(job.work_dir) is not None:

@@ -256,15 +256,15 @@ class Job:
     branch
         The branch to edit; None for main.
     parts
-        The parts of a set of stores, if the file names them.
+        The parts of a set of stores; empty if the file does not name them.
     of_set
         The URL template of the set, in the job of one of its parts; empty in any other.
     keep
         The part of the history to keep; None for all of it.
     on_success, on_failure
-        Whom to notify of a run: a web address, or a command and its arguments.
+        A web address, or a command and its arguments, to notify of a run; None to notify of none.
     metrics
-        The file of metrics.
+        The path of the metrics file; None to write none.
     max_workers, allowed_mem, reserved_mem, work_dir
         As in `vczstore.execution.options.Options`, sizes in bytes; None if neither the job nor its executor file sets
         them.

@@ -22,7 +22,7 @@ from vczstore.jobs.model import Job
 from vczstore.jobs.results import JobResult, SetJobResult
 
 TIMEOUT = 60.0
-"""The timeout of a command or a request. # s"""
+"""The timeout of a command or a request, in seconds."""
 
 log = logging.getLogger("vczstore")
 
@@ -37,11 +37,11 @@ class Outcome:
     job
         The parsed job file.
     compiled, result
-        The compiled job and its result; None if the run has not come so far.
+        The compiled job (None for a set) and its result; None until the run has them.
     parts
         The compiled jobs of the parts of a set of stores, by name.
     began
-        The start of the run. # s since the epoch
+        The start of the run, in seconds since the epoch.
     """
 
     job: Job
@@ -51,7 +51,7 @@ class Outcome:
     began: float = field(default_factory=time.time)
 
     def notify(self, error: BaseException | None = None) -> None:
-        """Write the metrics, and call the job's hook for success or failure."""
+        """Write the metrics, and call the job's hook for success, or for failure if there is an `error`."""
         hook = self.job.on_success if error is None else self.job.on_failure
         if self.job.metrics is not None:
             _write_metrics(Path(self.job.metrics), self, succeeded=error is None)
@@ -72,7 +72,7 @@ class Outcome:
         return {} if self.result is None else {"": self.result}
 
     def _report(self, error: str | None) -> dict[str, Any]:
-        """The report to send; `error` is the error message, if any."""
+        """Return the report to send; `error` is the error message, None after success."""
         if self.compiled is not None:
             return dict(describe_job(self.compiled, self.results.get(""), error))
         status = self.result.status if self.result is not None and error is None else "failed"
@@ -128,7 +128,7 @@ _HELP = {
 
 
 def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
-    """Write a file for Prometheus' textfile collector, atomically: under a temporary name, then renamed."""
+    """Write a file for Prometheus' textfile collector atomically; a failure is logged."""
     now = time.time()
     values: dict[str, Mapping[str, float]] = {
         "success": {"": int(succeeded)},
@@ -160,7 +160,7 @@ def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
 
 
 def _counted(results: Sequence[Result]) -> dict[str, float]:
-    """The counts of a run on one store, by metric."""
+    """Return the sums over the results of a run on one store, by metric."""
     changes = ("added", "removed", "updated")
     return {
         **{f"samples_{what}": sum(r.counts.get(f"samples {what}", 0) for r in results) for what in changes},
@@ -170,7 +170,7 @@ def _counted(results: Sequence[Result]) -> dict[str, float]:
 
 
 def _last_success(path: Path) -> float | None:
-    """The time of the last success in the metrics file of the previous run; None if there is none."""
+    """Return the time of the last success, in seconds since the epoch, from the metrics file; None if unknown."""
     try:
         match = re.search(r"^vczstore_job_last_success_timestamp_seconds\{.*\} (\S+)$", path.read_text(), re.MULTILINE)
         return None if match is None else float(match[1])

@@ -152,7 +152,7 @@ def _table(part: dict[str, Any]) -> str:
 
 
 def _type(node: dict[str, Any]) -> str:
-    """Describe the type in a JSON schema; that it may be a variable is not mentioned."""
+    """Describe the type in a JSON schema, without the alternative of a variable."""
     match node:
         case {"title": title}:
             return str(title)

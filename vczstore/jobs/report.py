@@ -10,10 +10,10 @@ from vczstore.reports import page
 from vczstore.sizes import human_size
 
 COLOURS = 6
-"""The number of operations with a colour of their own, by total time; all others share one more."""
+"""The number of operations with a colour of their own, those with the most total time; all others share one."""
 
 MAX_BARS = 2_000
-"""The maximum number of tasks to draw one by one; of more, the number of concurrent tasks over time is drawn."""
+"""The maximum number of tasks to draw one by one; for more, the number of concurrent tasks over time is drawn."""
 
 MAX_LANES = 40
 BINS = 160
@@ -30,9 +30,9 @@ class ReportedSources(TypedDict):
 
 class ReportedJob(TypedDict):
     """
-    The job and its outcome. ``started`` is an ISO time, ``seconds`` # s.
+    The job and its outcome. ``started`` is an ISO 8601 time.
 
-    ``then`` names the operations that follow the commit, ``after`` has their results.
+    ``then`` names the operations that follow the commit; ``after`` are their results, and ``after_lines`` as text.
     """
 
     id: str
@@ -58,14 +58,14 @@ class ReportedJob(TypedDict):
 
 
 class MemoryBounds(TypedDict):
-    """The memory that a task may use, and the part of it that Python itself uses. # bytes."""
+    """The memory that a task may use, and the part of it that Python itself uses, in bytes."""
 
     allowed: int
     reserved: int
 
 
 class ReportedTask(TypedDict):
-    """The start and end of a task, since the job's start # s, and the peak memory of its process # bytes."""
+    """The start and end of a task, in seconds since the job's first task, and its process's peak memory in bytes."""
 
     operation: str
     start: float
@@ -77,10 +77,10 @@ class Step(TypedDict):
     """
     One operation of a job.
 
-    ``bytes_read`` and ``bytes_written`` are bounds, decoded; ``encoded_bytes`` and ``decoded_bytes`` are measured;
-    memory # bytes, ``seconds`` # s. ``arrays`` is the number of arrays written to. ``tasks_run``, which includes those
-    of checks, and ``chunks_written`` are counted during the run; requests, which libraries make, are projected only.
-    ``projected_seconds`` is the step's part of the estimate # s.
+    ``bytes_read`` and ``bytes_written`` are upper bounds of decoded bytes; ``encoded_bytes`` and ``decoded_bytes`` are
+    counted, as in `vczstore.execution.results.Result`. Memory is in bytes. ``arrays`` is the number of arrays written
+    to. ``tasks_run``, which includes those of checks, and ``chunks_written`` are counted during the run; requests are
+    projected. ``projected_seconds`` is the step's part of the estimate. Measurements are None before the run.
     """
 
     operation: str
@@ -111,7 +111,7 @@ class Step(TypedDict):
 
 
 class Report(TypedDict):
-    """A job as planned and as run. It contains no sample IDs. ``estimate`` is ``Estimate.as_dict()``."""
+    """A job as planned and as run. It contains no sample IDs. ``estimate`` is the result of `Estimate.as_dict`."""
 
     job: ReportedJob
     versions: dict[str, str]
@@ -122,7 +122,7 @@ class Report(TypedDict):
 
 def write_report(folder: Path, report: Report) -> None:
     """
-    Write ``report.json``, the report itself, and ``report.html``, a page that shows it.
+    Write the report to ``report.json``, and a page that shows it to ``report.html``.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def plan_svg(report: Report) -> str:
 
 def _timeline(steps: Sequence[Step]) -> dict[str, Any] | None:
     """
-    The timeline of tasks for the template: a bar per task or, if there are many, of their load; None without tasks.
+    Return the template's timeline: a bar per task or, for many, bars of their average number; None without tasks.
 
     Lanes approximate workers: a task takes the first lane that is free. All horizontal positions are in percent.
     """
@@ -179,7 +179,7 @@ def _colours(tasks: Sequence[ReportedTask]) -> tuple[dict[str, int], dict[int, s
 
 
 def _lanes(tasks: Sequence[ReportedTask]) -> list[int]:
-    """The lane of each task; tasks are in order of their starts."""
+    """The lane of each task, an index from 0; the tasks are in order of their starts."""
     busy: list[tuple[float, int]] = []
     free: list[int] = []
     lanes = []

@@ -21,7 +21,7 @@ class JobResult:
     Attributes
     ----------
     status
-        ``done``, or ``nothing to do`` if earlier runs have done all of it, including exports and cleaning up.
+        ``done``; or ``nothing to do`` if there was nothing left to do, including exports and cleaning up.
     id, store
         The job's id, and the label of the store.
     snapshot
@@ -49,12 +49,16 @@ class JobResult:
     retries: int = 0
 
     def with_done(self, done: Done) -> "JobResult":
-        """Return the result with that of an operation after the commit."""
+        """Return the result with the outcome of an operation after the commit added."""
         status: Status = self.status if done.unchanged else "done"
         return replace(self, status=status, snapshot=self._snapshot_after(done), done=(*self.done, done))
 
     def _snapshot_after(self, done: Done) -> str | None:
-        """The job's snapshot after an operation, which may have made one; operations that clean up work on main."""
+        """
+        Return the job's last snapshot after an operation, which may have committed one.
+
+        Commits by operations that clean up are on main, so they count only if the job has no branch or publishes it.
+        """
         is_on_main = self.job.job.branch is None or any(d.operation.phase == PUBLISHES for d in self.done)
         commits = done.operation.phase == OWN_COMMIT or (done.operation.phase == CLEANS and is_on_main)
         return getattr(done.found, "snapshot", None) or self.snapshot if commits else self.snapshot
@@ -127,7 +131,7 @@ class SetJobResult:
     retries: int = 0
 
     def with_done(self, done: Done) -> "SetJobResult":
-        """Return the result with that of an operation after the commits."""
+        """Return the result with the outcomes of an operation after the commits added to the parts."""
         found = done.found.parts if isinstance(done.found, FoundInParts | SetResult) else {}
         parts = {
             name: result.with_done(Done(done.operation, found[name])) if name in found else result

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob | CompiledSet:
     """
-    Compile a job file, for a set of stores all its parts. Nothing is written.
+    Compile a job file; for a set of stores, for each of its parts. Nothing is written.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ def run_job(
     file, overrides
         As in `plan_job`.
     wait
-        Wait while another job runs on the store.
+        Whether to wait while another job runs on the store.
     report
-        A folder for ``report.json`` and ``report.html``.
+        A folder for ``report.json`` and ``report.html``; None writes no report.
     progress
-        True to show progress on standard error; or an object to notify of every task that ends.
+        True to show progress on standard error; or a function to call for every task that ends, see `Progress`.
 
     Raises
     ------
@@ -205,13 +205,13 @@ def run_compiled(
     Parameters
     ----------
     compiled
-        From `compile_job`.
+        The job, as returned by `compile_job`.
     executor
         The executor that runs the tasks, the job's by default.
     progress
-        Notified of every task that ends.
+        Called for every task that ends.
     before_commit
-        Called when everything is written; it can still abort the commit by raising.
+        Called when everything is written; it can abort the commit by raising.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def run_compiled(
 
 
 def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None) -> CompiledJob:
-    """Return the job compiled against its branch, if any; one compiled against main prepares the branch first."""
+    """Return the job compiled against its branch: for one compiled against main, prepare the branch and recompile."""
     branch, is_idle = compiled.job.branch, not (compiled.plans or compiled.after or compiled.tags)
     if branch is None or compiled.store.branch == branch or is_idle:
         return compiled
@@ -238,7 +238,7 @@ def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None
 def _run(
     compiled: CompiledJob, executor: str | None, progress: Progress | None, check: Check
 ) -> tuple[JobResult, VczstoreError | KeyboardInterrupt | None]:
-    """Run a job; return its result, and the error of an operation after its commit, if any."""
+    """Run a job; return its result, and the error of an operation after its commit, None without one."""
     plans, job, snapshot = compiled.plans, compiled.job, None
     options = options_of(job, executor).but(progress=progress)
     journal = journal_of(compiled)

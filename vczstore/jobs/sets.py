@@ -111,7 +111,7 @@ def run_set(
     outcome
         The state of the run, updated for its notification.
     wait, report, progress
-        As in `vczstore.jobs.run.run_job`; the report of each part is in a subfolder with its name.
+        As in `vczstore.jobs.run.run_job`; the report of each part is written to a subfolder with its name.
     """
     with showing(progress) as shown:
         running = _Running(job, shown)
@@ -160,7 +160,20 @@ def _run_set(
 
 
 class _Running:
-    """A job on a set that is being run or planned, and the compiled jobs of its parts."""
+    """
+    A job on a set that is being run or planned.
+
+    Attributes
+    ----------
+    job, branch
+        The job of the set, and its branch; None for main.
+    jobs, compiled
+        The job of each part, and its compiled job, by name of the part.
+    tags_wait
+        Whether an operation after the commit precedes the tags, so that they are created after it.
+    group
+        The set of stores.
+    """
 
     def __init__(self, job: Job, progress: Progress | None) -> None:
         self.job, self.jobs, self.branch = job, _jobs_of(job), job.branch
@@ -177,7 +190,7 @@ class _Running:
         self.compiled: dict[str, CompiledJob] = {}
 
     def taking_for_parts(self) -> AbstractContextManager[None]:
-        """Let errors about a path that is no store say that it was taken for a part, unless the job lists its parts."""
+        """Return the context `vczstore.execution.sets.members.taking_for_parts`, unless the job lists its parts."""
         places = () if self.job.parts else self.group.places.values()
         return taking_for_parts(self.group.label, places, "parts: in a job")
 
@@ -203,7 +216,7 @@ class _Running:
         conversions: Conversions,
         pending: Record | None,
     ) -> SetJobResult:
-        """Compile, check and write all parts."""
+        """Compile, check and write all parts; `pending` is the record of an interrupted run, on plain Zarr."""
         self.compiled.clear()
         with Workers(self.group.options) as workers:
             works = {
@@ -249,7 +262,7 @@ class _Running:
             raise with_words(error, f"; {lacking}") from error
 
     def _begin_branches(self) -> bool:
-        """Prepare the job's branch in the parts compiled against main; return whether these must be recompiled."""
+        """Prepare the job's branch in the parts that were compiled against main; return whether there are any."""
         if self.branch is None or not any(job.plans or job.tags or job.after for job in self.compiled.values()):
             return False
         new = [name for name, job in self.compiled.items() if job.store.branch != self.branch]
@@ -273,7 +286,7 @@ class _Running:
         return afterwards(self._operations(), do, give_tags, self.branch, committed)
 
     def _operations(self) -> list[Operation]:
-        """The operations after the commits that any part needs: no checks or `publish` if main lacks nothing."""
+        """Return the operations after the commits that any part has to run (see `CompiledJob.after`), for the set."""
         job = self.job
         steps = [step.build(job.store.url) for step in job.steps if step.operation.phase not in (IN_COMMIT, NAMES)]
         wanted = {operation.called for compiled in self.compiled.values() for operation in compiled.after}
@@ -281,7 +294,12 @@ class _Running:
         return [operation for operation in (*steps, *retention(job)) if operation.called in wanted or not is_known]
 
     def tag(self, parts: Mapping[str, JobResult], last: Found | None) -> Sequence[str]:
-        """Make the deferred tags in all parts; if parts are groups of one repository, on one common snapshot."""
+        """
+        Create the deferred tags in all parts, and return their names.
+
+        `last` is the result of the last operation with a commit of its own. Groups of one repository are tagged on one
+        common snapshot.
+        """
         if not self.tags_wait:
             return ()
         last_results: Mapping[str, Result] = last.parts if isinstance(last, SetResult) else {}
@@ -303,7 +321,7 @@ class _Running:
 
 
 def _jobs_of(job: Job) -> dict[str, Job]:
-    """Make the job of each part of a set, by the name of the part."""
+    """Return the job of each part of a set, by the name of the part."""
     template = Template(job.store.url, job.store.storage_options)
     with plain_errors(job.store.url):
         parts = job.parts or template.find()

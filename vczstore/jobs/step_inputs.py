@@ -14,11 +14,11 @@ from vczstore.vcf.files import SUFFIXES as VCF_SUFFIXES
 
 def expand_sources(step: StepModel) -> dict[str, list[str]]:
     """
-    Expand each path or glob of a step to the paths of its sources, deduplicated; those of a glob are sorted.
+    Return the sources of a step by the path or glob that names them, deduplicated; those of a glob are sorted.
 
-    A glob may match nothing, but its folder has to exist. It matches VCFs only if it ends in a suffix of VCFs, as the
-    VCF that a VCZ was converted from may lie alongside it. Plain paths are kept whether or not they exist. URLs are
-    not expanded here, as that takes a listing of the object store.
+    A glob may match nothing, but its folder has to exist. It matches VCFs only if it ends in a suffix of VCFs, since
+    the VCF that a VCZ was converted from may lie alongside it. Plain paths are kept whether or not they exist. Of URLs
+    only braces are expanded, since globs require a listing of the object store.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def names_one(source: str) -> bool:
 
 
 def _expand(pattern: str) -> list[str]:
-    """Expand a glob without braces; a URL or plain path is its only match."""
+    """Expand a glob without braces; a URL, or a path without glob characters, is returned as the only match."""
     if is_url(pattern) or not is_glob(pattern):
         return [pattern if is_url(pattern) else literal(pattern)]
     _require_folder(pattern)
@@ -47,7 +47,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _require_folder(pattern: str) -> None:
-    """Refuse a glob whose folder does not exist: otherwise a misspelt inbox would look like an empty one."""
+    """Raise a `JobFileError` if the folder of a glob does not exist: a misspelt inbox would look like an empty one."""
     parts = Path(pattern).parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     folder = literal(str(Path(*parts[:first])))

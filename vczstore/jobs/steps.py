@@ -52,7 +52,7 @@ class StepModel(Model):
         return self
 
     def build(self, store: str, **values: Any) -> Operation:
-        """Return the operation on a store; `values` override the file."""
+        """Return the operation on the store at a path or URL; `values` override the file."""
         arguments = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
         for parameter in fields(self.operation):
             if declared(parameter).kind == "samples":
@@ -96,14 +96,14 @@ def _tag_name(name: str) -> str:
 
 
 def branch_name(name: str) -> str:
-    """Check that a text is a valid branch name."""
+    """Validate a branch name, and return it."""
     if name.startswith(OURS):
         raise expected(f"another name than one that begins with {OURS}, as branches that vczstore makes")
     return _tag_name(name)
 
 
 def several(item: Any) -> Any:
-    """The type of a key that takes one value or a list of them, as a tuple."""
+    """Return the type of a key that takes one value or a list of them, and validates to a tuple."""
     return Annotated[
         tuple[item, ...],
         Key(min_length=1, fail_fast=True),
@@ -136,7 +136,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _key(parameter: "Field[Any]", kind: Any) -> tuple[Any, Any]:
-    """The type and the definition of a key of a step."""
+    """Return the type and the definition of a key of a step, whose type is `kind` if it is set."""
     declaration = declared(parameter)
     options: dict[str, Any] = {"description": _described(declaration), "examples": list(declaration.examples)}
     if declaration.key:
@@ -173,7 +173,7 @@ def _true_or_options(value: Any) -> Any:
 
 
 def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
-    """The keys of a step: its operation's arguments and options; a switch takes a mapping of dependent options."""
+    """Return the keys of a step: its operation's arguments and options. A switch takes a mapping of those within it."""
     parameters = [p for p in (*operations.arguments(operation), *operations.options(operation)) if declared(p).job]
     keys: dict[str, tuple[Any, Any]] = {}
     for parameter in parameters:
@@ -210,7 +210,7 @@ def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
 
 
 def _one_list(step: StepModel) -> StepModel:
-    """Check that sample IDs are either listed or in a file."""
+    """Check that sample IDs are either listed or in a file, and return the step."""
     if (step.value("samples") is None) == (step.value("samples_file") is None):
         actual = "neither" if step.value("samples") is None else "both"
         raise wrong(f"expected samples or samples-file, found {actual}")
@@ -235,7 +235,7 @@ def _step_model(operation: type[Operation]) -> type[StepModel]:
 
 
 def _loaded(name: str) -> type[Operation] | None:
-    """Load an operation; None if another package's cannot be loaded, which a job that uses it reports."""
+    """Load an operation; None if it is of another package and cannot be loaded."""
     try:
         return operations.find(name)
     except OptionError:
@@ -255,7 +255,7 @@ def _true_or_keys(value: Any) -> Any:
 
 
 def _shorthand(name: str, model: type[StepModel]) -> Any:
-    """The type of a step's key, with the shorthand for its mapping: the value of its first key, or true without any."""
+    """Return the type of a step: its model or its shorthand, which is the value of its first key, or true without any."""
     operation = model.operation
     candidates = [
         parameter
@@ -341,14 +341,14 @@ Step: Any = create_model(  # type: ignore[call-overload]
 
 
 def require_step(value: Any) -> Any:
-    """Check that a step is a mapping."""
+    """Check that a step is a mapping, and return it."""
     if not isinstance(value, dict | BaseModel):
         raise expected("a step such as append: batch.vcz")
     return value
 
 
 def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
-    """Check that steps are in the order in which a job runs them; see `vczstore.execution.operations.IN_COMMIT`."""
+    """Check that steps are in the order of their phases (see `vczstore.execution.operations`), and return them."""
     names: set[str] = set()
     for i, step in enumerate(steps):
         operation, before = step.what.operation, steps[max(i - 1, 0)].what.operation

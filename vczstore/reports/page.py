@@ -2,7 +2,7 @@
 Reports as HTML and JSON, from templates.
 
 Their texts come from file names and untrusted stores. So everything that a template prints is HTML-escaped, and
-invisible characters are shown as escapes, without the template asking for it; templates set the maximum lengths.
+invisible characters are shown as escapes, by default; templates set the maximum lengths.
 """
 
 import json

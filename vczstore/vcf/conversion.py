@@ -38,7 +38,7 @@ MAX_BUFFER = 16
 """The maximum buffer of bio2zarr per field, in MiB, which is its own default; smaller if memory does not allow it."""
 
 COPIES = 2
-"""The number of copies of a row of chunks held while it is encoded: bio2zarr's buffer, and zarr's chunks."""
+"""The number of copies of a row of chunks in memory while it is encoded: bio2zarr's buffer, and zarr's chunks."""
 
 _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """HTSlib's warning about an undeclared field, which bio2zarr does not read."""
@@ -76,14 +76,14 @@ class Layout:
     zarr_format
         2 or 3.
     encodings
-        The dtype and Blosc configuration of arrays, by name; None in place of another compressor's configuration.
+        The dtype and numcodecs' Blosc configuration of arrays, by name; the latter is None for other compressors.
     info
         The INFO fields to convert in addition to `EXTENT`; None for all.
     sites_only
         Whether to convert no FORMAT field but `LEN`, which a reference block's length needs.
     is_narrow
-        Whether chunks are no wider than the file has samples, so that they can be columns of a flexible grid unchanged,
-        or contain no padding if they are decoded anyway.
+        Whether chunks are at most as wide as the file's number of samples: then they can be columns of a flexible grid
+        unchanged, and have no padding if they are decoded.
     begin
         The number of samples in the last, partial chunk column of the store; 0 if it is full.
     """
@@ -99,7 +99,7 @@ class Layout:
 
     @classmethod
     def of(cls, vcz: Vcz) -> "Layout":
-        """The layout of a store, so that chunks can be copied to it verbatim."""
+        """Return the layout with which chunks can be copied to a store verbatim."""
         lengths = vcz.chunk_lengths
         encodings = {
             name: (array.dtype.str, metadata.blosc(array))
@@ -121,10 +121,10 @@ class Layout:
 
     def of_each(self, n_samples: Sequence[int]) -> Iterator["Layout"]:
         """
-        Yield the layouts of files with these numbers of samples, to be appended one after the other.
+        Yield the layouts of files with these numbers of samples, which are appended one after the other.
 
-        A file that begins within a chunk column is decoded anyway, and gets narrow chunks: for hundreds of files of one
-        sample, chunks as wide as the store's would be almost all padding.
+        A file, except the first, that begins within a chunk column is decoded anyway, so it gets narrow chunks: for
+        hundreds of files of one sample, chunks as wide as the store's would be almost all padding.
         """
         begin = self.begin
         for i, n in enumerate(n_samples):
@@ -147,7 +147,7 @@ class Layout:
                 return True
 
     def applied_to(self, schema: Any) -> None:
-        """Set the store's dtypes and compressors in bio2zarr's schema, where a dtype can represent the values."""
+        """Set the store's compressors in bio2zarr's schema, in place, and its dtypes where they can hold the values."""
         for array in schema.fields:
             if (encoding := self.encodings.get(array.name)) is None:
                 continue
@@ -278,14 +278,14 @@ class Conversion:
         return self._columns / "wip"
 
     def _leave_out_fields(self) -> None:
-        """Skip fields that the layout does not want: INFO fields may be larger than all others."""
+        """Remove fields that the layout does not want from bio2zarr's metadata, so that they are not read."""
         path = self._unfinished / "metadata.json"
         columns = json.loads(path.read_text())
         columns["fields"] = [f for f in columns["fields"] if self.layout.wants(f["category"], f["name"])]
         path.write_text(json.dumps(columns))
 
     def _require_all_records(self) -> None:
-        """Raise a `VcfError` if fewer or more records were read than the index counts: splitting may miss some."""
+        """Raise a `VcfError` unless as many records were read as the index counts: splitting may miss some."""
         columns = json.loads((self._unfinished / "metadata.json").read_text())
         parts = [self._unfinished / f"p{i}.json" for i in range(len(columns["partitions"]))]
         n = sum(json.loads(part.read_text())["num_records"] for part in parts)
@@ -327,8 +327,8 @@ class Conversion:
         """
         Raise a `VcfError` if HTSlib has warned of values that it does not read.
 
-        These are values of undeclared fields, if the layout wants the field; and too large integers in any field, since
-        HTSlib warns of the first one alone.
+        They are values of undeclared fields that the layout wants; and too large integers in any field, since HTSlib
+        warns of the first one only.
         """
         for category, name, where in _EXTREME.findall(stderr_text):
             raise VcfError(
@@ -396,7 +396,7 @@ def _is_about(record: Any, match: re.Match[str]) -> bool:
 
 def do(conversion: Conversion, step: str, *arguments: int) -> int | None:
     """
-    Run one step of a conversion. HTSlib's messages are captured, and used in errors alone.
+    Run the method `step` of a conversion, and return its result. HTSlib's messages are captured, for errors.
 
     Raises
     ------

@@ -37,7 +37,7 @@ EXTREME = "value encountered and set to missing"
 """Part of HTSlib's warning about an integer that takes more than 32 bits."""
 
 _MAX_LINES = 1000
-"""The maximum number of HTSlib's lines to keep."""
+"""The maximum number of HTSlib's lines to return."""
 
 _CAPTURING = threading.Lock()
 """Held while standard error is redirected."""
@@ -65,9 +65,9 @@ class VcfFile:
     Attributes
     ----------
     label
-        Its name in messages: the path or URL that the user typed.
+        Name in messages: the path or URL that the user typed.
     path
-        Its local path.
+        Local path of the file, or of its downloaded copy.
     samples
         The sample IDs.
     n_fields
@@ -110,7 +110,7 @@ class VcfFile:
 
     @property
     def identity(self) -> str:
-        """Identifier of the batch, independent of the file's name: a digest of its sample IDs."""
+        """Identifier of the batch, independent of its location: a digest of the sample IDs, in order."""
         text = "\n".join(["VCF", *self.samples])
         return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
@@ -180,9 +180,9 @@ def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], in
 @contextmanager
 def captured() -> Iterator[Callable[[], str]]:
     """
-    Capture what HTSlib writes to standard error within this context, and yield a function that returns it.
+    Redirect standard error in this process, and yield a function that returns the lines of HTSlib in it.
 
-    Only errors and warnings of lost values are returned: HTSlib may warn of every record.
+    They are its errors, and its warnings of lost values: HTSlib may warn of every record.
     """
     with _CAPTURING, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
@@ -222,7 +222,7 @@ def error_in(text: str) -> str:
 
 def link(file: VcfFile, folder: Path) -> Path:
     """
-    Make a BGZF file available in a folder, by a symbolic link; any other file is compressed to BGZF there.
+    Make a file available in a folder as BGZF: link a BGZF file, or compress any other file; return the new path.
 
     Raises
     ------
