@@ -255,7 +255,7 @@ def _true_or_keys(value: Any) -> Any:
 
 
 def _shorthand(name: str, model: type[StepModel]) -> Any:
-    """Return the type of a step: its model or its shorthand, which is the value of its first key, or true without any."""
+    """Return the type of a step: its model, or as shorthand the value of its first key, or true if it has none."""
     operation = model.operation
     candidates = [
         parameter

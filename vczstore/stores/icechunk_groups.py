@@ -30,7 +30,6 @@ class GroupStore(Store):
         self.group = group
 
     def with_read_only(self, read_only: bool = False) -> "GroupStore":
-        """Return the same group, read-only or writable."""
         return GroupStore(self.inner.with_read_only(read_only), self.group)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -47,63 +46,51 @@ class GroupStore(Store):
 
     @property
     def supports_writes(self) -> bool:
-        """Whether the session supports writes."""
         return self.inner.supports_writes
 
     @property
     def supports_deletes(self) -> bool:
-        """Whether the session supports deletes."""
         return self.inner.supports_deletes
 
     @property
     def supports_listing(self) -> bool:
-        """Whether the session supports listing."""
         return self.inner.supports_listing
 
     @property
     def supports_consolidated_metadata(self) -> bool:
-        """Whether the session supports consolidated metadata."""
         return self.inner.supports_consolidated_metadata
 
     def _key(self, key: str) -> str:
         return f"{self.group}/{key}"
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read an object."""
         return await self.inner.get(self._key(key), prototype, byte_range)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Read parts of objects."""
         return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        """Whether an object exists."""
         return await self.inner.exists(self._key(key))
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object."""
         self._check_writable()
         await self.inner.set(self._key(key), value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object if there is none."""
         self._check_writable()
         await self.inner.set_if_not_exists(self._key(key), value)
 
     async def delete(self, key: str) -> None:
-        """Delete an object."""
         self._check_writable()
         await self.inner.delete(self._key(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete all objects below a prefix."""
         self._check_writable()
         await self.inner.delete_dir(self._key(prefix).rstrip("/"))
 
     async def getsize(self, key: str) -> int:
-        """The size of an object in bytes, without reading it."""
         return await self.inner.getsize(self._key(key))
 
     async def is_empty(self, prefix: str) -> bool:
@@ -111,17 +98,14 @@ class GroupStore(Store):
         return await self.inner.is_empty(self._key(prefix).rstrip("/"))
 
     async def list(self) -> AsyncIterator[str]:
-        """All keys."""
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """The keys that begin with a prefix."""
         async for key in self.inner.list_prefix(self._key(prefix)):
             yield key.removeprefix(f"{self.group}/")
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """The names directly below a prefix."""
         async for key in self.inner.list_dir(self._key(prefix).rstrip("/")):
             yield key
 
