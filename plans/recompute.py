@@ -18,7 +18,7 @@ class Recompute(Edit):
     """
     Recompute INFO fields from the genotypes, as bcftools +fill-tags does.
 
-    Existing arrays keep their dtypes; others are created. A job skips fields that are current.
+    Existing arrays keep their dtypes; others are created. Fields that are current are skipped.
 
     Raises
     ------

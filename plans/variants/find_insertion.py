@@ -164,7 +164,7 @@ class CountInserted:
 
 @dataclass(frozen=True)
 class FindRegions:
-    """Computes the rows of ``region_index`` for chunks of variants, from the first chunk that changes."""
+    """Computes the rows of ``region_index`` from row `start` of the store on, by chunks of `chunk` variants."""
 
     inserted: InsertedVariants
     start: int

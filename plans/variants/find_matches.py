@@ -55,7 +55,7 @@ class UnitReport(NamedTuple):
 
 @dataclass(frozen=True)
 class FindMatches:
-    """Matches every unit once, and reports to the driver the numbers that it needs to plan."""
+    """Matches every unit once, in `mem` bytes per task, and reports to the driver the numbers that it needs to plan."""
 
     operation: str
     index: Index

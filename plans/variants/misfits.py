@@ -174,7 +174,7 @@ def _judge(
 
 @dataclass(frozen=True)
 class FindMisfits:
-    """Checks the values of sources in those units of a store in which alleles differ."""
+    """Checks the values of sources in units in which alleles differ; reads up to `span` rows of a source together."""
 
     index: Index
     sources: tuple[Source, ...]

@@ -121,7 +121,7 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
 
 
 def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
-    """Return the first scans: for the runs of the store, and of each source. Raise an error if an array is missing."""
+    """Return the scans for runs of the store and each source. Raise an `IncompatibleError` if an array is missing."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
             if not vcz.has_table(name):

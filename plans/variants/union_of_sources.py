@@ -424,7 +424,7 @@ class Union:
     def _lengths(
         self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Return the lengths of records, and END and SVLEN if named: of symbolic ALTs only, where there are any."""
+        """Return `LENGTH`, and END and SVLEN if named, by name; of joined records, symbolic ones have precedence."""
         is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
         if any(sites.is_gvcf for sites in self.sites):  # where the unseen allele may make a record longer
