@@ -239,7 +239,7 @@ class History(Protocol):
         """ID of the snapshot that wrote the data of `snapshot`: for a commit of a purge or gc, an earlier one."""
 
     def branches(self) -> "Branches":
-        """The branches of the repository; as `require` raises where no history is kept."""
+        """The branches of the repository; where no history is kept, raise as `require` does."""
 
     def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
         """

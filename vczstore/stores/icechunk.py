@@ -50,7 +50,7 @@ _MARK = "vczstore_commit"
 
 @dataclass(frozen=True)
 class IcechunkStore:
-    """A VCZ on a branch of a repository."""
+    """A VCZ on a branch of a repository. Methods without a docstring are described in `Store`."""
 
     repository: icechunk.Repository
     label: str
@@ -69,7 +69,6 @@ class IcechunkStore:
 
     @property
     def place(self) -> str:
-        """Path or URL of the repository."""
         return self.label.removesuffix(f"#{self.group}") if self.group else self.label
 
     @property
@@ -172,7 +171,6 @@ class IcechunkStore:
 
     @property
     def head(self) -> str:
-        """ID of the last snapshot of the branch."""
         return str(self.repository.lookup_branch(self.branch))
 
     @property
@@ -256,11 +254,10 @@ class IcechunkStore:
         return self
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
-        """Return an edit that renumbers Icechunk's chunk references."""
+        """Return an edit that renumbers references to chunks."""
         return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
 
     def unlocked(self) -> Self:
-        """Return the same store with `no_lock` set."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
@@ -374,7 +371,7 @@ class _SessionHistory(NoHistory):
     """A session has no history, though its repository may."""
 
     def require(self, operation: str) -> NoReturn:
-        """Raise an `UnsuitableError`."""
+        """Raise an `UnsuitableError` that advises to pass the repository."""
         raise UnsuitableError(f"{operation}: {SESSION_IS_READ}")
 
 

@@ -22,7 +22,7 @@ BEGUN = "{} begun"
 @dataclass(frozen=True)
 class IcechunkBranches:
     """
-    The branches of a repository; see `Branches`.
+    The branches of a repository. Methods without a docstring are described in `Branches`.
 
     The attributes are those of `IcechunkHistory`.
     """
@@ -36,7 +36,6 @@ class IcechunkBranches:
         return {name: self._tip(name) for name in sorted(self.repository.list_branches()) if not name.startswith(OURS)}
 
     def create(self, name: str, at: str | None = None) -> str:
-        """Create a branch at the head of main, or at a tag, branch or snapshot; return the ID of that snapshot."""
         start = self._resolve(at or BRANCH)
         try:
             with self.lock():
@@ -49,7 +48,6 @@ class IcechunkBranches:
         return start
 
     def delete(self, name: str) -> int:
-        """Delete a branch; return the number of its snapshots that main does not have."""
         if name == BRANCH:
             raise TagError(f"branch: {BRANCH} is the branch that readers see, and stays; name another one")
         self._tip(name)
@@ -59,7 +57,6 @@ class IcechunkBranches:
         return n
 
     def is_ahead(self, name: str, *, publishing: bool) -> bool:
-        """Whether a branch has snapshots that main lacks; a `StaleError` if it is to be published and has diverged."""
         if name not in self.repository.list_branches() or not self._ahead(name):
             return False
         if publishing:
@@ -67,7 +64,6 @@ class IcechunkBranches:
         return True
 
     def prepare(self, name: str) -> None:
-        """Create a branch at the head of main; fast-forward one that exists, unless it has snapshots of its own."""
         with self.lock():
             main = self._tip(BRANCH)
             if name not in self.repository.list_branches():
@@ -76,7 +72,7 @@ class IcechunkBranches:
                 self.repository.reset_branch(name, main, from_snapshot_id=tip)
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
-        """Fast-forward main to the head of a branch; see `Branches.publish`. If main has it already, return n = 0."""
+        """See `Branches.publish`. If main has all snapshots of the branch already, return n = 0, and change nothing."""
         if name == BRANCH:
             raise TagError(f"publish: {BRANCH} is the branch that readers see; name the one to publish")
         try:

@@ -44,7 +44,7 @@ AHEAD = timedelta(days=1)
 @dataclass(frozen=True)
 class IcechunkHistory:
     """
-    The history of a repository.
+    The history of a repository. Methods without a docstring are described in `History`.
 
     Attributes
     ----------
@@ -82,11 +82,9 @@ class IcechunkHistory:
         return str(self.repository.lookup_branch(BRANCH))
 
     def branches(self) -> IcechunkBranches:
-        """The branches of the repository."""
         return IcechunkBranches(self.repository, self.label, self.lock)
 
     def tags(self) -> dict[str, str]:
-        """The snapshot ID of each tag, by tag name."""
         names = sorted(self.repository.list_tags())
         return {name: str(self.repository.lookup_tag(name)) for name in names}
 
@@ -113,7 +111,6 @@ class IcechunkHistory:
         return TagError(f"tag: {name!r} {taken}; choose another name")
 
     def delete_tag(self, name: str) -> None:
-        """Delete a tag, but not its snapshot."""
         try:
             with self.lock():
                 self.repository.delete_tag(name)
@@ -143,7 +140,6 @@ class IcechunkHistory:
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
 
     def content(self, snapshot: str) -> str:
-        """ID of the snapshot that wrote the data of `snapshot`; see `History.content`."""
         return content_of(self.repository.lookup_snapshot(snapshot))
 
     def _present(self) -> set[str]:
@@ -154,7 +150,6 @@ class IcechunkHistory:
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str, dict[str, int], list[str]]:
-        """Delete all history; see `History.purge`."""
 
         def check() -> None:
             self._refuse_staged()
@@ -179,7 +174,6 @@ class IcechunkHistory:
         return sweep.snapshot, sweep.counts, [*pins, *branches]
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
-        """Return what a purge would delete; see `History.preview_purge`."""
         self._refuse_staged()
         keep = self.tags() if tags == "recreate" else ()
         if tags != "delete":
@@ -360,7 +354,6 @@ class IcechunkHistory:
         raise AssertionError("unreachable")
 
     def complete_renames(self) -> dict[str, str]:
-        """Delete tags already replaced by an interrupted `rename_tag`; return the new names by the old ones."""
         with self.lock():
             tags, renamed = self.tags(), dict[str, str]()
             stems = {name: self._numbered(name)[0] for name in tags}
@@ -382,7 +375,6 @@ class IcechunkHistory:
 
     @contextmanager
     def rewriting(self, tag: str) -> "Iterator[Store]":
-        """Temporary branch on which the state of a tag is rewritten; it is deleted on exit."""
         branch = f"{RECREATED}{tag}"
         with self.lock():
             self.drop_branches()
@@ -431,7 +423,6 @@ class IcechunkHistory:
         return wait_for(coordinates())
 
     def refuse_tag(self, name: str) -> None:
-        """Raise a `TagError` if a tag of this name cannot be created: it exists, or once existed."""
         if name in self.repository.list_tags() or self._was_deleted(name):
             raise self._taken(name)
 
@@ -456,7 +447,6 @@ class IcechunkHistory:
         return self.on_branch(branch)
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
-        """Move a branch from `base` to a staged snapshot; see `History.publish`."""
         if self.shows(snapshot, branch):
             return
         try:
@@ -466,23 +456,19 @@ class IcechunkHistory:
             raise ConflictError(f"{self.label} was changed by another writer meanwhile") from error
 
     def shows(self, snapshot: str, branch: str) -> bool:
-        """Whether a branch is at a snapshot, or at a descendant of it."""
         return any(str(info.id) == snapshot for info in self.repository.ancestry(branch=branch))
 
     def staged(self) -> list[str]:
-        """Names of the sets that have staged commits in this repository."""
         names = self.repository.list_branches()
         return sorted({_set_of(name) for name in names if name.startswith(STAGED)})
 
     def unstage(self, of: str) -> None:
-        """Delete the staging branches of a set. Requires the lock."""
         for name in self.repository.list_branches():
             if name.startswith(STAGED) and _set_of(name) == of:
                 with self.lock():
                     self.repository.delete_branch(name)
 
     def reachable(self) -> list[str]:
-        """IDs of the tips of all branches and tags, and of their ancestors."""
         ids: dict[str, None] = {}
         refs = [{"branch": name} for name in sorted(self.repository.list_branches())]
         refs += [{"tag": name} for name in sorted(self.repository.list_tags())]
@@ -492,7 +478,6 @@ class IcechunkHistory:
         return list(ids)
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
-        """Count unreferenced snapshots, manifests and chunks; see `History.unreachable`."""
         used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
         dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True, **_MANIFESTS)
         return {

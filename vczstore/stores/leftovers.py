@@ -28,7 +28,7 @@ LATE = 0.5
 """Seconds after an error in which threads may still be writing. The next run deletes anything written later."""
 
 type Outcome = Literal["completed", "undone"]
-"""Whether an interrupted replacement has taken place: "undone" if STORE is still the old store."""
+"""Whether an interrupted replacement has taken place: "undone" if the store at the path is still the old one."""
 
 HALF_WRITTEN_NAME = re.compile(r".*(\.[0-9a-f]{32}\.partial|#\d+)")
 """Names of zarr's and obstore's files before the final rename. A killed process leaves them, with their data."""

@@ -27,7 +27,7 @@ _KEPT = {"tag": "tags", "branch": "branches", "publish": "branches"}
 @dataclass(frozen=True)
 class NoHistory:
     """
-    The empty history of a store on plain Zarr.
+    The empty history of a store on plain Zarr. Methods that cannot do without a history raise as `require` does.
 
     Attributes
     ----------
@@ -49,19 +49,15 @@ class NoHistory:
         )
 
     def tags(self) -> dict[str, str]:
-        """Empty."""
         return {}
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
-        """Raise a `TagError`."""
         self.require("tag")
 
     def delete_tag(self, name: str) -> None:
-        """Raise a `TagError`."""
         self.require("tag")
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
-        """Empty."""
         return iter(())
 
     def content(self, snapshot: str) -> str:
@@ -69,14 +65,12 @@ class NoHistory:
         return snapshot
 
     def branches(self) -> Branches:
-        """Raise a `TagError`."""
         self.require("branch")
 
     def changed_chunks(self, since: str, until: str) -> None:
         """None: unknown."""
 
     def reachable(self) -> list[str]:
-        """Empty."""
         return []
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
@@ -97,27 +91,21 @@ class NoHistory:
         return delete_half_written(self.folder, dry_run=True), []
 
     def rewriting(self, tag: str) -> AbstractContextManager[Store]:
-        """Raise a `TagError`."""
         self.require("tag")
 
     def rename_tag(self, name: str, snapshot: str) -> str:
-        """Raise a `TagError`."""
         self.require("tag")
 
     def complete_renames(self) -> dict[str, str]:
-        """Empty."""
         return {}
 
     def refuse_tag(self, name: str) -> None:
-        """Raise a `TagError`."""
         self.require("tag")
 
     def stage(self, base: str, of: str) -> NoReturn:
-        """Raise a `TagError`."""
         self.require("stage")
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
-        """Raise a `TagError`."""
         self.require("publish")
 
     def shows(self, snapshot: str, branch: str) -> bool:
@@ -125,7 +113,6 @@ class NoHistory:
         return False
 
     def staged(self) -> list[str]:
-        """Empty."""
         return []
 
     def unstage(self, of: str) -> None:
@@ -134,7 +121,11 @@ class NoHistory:
 
 @dataclass(frozen=True)
 class ZarrBacked:
-    """A VCZ accessed through one Zarr store. Behaves like plain Zarr unless a subclass overrides it."""
+    """
+    A VCZ accessed through one Zarr store: a `Store` like plain Zarr, unless a subclass overrides it.
+
+    Methods without a docstring are described in `Store`.
+    """
 
     zarr_store: ZarrStore
     label: str
@@ -147,7 +138,6 @@ class ZarrBacked:
 
     @property
     def place(self) -> str:
-        """Path or URL of the store."""
         return self.label
 
     def sharing_history(self) -> list[Self]:
@@ -156,7 +146,6 @@ class ZarrBacked:
 
     @property
     def folder(self) -> Path | None:
-        """See `Lockable.folder`."""
         return folder_behind(self.zarr_store)
 
     @property
@@ -171,7 +160,6 @@ class ZarrBacked:
 
     @property
     def history(self) -> History:
-        """An empty history."""
         return NoHistory(self.label, self.folder)
 
     @property
@@ -205,7 +193,6 @@ class ZarrBacked:
         raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
 
     def unlocked(self) -> Self:
-        """Return the same store with `no_lock` set."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
