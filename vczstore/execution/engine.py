@@ -172,10 +172,10 @@ def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: boo
         return _attempt(operation, options, None, None, standing, dry_run=dry_run)
     # after losing a race, hold the retry lock so that writers cannot starve one another
     lock = written.exclusive_lock() if operation.is_exclusive else written.writer_lock()
-    again = nullcontext if operation.is_exclusive else written.retry_lock
+    retry_lock = nullcontext if operation.is_exclusive else written.retry_lock
     with plain_errors(operation.store), lock as held:
         attempt = partial(_attempt, operation, options, written, held.check, standing, dry_run=dry_run)
-        result, n = retried(attempt, options.max_retries, again)
+        result, n = retried(attempt, options.max_retries, retry_lock)
         return operation.afterwards(replace(result, retries=n), options, held)
 
 

@@ -362,9 +362,9 @@ class _Compiler:
         digest = step_digest(key)
         self.digested.append(key)
         plans: list[Plan] = []
-        left = operation if digest not in self.ledger.steps else operation.again(self.vcz, self.ahead)
-        if left is not None:
-            plan = self._compile(left, sources)
+        remaining = operation if digest not in self.ledger.steps else operation.again(self.vcz, self.ahead)
+        if remaining is not None:
+            plan = self._compile(remaining, sources)
             if plan.is_empty:
                 self.notes += [f"{operation.called}: {text}" for text in plan.notes.values()]
             else:
@@ -451,9 +451,9 @@ class _Compiler:
         """Drop previously removed samples if the step asks for it; return the other batches, and those left empty."""
         if not operation.drop_returning:
             return [*fresh], []
-        left = without_returning(self.store, self.vcz, fresh)
-        identities = {source.identity for source in left}
-        return left, [source for source in fresh if source.identity not in identities]
+        kept = without_returning(self.store, self.vcz, fresh)
+        identities = {source.identity for source in kept}
+        return kept, [source for source in fresh if source.identity not in identities]
 
     def _record_dropped(self, operation: Append | Update, plans: list[Plan], dropped: Sequence[Vcz]) -> list[Plan]:
         """Record batches without remaining samples in the ledger, in the last plan or a new one; return the plans."""
@@ -562,20 +562,20 @@ class _Compiler:
         wanted, missing_ok = list(dict.fromkeys(operation.samples)), operation.missing_ok
         self.digested.append(["remove", missing_ok, removal_digest(wanted)])
         positions, unknown = positions_of(self.vcz, wanted)
-        known = wanted
-        gone = Withdrawn.of(self.store, self.vcz).among(unknown)
-        if unknown and (missing_ok or len(gone) == len(unknown)):
-            known = [str(sample) for sample in self.vcz.sample_ids[positions]]
+        to_remove = wanted
+        withdrawn = Withdrawn.of(self.store, self.vcz).among(unknown)
+        if unknown and (missing_ok or len(withdrawn) == len(unknown)):
+            to_remove = [str(sample) for sample in self.vcz.sample_ids[positions]]
             samples = self.vcz.sample_ids.tolist()
-            refuse_other_spellings("remove", self.vcz, unknown, gone, samples, "nothing was removed")
+            refuse_other_spellings("remove", self.vcz, unknown, withdrawn, samples, "nothing was removed")
             self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
         if not wanted and missing_ok:
-            known = []
+            to_remove = []
         plans: list[Plan] = []
-        if known or not (unknown or missing_ok):
-            plan = compile_completable(self.store, self.vcz, known, self.memory)
+        if to_remove or not (unknown or missing_ok):
+            plan = compile_completable(self.store, self.vcz, to_remove, self.memory)
             plans, self.vcz = [plan], plan.after
-        self._add("remove", (), plans, int(not plans and (not wanted or bool(gone))))
+        self._add("remove", (), plans, int(not plans and (not wanted or bool(withdrawn))))
 
     @compile_step.register
     def recompute(self, operation: Recompute) -> None:
@@ -644,16 +644,18 @@ class _Compiler:
         """Open a step's sources; return all, and those not applied yet. VCFs that are applied are not converted."""
         name = operation.called
         refuse_same_place(name, self.url, operation.sources)
-        found = [find_vcf(name, self.options, self.url, source) or source for source in operation.sources]
+        inputs = [find_vcf(name, self.options, self.url, source) or source for source in operation.sources]
         entirely = isinstance(operation, Update)
         applied: dict[object, VcfFile] = {
-            file.label: file for file in found if isinstance(file, VcfFile) and self.ledger.has(file, entirely=entirely)
+            file.label: file
+            for file in inputs
+            if isinstance(file, VcfFile) and self.ledger.has(file, entirely=entirely)
         }
-        todo = [source for source in found if _label(source) not in applied]
+        todo = [source for source in inputs if _label(source) not in applied]
         if isinstance(operation, Append):  # checked before conversion as well, which may take hours
             self._refuse_changed(operation, [source for source in todo if isinstance(source, VcfFile)])
         opened = iter(self._open_all(name, todo))
-        sources: list[Batch] = [applied.get(_label(source)) or next(opened) for source in found]
+        sources: list[Batch] = [applied.get(_label(source)) or next(opened) for source in inputs]
         fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
         is_fresh = set(map(id, fresh))
         self._count(name, {url for url, s in zip(operation.sources, sources, strict=True) if id(s) in is_fresh})

@@ -127,10 +127,10 @@ class IcechunkBranches:
         Sweeps of main do not change its data, so their commits are disregarded, unless the repository keeps no log of
         changes: then only these commits prevent other writers from committing references to deleted chunks.
         """
-        mine = {str(info.id) for info in self.repository.ancestry(branch=name)}
+        ancestors = {str(info.id) for info in self.repository.ancestry(branch=name)}
         keeps_log = self.repository.spec_version >= icechunk.SpecVersion.v2
         for info in self.repository.ancestry(branch=BRANCH):
-            if mine & {str(info.id), *same_as(info)}:
+            if ancestors & {str(info.id), *same_as(info)}:
                 return
             if not (keeps_log and is_sweep(info)):
                 break
