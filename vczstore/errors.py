@@ -16,7 +16,7 @@ def words_of(error: BaseException) -> str:
 
 
 class VczstoreError(ValueError):
-    """Base of every error that vczstore raises on purpose. Unless the message says otherwise, nothing was changed."""
+    """Base class of all errors raised by vczstore. Unless the message says otherwise, nothing was changed."""
 
     exit_status = 1
     """Exit status of the command line."""
@@ -27,7 +27,7 @@ class NotAStoreError(VczstoreError):
 
 
 class DamagedStoreError(VczstoreError):
-    """A VCZ is inconsistent, for instance in its number of samples."""
+    """A VCZ is inconsistent, for instance in its number of samples, or has invalid metadata or chunks."""
 
 
 class VcfError(VczstoreError):
@@ -99,7 +99,7 @@ class MemoryLimitError(VczstoreError):
 
 
 class StaleError(VczstoreError):
-    """The store has changed since a plan was compiled against it, or while it ran."""
+    """The store has changed since a plan was compiled against it or while it ran, or the lock was lost."""
 
     exit_status = 4
 
@@ -109,7 +109,7 @@ class ConflictError(StaleError):
 
 
 class TagError(VczstoreError):
-    """A tag exists already, does not exist, or is not supported by the backend."""
+    """A tag, branch or snapshot exists already, does not exist, or is not supported by the backend."""
 
 
 class CheckError(VczstoreError):
@@ -121,7 +121,7 @@ class StorageError(VczstoreError):
 
 
 class BusyError(VczstoreError):
-    """Another job holds the lock of the store."""
+    """Another process holds the lock of the store, or a purge or gc of it is in progress."""
 
     exit_status = 3
 

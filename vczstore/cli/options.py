@@ -123,7 +123,7 @@ def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, 
                 raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
             lines: list[tuple[int, str]] = []
             if file is not None:
-                from vczstore.configuration.lists import read_lines  # with pydantic, which takes long to import
+                from vczstore.configuration.lists import read_lines  # imports pydantic, which takes long
 
                 lines = read_lines(operation.called, file)
             values[field.name] = [*listed, *(line for _, line in lines)]

@@ -277,7 +277,7 @@ class YamlFile:
         if root is None:
             raise JobFileError(f"{file.name}: is empty; examples/guide/reference-jobs.md shows what belongs in it")
         file.root = root
-        # after each stage, so that no message of a later one can show them
+        # refused after each stage, so that no error of a later stage can show credentials
         file.refuse_credentials()
         for override in overrides:
             file.set(override)

@@ -432,7 +432,7 @@ class Execution:
             self.workers.check_location(self.current.operation, self.store)
         for plan, run in zip(self.plans, self.runs, strict=True):
             self.current = plan
-            if self.impl != "cubed":  # the others re-encode every chunk
+            if self.impl != "cubed":  # the other implementations re-encode every chunk
                 plan.require_lossless()
             if self.impl == "xarray":
                 plan.require_regular()

@@ -293,7 +293,7 @@ def _built_in() -> list[str]:
 
 @cache
 def _from_packages() -> dict[str, Callable[[], type[Operation]]]:
-    # importing importlib.metadata takes longer than listing the commands should
+    # checked first, since importing importlib.metadata takes too long for a list of commands
     if not any(_declares(Path(folder)) for folder in sys.path if os.path.isdir(folder)):
         return {}
     from importlib.metadata import entry_points

@@ -36,7 +36,7 @@ def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
 
     try:
         return reach.pickled(zarr_store)
-    except Exception as error:  # a store of the user's may raise any exception there
+    except Exception as error:  # a user's store class may raise any exception when it is pickled
         raise UnsuitableError(
             f"{operation}: {label} cannot be sent to other processes ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); use the executor threads, or name it by a path or URL"
@@ -139,7 +139,7 @@ class Workers:
             return
         key, value = f"{SAMPLE_ID}/{NONCE}{secrets.token_hex(8)}", secrets.token_bytes(16)
         sent, writable = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)
-        for name in names(writable, SAMPLE_ID):  # stale ones of a killed run, since the lock is held
+        for name in names(writable, SAMPLE_ID):  # those of killed runs: the lock is held, so that no other run has any
             if name.startswith(NONCE):
                 put(writable, f"{SAMPLE_ID}/{name}", None)
         put(writable, key, value)

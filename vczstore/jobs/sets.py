@@ -178,7 +178,7 @@ class _Running:
     def __init__(self, job: Job, progress: Progress | None) -> None:
         self.job, self.jobs, self.branch = job, _jobs_of(job), job.branch
         self.tags_wait = any(IN_COMMIT < step.operation.phase < NAMES for step in job.steps)
-        options = options_of(job).but(progress=progress, branch=None)  # each part is compiled against its own branch
+        options = options_of(job).but(progress=progress, branch=None)  # `compile_job` selects each part's branch
         steps = [[step.operation.called, _with_places(step, canonical).model_dump(mode="json")] for step in job.steps]
         self.group = StoreSet(
             Template(job.store.url, job.store.storage_options),
@@ -311,7 +311,7 @@ class _Running:
         if tags and len(parts) > len({store.place for store in stores.values()}):
             results = [*last_results.values(), *(result for part in parts.values() for result in part.results)]
             at = [result.snapshot for result in results]
-            if last is None:  # otherwise commits of this job follow what an earlier run has committed
+            if last is None:  # otherwise `last` is newer than the commits of earlier runs
                 at += [compiled.applied_in for compiled in self.compiled.values()]
             snapshot = next((s for s in at if s is not None), next(iter(stores.values())).head)
             states = {name: (str(snapshot), samples) for name, (_, samples) in states.items()}

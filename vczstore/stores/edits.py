@@ -224,7 +224,7 @@ class SetAttribute:
             return
         attributes = {**(zarr_objects.read_json(store, ".zattrs") or {}), self.name: self.value}
         consolidated = zarr_objects.read_json(store, ".zmetadata")
-        if consolidated is not None:  # before the document, which is the one that is read back
+        if consolidated is not None:  # written before the document, from which attributes are read
             consolidated["metadata"][".zattrs"] = attributes
             zarr_objects.write_json(store, ".zmetadata", consolidated)
         zarr_objects.write_json(store, ".zattrs", attributes)

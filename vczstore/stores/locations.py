@@ -65,7 +65,7 @@ class Address:
     def url(self) -> str:
         """A path or URL of the address, which `parse` maps to an equal address."""
         if self.kind == "file":
-            # a relative path that looks like a URL
+            # ./ keeps a relative path from being parsed as a URL
             return self.key if _URL.match(self.key) is None else f"./{self.key}"
         if self.kind == "http":
             return "/".join(part for part in (self.root, self.key) if part)

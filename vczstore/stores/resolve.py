@@ -234,7 +234,7 @@ def new_store(
         return repository
     from vczstore.stores.plain import NewPlainStore
 
-    # for local paths always zarr's own store, since obstore does not open folders that do not exist
+    # local paths always use zarr's own store, since obstore does not open folders that do not exist
     backend = "zarr" if path is not None else backend_storage or "obstore"
     zarr_store = _zarr_store(url, address, backend, options)
     plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
@@ -427,7 +427,7 @@ def open_in_place(
     store = open_store(
         location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock, branch=branch
     )
-    # for open Zarr stores, path is None, so that they are refused
+    # `path` is None for open Zarr stores, which are refused
     return store if store.atomic else ReplacedStore.of(path, store)
 
 

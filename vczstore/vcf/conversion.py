@@ -107,7 +107,7 @@ class Layout:
             if array.dtype.kind in "biuf"
         }
         info = [name.removeprefix("variant_") for name in vcz.arrays if name.startswith("variant_")]
-        # existing columns of a flexible grid do not limit the width of new ones: the first may be a single sample
+        # in a flexible grid, new columns may be wider than existing ones, which may be of a single sample
         samples = max(1, lengths[SAMPLES], DEFAULT_SAMPLES_CHUNK if vcz.is_flexible and vcz.columns else 1)
         return cls(
             max(1, lengths[VARIANTS]),
@@ -128,7 +128,7 @@ class Layout:
         """
         begin = self.begin
         for i, n in enumerate(n_samples):
-            # without `begin`, so that a file is not converted again because the store has grown
+            # without `begin`, so that the cached conversion of a file is valid even if the store has grown
             yield replace(self, is_narrow=self.is_narrow or bool(i and begin % self.samples), begin=0)
             begin += n
 

@@ -167,13 +167,13 @@ def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
 
 def is_flexible(array: AnyArray) -> bool:
     """Whether the chunks along an axis may differ in width; see `rectilinear`."""
-    view_widths = getattr(array, "widths", ())  # of a view, which is computed when it is read
+    view_widths = getattr(array, "widths", ())  # an attribute of views, which are computed when they are read
     return rectilinear.is_rectilinear(array.metadata) or any(isinstance(width, tuple) for width in view_widths)
 
 
 def widths(array: AnyArray) -> tuple[Width, ...]:
     """The widths of stored objects (shards if the array has them, else chunks) along each axis."""
-    if (view_widths := getattr(array, "widths", None)) is not None:  # of a view, which is computed when it is read
+    if (view_widths := getattr(array, "widths", None)) is not None:  # a view, as in `is_flexible`
         return cast("tuple[Width, ...]", view_widths)
     return rectilinear.widths_of(array.metadata) if is_flexible(array) else tuple(array.shards or array.chunks)
 

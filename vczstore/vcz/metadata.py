@@ -51,7 +51,7 @@ def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document
     if rectilinear.is_rectilinear(metadata):
         rectilinear.enable()
     with warnings.catch_warnings():
-        # the dtype is that of an existing array: repeated warnings help no user
+        # the dtype is that of an existing array, so warnings are of no use
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
         buffers = metadata.to_buffer_dict(default_buffer_prototype())
     result: dict[str, Document] = {name: json.loads(value.to_bytes()) for name, value in buffers.items()}

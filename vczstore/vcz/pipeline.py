@@ -85,7 +85,7 @@ class Pipeline(FusedCodecPipeline):
         others, narrow = self._without_narrow(batch_info, drop_axes)
         slots = asyncio.Semaphore(READS_AT_ONCE)
 
-        async def write_narrow(item: Any) -> Any:  # the item if it has to be encoded whole
+        async def write_narrow(item: Any) -> Any:  # returns the item if it has to be encoded whole
             async with slots:
                 is_done, encoded = await asyncio.to_thread(self._encode_narrow, item, value)
                 if is_done:
@@ -122,7 +122,7 @@ class Pipeline(FusedCodecPipeline):
         """Whether the chunk was encoded as a narrow one, and its bytes, None if it holds only the fill value."""
         _, spec, selection, out_selection, _ = item
         transform = self.sync_transform
-        if transform is None or not value.shape:  # a scalar for all elements
+        if transform is None or not value.shape:  # `value` is a scalar for all elements
             return False, None
         if chunk_is_empty(value[out_selection], spec):
             return True, None

@@ -236,7 +236,7 @@ def _apply_to_all(
             parts = {name: part for name, (part, _) in changes.items()}
             branch = next(iter(stores.values())).branch or ""
             record = Record(group.id, operation, summary, parts, tags, branch)
-            for lock in locks.values():  # a job has held them while it checked all parts
+            for lock in locks.values():  # a job may have lost them since it acquired them
                 lock.check()
             group.record.write(record)
         group.require_parts_of(record)
