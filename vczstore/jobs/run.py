@@ -118,7 +118,8 @@ def run_job(
     report
         A folder for ``report.json`` and ``report.html``; None writes no report.
     progress
-        True to show progress on standard error; or a function to call for every task that ends, see `Progress`.
+        True to show progress on standard error; or a function that is called for every task that ends, with the phase,
+        and the numbers of its ended and of all its tasks.
 
     Raises
     ------
