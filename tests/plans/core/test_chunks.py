@@ -1,4 +1,4 @@
-"""Tests of the private interfaces of cubed, zarr and icechunk that are used: they fail when one of these changes."""
+"""Private interfaces of cubed, zarr and icechunk that vczstore relies on: a test fails when one of them changes."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_plans_that_are_executed_together(tmp_path: Path, name: str) -> None:
         copied.append((source, *_copy(folder, Columns(source.shape, source.chunks, None, (), (1, 1)), source)))
     plans = [cubed_backend.compile_plan([written], "test") for _, _, written in copied]
     reports: list[list[task_report.TaskReport]] = [[] for _ in plans]
-    todo = [(plan, found.append) for plan, found in zip(plans, reports, strict=True) if plan is not None]
+    todo = [(plan, received.append) for plan, received in zip(plans, reports, strict=True) if plan is not None]
     engine = executors.create(name, max_workers=2)
     cubed_backend.execute(todo, engine)
-    assert [len(found) for found in reports] == [9, 9, 9]
+    assert [len(received) for received in reports] == [9, 9, 9]
     for source, target, _ in copied:
         np.testing.assert_array_equal(target[...], source[...] + 1)
     (tmp_path / "1" / "a.zarr" / "c" / "1" / "1").write_bytes(b"cut off")
@@ -137,7 +137,7 @@ def test_planning_computes_nothing(tmp_path: Path) -> None:
     assert not target[...].any()
 
 
-def test_a_task_that_needs_too_much_is_refused(tmp_path: Path) -> None:
+def test_a_task_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     source = _array(tmp_path, (1000, 1000), (1000, 1000))
     columns = Columns(source.shape, source.chunks, None, (), (1, 1))
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
@@ -182,19 +182,19 @@ def test_chunks_on_this_machine_are_read_and_encoded_without_an_event_loop(
     zarr.create_array(tmp_path / "t.zarr", data=texts.astype("T"), chunks=(4,))
     array, strings = (arrays.planned(zarr.open_array(tmp_path / name)) for name in ("a.zarr", "t.zarr"))
     encoded = encoded_chunks.get_encoded(array, [(1, 2)])[0]
-    by_loop: list[object] = []
-    monkeypatch.setattr("zarr.core.array.sync", lambda coroutine: by_loop.append(coroutine) or sync(coroutine))
+    loop_calls: list[object] = []
+    monkeypatch.setattr("zarr.core.array.sync", lambda coroutine: loop_calls.append(coroutine) or sync(coroutine))
     assert arrays.read(array, (slice(1, 4), slice(2, 8))).tolist() == values[1:4, 2:8].tolist()
     assert arrays.read_strings(strings).tolist() == texts.tolist()
     assert encoded_chunks.encode(array, (1, 2), (slice(2, 4), slice(6, 9)), values[2:4, 6:9]) == encoded
-    assert not by_loop
+    assert not loop_calls
     assert array[...].tolist() == values.tolist()
-    assert by_loop
+    assert loop_calls
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("read", [arrays.read, arrays.read_at, arrays.read_strings])
-def test_a_chunk_of_strings_makes_no_room_for_more_than_it_holds(tmp_path: Path, zarr_format: Any, read: Any) -> None:
+def test_a_corrupt_number_of_strings_is_not_allocated(tmp_path: Path, zarr_format: Any, read: Any) -> None:
     array = zarr.create_array(
         tmp_path / "a.zarr", shape=(3,), chunks=(3,), dtype="string", zarr_format=zarr_format, compressors=None
     )
@@ -227,7 +227,7 @@ def _configs() -> list[dict]:
 @pytest.mark.parametrize("config", _configs(), ids=lambda c: str(c["compressors"]))
 @pytest.mark.parametrize("dtype", ["i1", "<i4", "f4", "?", "U3", "string"])
 def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
-    """The metadata converted to format 3 decode the chunks that format 2 wrote."""
+    """Metadata converted to format 3 decode the chunks that were written in format 2."""
     values = np.array([[0, 1, 2], [3, 0, 1], [1, 1, 5]])
     values = values.astype("U1").astype("O") if dtype == "string" else values.astype(dtype)
     old = zarr.create_array(
@@ -249,7 +249,7 @@ def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
 @pytest.mark.parametrize(
     "options", [{"order": "F"}, {"dtype": ">i4"}, {"filters": "delta"}, {"compressors": "lzma"}, {"compressors": "?"}]
 )
-def test_what_format_3_cannot_express_is_said(options: dict) -> None:
+def test_encodings_that_format_3_cannot_express_raise_an_error(options: dict) -> None:
     from numcodecs import LZMA, Blosc, Delta
 
     if "filters" in options:
@@ -263,32 +263,32 @@ def test_what_format_3_cannot_express_is_said(options: dict) -> None:
 
 
 @pytest.mark.slow
-def test_what_format_3_cannot_express_is_copied_decoded(tmp_path: Path) -> None:
-    made = cohort.make_arrays(10, cohort.ids(0, 7))
-    cohort.write_vcz(tmp_path / "plain.vcz", made, zarr_format=2)
+def test_encodings_that_format_3_cannot_express_are_copied_decoded(tmp_path: Path) -> None:
+    values = cohort.make_arrays(10, cohort.ids(0, 7))
+    cohort.write_vcz(tmp_path / "plain.vcz", values, zarr_format=2)
     group = zarr.open_group(tmp_path / "plain.vcz", zarr_format=2)
     attributes = dict(group["call_AD"].attrs)
     group.create_array(
         "call_AD", shape=(10, 7, 2), chunks=(4, 3, 2), dtype=">i4", overwrite=True, attributes=attributes
     )
-    group["call_AD"][...] = made["call_AD"]
+    group["call_AD"][...] = values["call_AD"]
     result = vczstore.copy_store_to_icechunk(tmp_path / "plain.vcz", tmp_path / "repository")
     assert result.plan.decoded_chunks == 9
-    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), made)
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), values)
 
 
-def test_a_fork_is_small_and_what_it_sends_back_is_its_own(tmp_path: Path) -> None:
-    """Two copies of a fork write different chunks, and the commit has both."""
+def test_a_fork_is_small_and_returns_its_own_changes(tmp_path: Path) -> None:
+    """Two copies of a fork write different chunks, and the commit contains both."""
     import icechunk
 
     repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
     session = repository.writable_session("main")
     zarr.create_array(session.store, name="a", shape=(4,), chunks=(1,), dtype="i1")
     store = session.fork().store
-    sent = pickle.dumps(store)
-    assert len(sent) < 5000
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 5000
     for i in range(2):
-        copy = pickle.loads(sent)
+        copy = pickle.loads(pickled)
         zarr.open_array(copy, path="a")[i] = i + 1
         session.merge(pickle.loads(pickle.dumps(copy)).session)
     session.commit("test")
@@ -305,8 +305,8 @@ CODECS = {
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("shape", [(1,), (7,), (300,), (70_000,), (300_000,)])
 @pytest.mark.parametrize("content", ["random", "alike", "counting"])
-def test_a_chunk_that_is_cut_off_anywhere_is_found(codec: str, shape: tuple[int], content: str) -> None:
-    """Frames of one block and of several; repeated, stored and compressed; sizes encoded in every length."""
+def test_a_chunk_cut_off_at_any_length_is_detected(codec: str, shape: tuple[int], content: str) -> None:
+    """Frames of one and of several blocks, which are RLE, raw or compressed; content sizes of various widths."""
     values = {
         "random": np.random.default_rng(0).integers(0, 256, shape),
         "alike": np.zeros(shape),

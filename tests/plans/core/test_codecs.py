@@ -1,4 +1,4 @@
-"""Codecs and attributes that change values: lossy re-encoding, and attributes of another meaning, are refused."""
+"""Codecs and attributes that affect values: lossy re-encoding and attributes that change the meaning are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def values_of(dtype: str, n_samples: int, seed: int) -> np.ndarray:
 
 
 def put(store: Path, values: np.ndarray, codec: tuple[str, dict[str, Any]] | None = None, **attributes: Any) -> None:
-    """Add a call field with a filter."""
+    """Add the field call_X, optionally with a codec."""
     group = zarr.open_group(store, use_consolidated=False)
     options: dict[str, Any] = {}
     if group.metadata.zarr_format == 2:
@@ -63,7 +63,7 @@ def put(store: Path, values: np.ndarray, codec: tuple[str, dict[str, Any]] | Non
     if codec is not None:
         name, config = codec
         module = numcodecs if group.metadata.zarr_format == 2 else zarr.codecs.numcodecs
-        # in format 3, a codec of bytes is a compressor
+        # in format 3, a bytes-to-bytes codec is a compressor
         is_filter = group.metadata.zarr_format == 2 or name != "Shuffle"
         options["filters" if is_filter else "compressors"] = [getattr(module, name)(**config)]
     array = group.create_array(
@@ -98,11 +98,11 @@ def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str, nam
     dtype, codec, config = LOSSY[name]
     store, batch = make(tmp_path, kind, (codec, config), dtype)
     before = cohort.digest(store)
-    words = OPERATIONS[operation](store, batch)
-    for more in ([], ["--dry-run"]):
-        done = CliRunner().invoke(main, [*words, *more])
-        assert done.exit_code == 1, done.output
-        (line,) = done.stderr.splitlines()
+    args = OPERATIONS[operation](store, batch)
+    for extra in ([], ["--dry-run"]):
+        result = CliRunner().invoke(main, [*args, *extra])
+        assert result.exit_code == 1, result.output
+        (line,) = result.stderr.splitlines()
         assert f"call_X of {store} is encoded with {name}, which is not known to be lossless" in line
         assert cohort.digest(store) == before
 
@@ -132,7 +132,7 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
 
 @in_turn(kind=WRITTEN, impl=IMPLS, name=list(LOSSLESS))
 @pytest.mark.slow
-def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str, name: str) -> None:
+def test_lossless_filters_are_accepted(tmp_path: Path, kind: str, impl: str, name: str) -> None:
     dtype, codec, config = LOSSLESS[name]
     store, batch = make(tmp_path, kind, (codec, config), dtype)
     vczstore.append(store, batch, impl=impl)
@@ -142,8 +142,8 @@ def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str, name: 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
-def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
-    """Chunks of the same encoding are copied; an implementation that would re-encode them raises an error."""
+def test_lossy_chunks_are_accepted_if_copied_verbatim(tmp_path: Path, kind: str) -> None:
+    """Chunks of the same encoding are copied; the implementation that would re-encode them raises an error."""
     dtype, codec, config = LOSSY["fixedscaleoffset"]
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     plain = tmp_path / "plain.vcz" if kind == "icechunk" else store
@@ -163,7 +163,7 @@ def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
 
 
 def base64_of(number: float) -> str:
-    """The fill value of a float as xarray writes it in format 3."""
+    """Encode a float in base64, as xarray writes the fill value of a float in format 3."""
     return base64.b64encode(struct.pack("<d", number)).decode()
 
 
@@ -185,7 +185,7 @@ def base64_of(number: float) -> str:
         ("format2", {"description": "dose"}, {"description": "a dose"}, True),
     ],
 )
-def test_attributes_that_say_what_values_mean(
+def test_attributes_that_define_the_meaning_of_values(
     tmp_path: Path, kind: str, ours: dict[str, Any], theirs: dict[str, Any], fits: bool
 ) -> None:
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
@@ -207,7 +207,7 @@ def test_attributes_that_say_what_values_mean(
     assert cohort.digest(store) == before
 
 
-def test_a_copy_names_the_source_that_is_lossy(tmp_path: Path) -> None:
+def test_a_copy_names_the_lossy_source(tmp_path: Path) -> None:
     dtype, codec, config = LOSSY["fixedscaleoffset"]
     cohort.write_vcz(tmp_path / "source.vcz", make_arrays(cohort.ids(0, 6)))
     put(tmp_path / "source.vcz", values_of(dtype, 6, 0), (codec, config))

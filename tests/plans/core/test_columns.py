@@ -1,4 +1,4 @@
-"""Properties of the planning of chunks and tasks, which is pure, over many shapes."""
+"""Property tests of the pure functions that plan chunks and tasks, over many shapes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def widths(draw: st.DrawFn, length: int) -> Width:
     """Chunks of equal or individual widths; the last one may extend beyond the axis."""
     if draw(st.booleans()):
         return draw(st.integers(1, 5))
-    found = []
-    while sum(found) < length:
-        found.append(draw(st.integers(1, 5)))
-    return tuple(found)
+    drawn = []
+    while sum(drawn) < length:
+        drawn.append(draw(st.integers(1, 5)))
+    return tuple(drawn)
 
 
 def _spans(length: int, width: Width) -> list[tuple[int, int]]:
-    """The start and end of each chunk, by summation."""
-    found, start, i = [], 0, 0
+    """Return the start and end of each chunk, by summation."""
+    spans, start, i = [], 0, 0
     while start < length:
         stop = start + (width if isinstance(width, int) else width[i])
-        found.append((start, min(length, stop)))
+        spans.append((start, min(length, stop)))
         start, i = stop, i + 1
-    return found
+    return spans
 
 
 @given(st.data(), st.integers(1, 20))
@@ -81,16 +81,16 @@ def columns(draw: st.DrawFn) -> Columns:
 @given(columns())
 @pytest.mark.slow
 def test_blocks_cover_the_columns_once(c: Columns) -> None:
-    """Every element of the chosen columns is in exactly one region of one block; no other element is."""
-    seen = np.zeros(c.array_shape, int)
-    here_seen = np.zeros(c.shape, int)
+    """Every element of the chosen columns is in exactly one region of one block; no other element is in any."""
+    array_counts = np.zeros(c.array_shape, int)
+    block_counts = np.zeros(c.shape, int)
     lengths = [[c.block_lengths([n] * len(c.shape))[i] for n in range(len(b))] for i, b in enumerate(c.blocks)]
-    starts = [np.concatenate([[0], np.cumsum(found)]) for found in lengths]
+    starts = [np.concatenate([[0], np.cumsum(axis_lengths)]) for axis_lengths in lengths]
     for index in np.ndindex(*(len(b) for b in c.blocks)):
         for here, there in c.regions(index):
             assert [s.stop - s.start for s in here] == [s.stop - s.start for s in there]
-            seen[there] += 1
-            here_seen[
+            array_counts[there] += 1
+            block_counts[
                 tuple(
                     slice(starts[i][n] + s.start, starts[i][n] + s.stop)
                     for i, (n, s) in enumerate(zip(index, here, strict=True))
@@ -100,9 +100,9 @@ def test_blocks_cover_the_columns_once(c: Columns) -> None:
     for _, coords in c.coords([range(n) for n in c.grid]):
         spans = zip(coords, c.array_shape, c.chunks, strict=True)
         expected[tuple(slice(*_spans(n, w)[i]) for i, n, w in spans)] += 1
-    np.testing.assert_array_equal(seen, expected)
-    assert seen.max() == 1
-    assert (here_seen == 1).all()
+    np.testing.assert_array_equal(array_counts, expected)
+    assert array_counts.max() == 1
+    assert (block_counts == 1).all()
 
 
 @pytest.mark.slow
@@ -121,8 +121,8 @@ def test_blocks_are_what_cubed_expects(c: Columns) -> None:
 
 @pytest.mark.slow
 @given(columns())
-def test_a_region_knows_its_cells(c: Columns) -> None:
-    """The chunks of a block follow from the slices that Cubed writes it to."""
+def test_cells_of_a_region(c: Columns) -> None:
+    """The chunks of a block can be derived from the region that Cubed writes it to."""
     for index in np.ndindex(*(len(b) for b in c.blocks)):
         region = tuple(slice(sum(b[:i]), sum(b[: i + 1])) for i, b in zip(index, c.blocks, strict=True))
         assert c.cells_of(region) == c.cells(index)
@@ -131,7 +131,7 @@ def test_a_region_knows_its_cells(c: Columns) -> None:
 @given(columns())
 @pytest.mark.slow
 def test_positions(c: Columns) -> None:
-    """The positions of the samples of columns are those of their regions."""
+    """`positions` agrees with the runs along the axis of the columns."""
     if c.axis is not None:
         runs = [there[c.axis] for _, there in c.runs([range(n) for n in c.grid])]
         assert c.positions().tolist() == [i for run in runs for i in range(run.start, run.stop)]
@@ -145,7 +145,7 @@ def test_positions(c: Columns) -> None:
     st.integers(0, 10**10),
 )
 def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list[int] | None, least: int) -> None:
-    """A block is within the grid, and fits into memory unless a single chunk does not."""
+    """A block lies within the grid, and fits into memory unless a single chunk does not."""
     prefer = None if prefer is None else prefer[: len(shape)]
     block = block_of(shape, chunk_bytes, room, prefer=prefer, least=least)
     assert all(1 <= b <= n for b, n in zip(block, shape, strict=True))
@@ -160,10 +160,10 @@ def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list
     st.integers(10**6, 10**10),
     st.floats(0, 8),
 )
-def test_a_task_is_worth_beginning(
+def test_a_task_is_large_enough(
     shape: list[int], chunk_bytes: int, free: int, task_bytes: int, decoding: float
 ) -> None:
-    """A task fits into memory, and has at least a third of the bytes wanted, as far as they are allowed and exist."""
+    """A task fits into memory, and has at least a third of the desired bytes if memory and array allow it."""
     memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
 
     def extra(block: tuple[int, ...]) -> int:
@@ -189,7 +189,7 @@ def test_local_workers_all_have_something_to_do(shape: list[int], chunk_bytes: i
 @given(
     st.integers(1, 10**5), st.integers(1, 10**6), st.integers(10**6, 10**10), st.integers(0, 10**10), st.floats(0, 8)
 )
-def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: int, each: float) -> None:
+def test_a_scan_task_is_large_enough(n: int, n_bytes: int, free: int, task_bytes: int, each: float) -> None:
     memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
     count = memory.n_per_task(n, n_bytes, lambda count: int(each * n_bytes * count))
     assert 1 <= count <= n
@@ -200,8 +200,8 @@ def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: 
 
 @pytest.mark.slow
 @given(st.integers(1, 10**6), st.integers(1, 50), st.floats(0, 4))
-def test_what_fits_is_not_refused_by_cubed(chunk_bytes: int, n: int, decoding: float) -> None:
-    """Cubed projects some bytes more than the blocks, for which a block that just fits must leave room."""
+def test_a_block_that_fits_is_not_refused_by_cubed(chunk_bytes: int, n: int, decoding: float) -> None:
+    """Cubed projects a few bytes more than the blocks; a block that just fits must leave room for them."""
     free = WORKING_COPIES * chunk_bytes * n + int(decoding * chunk_bytes * n) + SLACK
     memory = Memory(allowed=300_000_000 + free, reserved=300_000_000)
     block = memory.fit("test", (1000,), chunk_bytes, lambda b: int(decoding * chunk_bytes * b[0]))
@@ -239,19 +239,19 @@ def moves(draw: st.DrawFn) -> tuple[list[int], list[int], Cuts, Cuts]:
 @pytest.mark.slow
 @given(moves())
 def test_whole_columns(case: tuple[list[int], list[int], Cuts, Cuts]) -> None:
-    """Copied columns are whole columns of the source in order, and every column that can be copied is."""
-    of, to, source, target = case
-    found = dict(zip(*reversed(whole_columns(np.array(of), np.array(to), source, target)), strict=True))
+    """Exactly the columns that can be copied: whole source columns, in order, of the same encoded width."""
+    chosen, to, source, target = case
+    copied = dict(zip(*reversed(whole_columns(np.array(chosen), np.array(to), source, target)), strict=True))
     owner: list[int | None] = [None] * target.length
-    for theirs, ours in zip(of, to, strict=True):
+    for theirs, ours in zip(chosen, to, strict=True):
         owner[ours] = theirs
     columns = [list(range(*span)) for span in _spans(source.length, source.width)]
     expected = {}
     for column, span in enumerate(_spans(target.length, target.width)):
-        mine = owner[slice(*span)]
-        if mine in columns and source.encoded(columns.index(mine)) == target.encoded(column):
-            expected[column] = columns.index(mine)
-    assert found == expected
+        samples = owner[slice(*span)]
+        if samples in columns and source.encoded(columns.index(samples)) == target.encoded(column):
+            expected[column] = columns.index(samples)
+    assert copied == expected
 
 
 def test_no_samples_make_no_columns() -> None:

@@ -1,4 +1,4 @@
-"""Memory is bounded: a task needs no more than is projected, and no more is projected than is allowed."""
+"""A task uses no more memory than projected, and no more is projected than allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int, int] = CHUNKS) -> Path:
-    """A VCZ with one field of 16,000 variants, whose chunks are far larger than anything else in memory."""
+    """A VCZ with one call field of 16,000 variants, whose chunks are far larger than anything else in memory."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
 
     def add(name: str, values: np.ndarray, dims: tuple[str, ...], width: tuple[int, ...]) -> None:
@@ -36,13 +36,13 @@ def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int
         "call_DP", shape=(VARIANTS, n), dtype=dtype, chunks=chunks, dimension_names=("variants", "samples")
     )
     for start in range(0, VARIANTS, 1000):
-        # hardly compressible, since encoded bytes count, too
+        # hardly compressible, because encoded bytes count as well
         calls[start : start + 1000] = np.random.default_rng(start).integers(0, 100, (1000, n))
     return path
 
 
 def _store(folder: Path, tmp_path: Path, first: int, n: int) -> Path:
-    """A store to edit; its contents are created once."""
+    """Return a copy of a store, to be edited; the original is created once."""
     original = folder / f"{first}-{n}.vcz"
     if not original.exists():
         _vcz(original, first, n)
@@ -66,7 +66,7 @@ def _one_process() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def python_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, int]:
-    """The peak memory of a worker with hardly any data, by whether it has imported Icechunk."""
+    """Peak memory of a worker with hardly any data, keyed by whether the store is atomic (Icechunk)."""
     folder = tmp_path_factory.mktemp("python")
     cohort.write_vcz(folder / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 2)))
     cohort.write_vcz(folder / "b.vcz", cohort.some_arrays(4, cohort.ids(2, 2)))
@@ -84,7 +84,7 @@ def _check(result: Result, python_alone: dict[bool, int]) -> None:
     alone = python_alone[plan.store.atomic]
     assert result.peak_mem is not None
     assert result.peak_mem <= plan.projected_mem <= plan.memory.allowed
-    # the memory of the data is projected, not only covered by the reserved memory
+    # the memory of the data is projected, not merely covered by the reserved memory
     assert result.peak_mem - alone <= plan.projected_mem - plan.memory.reserved
     if plan.decoded_chunks:
         assert result.peak_mem > alone
@@ -108,7 +108,7 @@ def test_append(folder: Path, tmp_path: Path, python_alone: dict[bool, int], n: 
 
 @pytest.mark.parametrize("source", ["wide", "other-chunks", "shuffled"])
 def test_update(folder: Path, tmp_path: Path, python_alone: dict[bool, int], source: str) -> None:
-    """Update samples 500 to 1499 of the store: a part of one chunk column, and all of another."""
+    """Update samples 500 to 1499 of the store: part of one chunk column, and all of another."""
     store = _store(folder, tmp_path, SAMPLES - 500, SAMPLES)
     result = vczstore.update(store, folder / f"{source}.vcz", **_one_process())
     assert result.plan.encoded_chunks == 0
@@ -140,7 +140,7 @@ def test_copy(folder: Path, tmp_path: Path, python_alone: dict[bool, int]) -> No
 
 
 def _sites(path: Path, first: int) -> Path:
-    """A VCZ with 30,000 variants of six alleles; the next source lacks every third position."""
+    """A VCZ with 30,000 variants of six alleles, at every third position from `first` on."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
     n, rng = 30_000, np.random.default_rng(first)
     alleles = rng.choice(np.array(["A", "C", "ACGTACGTACGT", "<DEL>", "GT" * 20]), (n, 6)).astype("T")
@@ -171,12 +171,12 @@ def test_create(tmp_path: Path, python_alone: dict[bool, int]) -> None:
     assert less.peak_mem <= less.plan.projected_mem <= 312_000_000 < result.plan.projected_mem
 
 
-def test_what_is_reserved_is_enough(python_alone: dict[bool, int]) -> None:
+def test_reserved_memory_is_sufficient(python_alone: dict[bool, int]) -> None:
     assert max(python_alone.values()) <= Memory().reserved
 
 
 def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
-    """With smaller blocks, a tenth of the free memory is enough; the result does not depend on it."""
+    """With smaller blocks, a tenth of the free memory is enough; the result is the same."""
     store = _store(folder, tmp_path, 0, SAMPLES)
     plan = vczstore.plan("append", store, folder / "batch.vcz", allowed_mem="350MB")
     roomy = vczstore.plan("append", store, folder / "batch.vcz")

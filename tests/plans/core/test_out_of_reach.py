@@ -1,4 +1,4 @@
-"""Arrays of samples without a samples dimension, or in a nested group, are refused, not skipped silently."""
+"""Arrays that hold samples but have no samples dimension are refused, not skipped silently."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
     "one axis": ("sample_sex", ("individuals",)),
     "an INFO field's name": ("variant_calls", ("variants", "Samples")),
 }
-"""The name of an array of samples, and the names of its dimensions."""
+"""Name of an array of samples, and its dimension names."""
 
 
 @in_turn(case=list(NAMES), zarr_format=(2, 3, 3))
 @pytest.mark.slow
-def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, zarr_format: int) -> None:
+def test_an_array_without_a_samples_dimension_is_named(tmp_path: Path, case: str, zarr_format: int) -> None:
     name, dims = NAMES[case]
     store = make(tmp_path / "store.vcz", zarr_format=zarr_format)
     put(store, name, DP[0] if name == "sample_sex" else DP, dims, zarr_format)
@@ -45,9 +45,9 @@ def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, za
     refused(store, name, "compact", str(store))
     errors = [error.what for error in vczstore.verify(store, quick=True).errors if error.array == name]
     assert any("seems to hold samples" in what for what in errors)
-    found = vczstore.verify_removal(store, ["S9999"])
-    assert not found.erased
-    assert name in found.reasons[0]
+    report = vczstore.verify_removal(store, ["S9999"])
+    assert not report.erased
+    assert name in report.reasons[0]
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -89,8 +89,8 @@ def test_a_source_that_would_leave_samples_behind_is_refused(tmp_path: Path, zar
 
 
 @pytest.mark.slow
-def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) -> None:
-    """The numbers of variants, alleles, contigs, filters and components equal that of samples."""
+def test_arrays_that_match_the_number_of_samples_by_chance_are_left_alone(tmp_path: Path) -> None:
+    """The numbers of variants, alleles, contigs, filters and components equal the number of samples."""
     n = 2
     arrays = cohort.make_arrays(n, cohort.ids(0, n))
     cohort.write_vcz(tmp_path / "store.vcz", arrays)
@@ -116,7 +116,7 @@ def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) 
     vczstore.remove(tmp_path / "store.vcz", [cohort.ids(0, 1)[0]])
     vczstore.compact(tmp_path / "store.vcz")
     assert cohort.read_vcz(tmp_path / "store.vcz")["sample_id"].tolist() == ["S0001", "S0005", "S0006"]
-    with_four = make(tmp_path / "four.vcz", n=4)  # there are four components
+    with_four = make(tmp_path / "four.vcz", n=4)  # as many samples as components
     put(with_four, "loadings", np.ones((N_VARIANTS, 4)), ("variants", "components"), 3)
     vczstore.remove(with_four, ["S0001"])
     assert cohort.read_vcz(with_four)["sample_id"].tolist() == ["S0000", "", "S0002", "S0003"]
@@ -132,7 +132,7 @@ def test_one_sample_does_not_make_every_axis_of_one_a_samples_axis(tmp_path: Pat
         vczstore.remove(store, ["S0000"])
 
 
-def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -> None:
+def test_arrays_of_samples_in_a_store_without_samples(tmp_path: Path) -> None:
     """In a store without samples, arrays of samples are recognised by name, not by length."""
     store = tmp_path / "store.vcz"
     vczstore.create(store, make(tmp_path / "batch.vcz"))
@@ -143,8 +143,8 @@ def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_what_reads_no_samples_works_as_before(tmp_path: Path) -> None:
-    """A copy has the array verbatim; a new store has no fields of its source; INFO fields need only genotypes."""
+def test_operations_that_read_no_samples_still_work(tmp_path: Path) -> None:
+    """A copy contains the array verbatim, a new store does not need it, and `recompute` reads only genotypes."""
     store = make(tmp_path / "store.vcz")
     put(store, "call_DP", DP, ("variants", "not_samples"), 3)
     vczstore.copy_store_to_icechunk(store, tmp_path / "copy")

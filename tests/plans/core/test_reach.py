@@ -22,7 +22,7 @@ OLD, NEW = cohort.some_arrays(10, cohort.ids(0, 3)), cohort.some_arrays(10, coho
 
 
 class Users(MemoryStore):
-    """A user-defined store, of which pickling makes a copy."""
+    """A user-defined store that is copied when it is pickled."""
 
 
 def in_fsspec(_: Path) -> Any:
@@ -40,7 +40,7 @@ IN_MEMORY: dict[str, Callable[[Path], Any]] = {
 
 
 def fill(store: Any, folder: Path, arrays: dict[str, Any]) -> Any:
-    """Put a VCZ into a store, object by object."""
+    """Write a VCZ into a store, object by object."""
     from vczstore.stores.plain import put
 
     path = folder / uuid4().hex
@@ -82,8 +82,8 @@ def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_workers_do_reach(tmp_path: Path) -> None:
-    """A wrapped folder, and a source of which a copy suffices; no nonce is left behind, not even by a killed run."""
+def test_stores_and_sources_that_workers_can_read(tmp_path: Path) -> None:
+    """A wrapped folder, and a source in memory that is pickled; no nonce is left behind, not even by a killed run."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     stamp = open_store(tmp_path / "store.vcz").open().stamp
     (tmp_path / "store.vcz/sample_id" / f"{zarr_objects.NONCE}0011").write_bytes(b"of a run that was killed")

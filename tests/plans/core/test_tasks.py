@@ -1,4 +1,4 @@
-"""The tasks of a plan: few and long where starting one is expensive, and those of all arrays concurrent."""
+"""Task sizes and concurrency: few, long tasks where starting one is expensive; all arrays of a plan concurrently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VARIANTS = 200_000
 
 
 def _vcz(path: Path, first: int, n: int) -> Path:
-    """A large VCZ without chunks of calls, since plans are compiled from metadata and sample IDs."""
+    """A large VCZ without chunks of calls, because plans are compiled from metadata and sample IDs."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
     fields: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
         "sample_id": ("string", ("samples",), (n,)),
@@ -61,7 +61,7 @@ def _both(large: tuple[Path, Path], **options: Any) -> list[Plan]:
 
 @pytest.fixture
 def function(tmp_path: Path) -> str:
-    """An executor file for cloud functions, which are not called."""
+    """Path of an executor file for cloud functions, which are never called."""
     file = tmp_path / "lambda.yaml"
     file.write_text(
         "name: lithops\noptions: {backend: aws_lambda, storage: aws_s3, config: {aws: {region: nowhere}}}\n"
@@ -72,25 +72,25 @@ def function(tmp_path: Path) -> str:
 @pytest.mark.parametrize("allowed", ["2GB", "800MB"])
 @pytest.mark.slow
 def test_functions_have_few_long_tasks(large: tuple[Path, Path], function: str, allowed: str) -> None:
-    here = _both(large, executor="processes", allowed_mem=allowed)
+    local_plans = _both(large, executor="processes", allowed_mem=allowed)
     for executor in (function, "modal"):
-        there = _both(large, executor=executor, allowed_mem=allowed)
-        for one, other in zip(here, there, strict=True):
-            assert other.projected_mem <= other.memory.allowed
-            assert other.decoded_chunks == one.decoded_chunks
-            assert other.bytes_written / other.tasks > 30_000_000
-            assert other.tasks < one.tasks
+        cloud_plans = _both(large, executor=executor, allowed_mem=allowed)
+        for local, cloud in zip(local_plans, cloud_plans, strict=True):
+            assert cloud.projected_mem <= cloud.memory.allowed
+            assert cloud.decoded_chunks == local.decoded_chunks
+            assert cloud.bytes_written / cloud.tasks > 30_000_000
+            assert cloud.tasks < local.tasks
         if allowed == "2GB":
-            assert [p.tasks for p in there] < [p.tasks / 3 for p in here]
-    plan, _ = there
-    checked, checked_here = plan.cubed_checks(), here[0].cubed_checks()
-    assert checked is not None
-    assert checked_here is not None
-    assert (checked.num_tasks, checked_here.num_tasks) == (1, 4)
+            assert [p.tasks for p in cloud_plans] < [p.tasks / 3 for p in local_plans]
+    plan, _ = cloud_plans
+    cloud_checks, local_checks = plan.cubed_checks(), local_plans[0].cubed_checks()
+    assert cloud_checks is not None
+    assert local_checks is not None
+    assert (cloud_checks.num_tasks, local_checks.num_tasks) == (1, 4)
 
 
 @pytest.mark.slow
-def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> None:
+def test_jobs_have_few_long_tasks_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> None:
     store, batch = large
     file = tmp_path / "job.yaml"
     file.write_text(f"store: {store}\nsteps: [append: {batch}]\n")
@@ -99,8 +99,8 @@ def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> No
 
 
 @pytest.mark.slow
-def test_where_tasks_take_long_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration of Lithops determines where tasks run, wherever it is."""
+def test_executors_that_start_tasks_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Lithops configuration determines where tasks run, however it is passed."""
     (tmp_path / "lithops.yaml").write_text("lithops: {backend: gcp_cloudrun}\n")
     cloud: list[dict[str, Any]] = [
         {"backend": "aws_lambda"},
@@ -165,8 +165,8 @@ def test_operations_of_a_generation_run_side_by_side(name: str, tmp_path: Path, 
         request.getfixturevalue("start")()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the tests are not in the containers
     dag = nx.MultiDiGraph()
-    for one, other in (("a", "b"), ("b", "a")):
-        dag.add_node(one, pipeline=CubedPipeline(_meet(tmp_path / one, tmp_path / other), one, [[0]], None))
+    for task, peer in (("a", "b"), ("b", "a")):
+        dag.add_node(task, pipeline=CubedPipeline(_meet(tmp_path / task, tmp_path / peer), task, [[0]], None))
     engine = executors.create(name, max_workers=2, retries=0)
     try:
         engine.execute_dag(dag)
