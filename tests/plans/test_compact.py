@@ -1,4 +1,4 @@
-"""Compact, compared with a NumPy model, bcftools and vcztools; failures leave the store unchanged."""
+"""`compact`, compared with a NumPy model, bcftools and vcztools; failures leave the store unchanged."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path) -> None:
-    """Dropped chunks are neither listed, nor visible when the axis grows again: Icechunk deletes them."""
+    """Dropped chunks are neither listed, nor visible when the axis grows again, because Icechunk deletes them."""
     way = Way("icechunk", "cubed")
     store, before = removed(way)
     vczstore.compact(store)
@@ -104,7 +104,7 @@ def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 1,000 samples spread over 100 chunk columns, each of these is read and written once, and no other is."""
+    """With 1,000 samples spread over 100 chunk columns, only these columns are read and written, each once."""
     n, width, first = 4_000, 20, 100  # 200 columns, of which the second half is touched
     arrays = cohort.make_arrays(8, cohort.ids(0, n))
     arrays = {name: arrays[name] for name in ("sample_id", "variant_position", "call_genotype", "call_DP")}
@@ -120,16 +120,16 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
     cohort.assert_same(way.read(store), expected)
 
     read = list[tuple[str, int, int]]()
-    one_slab = Part.put
+    original_put = Part.put
 
     def put(self: Part, values: np.ndarray, axis: int, here: Any, there: Any) -> None:
-        of, _ = self.within(there[axis])
-        read.extend((self.array.path, there[0].start, int(column)) for column in np.unique(of // width))
-        one_slab(self, values, axis, here, there)
+        positions, _ = self.within(there[axis])
+        read.extend((self.array.path, there[0].start, int(column)) for column in np.unique(positions // width))
+        original_put(self, values, axis, here, there)
 
     monkeypatch.setattr(Part, "put", put)
     compaction = vczstore.compact(store, **way.options)
-    # 100 columns become 50; those before them are linked, or stay in place
+    # 100 columns become 50; the columns before them are linked, or stay in place
     columns = 50 * (2 * 2 + 1)
     assert compaction.plan.decoded_chunks == columns
     assert compaction.plan.encoded_chunks == (0 if kind == "icechunk" else 100 * (2 * 2 + 1) + 2)
@@ -142,7 +142,7 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
 
 @pytest.mark.slow
 def test_other_processes(removed: Callable) -> None:
-    """Tasks read the base snapshot, although others write to the same chunks."""
+    """Tasks read the base snapshot while others write to the same chunks."""
     store, before = removed(Way("icechunk", "cubed"))
     vczstore.compact(store, executor="processes", max_workers=2)
     cohort.assert_same(Way("icechunk", "cubed").read(store), cohort.expected_compact(before))
@@ -193,14 +193,14 @@ def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
         vczstore.remove(tmp_path / "part.vcz", gone)
         vczstore.compact(tmp_path / "part.vcz", store)
     vczstore.append(store, batch)
-    judged = vcf.bcftools_records(whole, without=gone)
-    assert vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk")) == judged
+    expected = vcf.bcftools_records(whole, without=gone)
+    assert vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk")) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
-def test_documents_are_those_of_the_store(tmp_path: Path, zarr_format: int) -> None:
+def test_metadata_documents_are_kept(tmp_path: Path, zarr_format: int) -> None:
     """Unknown metadata are kept; consolidated metadata have the new shapes."""
     old = some_arrays(7)
     store, output = tmp_path / "store.vcz", tmp_path / "output.vcz"
@@ -236,7 +236,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_places_that_are_taken(removed: Callable, tmp_path: Path) -> None:
+def test_output_paths_that_are_taken(removed: Callable, tmp_path: Path) -> None:
     store, _ = removed(Way("format3", "cubed"))
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
@@ -252,7 +252,7 @@ def test_places_that_are_taken(removed: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "output").exists()
 
 
-def test_a_place_that_was_taken_since(removed: Callable, tmp_path: Path) -> None:
+def test_an_output_path_that_was_taken_after_planning(removed: Callable, tmp_path: Path) -> None:
     store, _ = removed(Way("format3", "cubed"))
     plan = vczstore.plan("compact", store, tmp_path / "output")
     cohort.write_vcz(tmp_path / "output", cohort.make_arrays(3, ["other"]))
@@ -264,7 +264,7 @@ def test_a_place_that_was_taken_since(removed: Callable, tmp_path: Path) -> None
 @pytest.mark.parametrize("column", [2, 3], ids=["decoded", "copied as it is"])
 @pytest.mark.slow
 def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None:
-    """The store is unchanged, and there is no copy; with the chunk repaired and no leftovers, a rerun succeeds."""
+    """The store is unchanged; once the chunk is repaired and the partial copy deleted, a rerun succeeds."""
     store, before = removed(Way("format3", "cubed"))
     chunk = store / "call_GL" / "c" / "1" / str(column) / "0"
     whole = chunk.read_bytes()
@@ -299,23 +299,23 @@ def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
     words = ("compact: ", "call_GL", "nothing was committed")
     complain(StorageError, words, lambda: vczstore.compact(store))
     assert history(store) == snapshots
-    found = cohort.read_vcz(repository_of(store).readonly_session(snapshot_id=snapshots[1]).store)
-    cohort.assert_same(found, before)
+    contents = cohort.read_vcz(repository_of(store).readonly_session(snapshot_id=snapshots[1]).store)
+    cohort.assert_same(contents, before)
 
 
 @pytest.mark.slow
 def test_a_concurrent_commit(removed: Callable) -> None:
     store, before = removed(Way("icechunk", "cubed"))
-    done: list[str | None] = []
+    snapshots: list[str | None] = []
 
     def progress(what: str, *_: int) -> None:
-        if what == "writing" and not done:
-            done.append(vczstore.remove(store, "S0000", impl="zarr").snapshot)
+        if what == "writing" and not snapshots:
+            snapshots.append(vczstore.remove(store, "S0000", impl="zarr").snapshot)
 
     complain(
         StaleError, (str(store), "changed", "again"), lambda: vczstore.compact(store, progress=progress, max_retries=0)
     )
-    assert history(store)[0] == done[0]
+    assert history(store)[0] == snapshots[0]
     plan = vczstore.plan("compact", store)
     vczstore.remove(store, "S0001", impl="zarr")
     complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan))
@@ -324,7 +324,7 @@ def test_a_concurrent_commit(removed: Callable) -> None:
     cohort.assert_same(Way("icechunk", "cubed").read(store), expected)
 
 
-def test_a_store_that_is_not_whole(removed: Callable, tmp_path: Path) -> None:
+def test_an_inconsistent_store(removed: Callable, tmp_path: Path) -> None:
     store, _ = removed(Way("format3", "cubed"))
     zarr.open_array(store / "call_GL", mode="r+").resize((10, 17, 3))
     before = cohort.digest(tmp_path)
@@ -337,7 +337,7 @@ def test_a_store_that_is_not_whole(removed: Callable, tmp_path: Path) -> None:
     ("kind", "shards"), [("format2", None), ("format3", (2, 1)), ("icechunk", None), ("icechunk", (2, 1))]
 )
 def test_later_columns_are_renumbered_unread(kind: str, shards: tuple[int, int] | None, tmp_path: Path) -> None:
-    """After a whole column is dropped, later ones are renumbered, with absent chunks; on plain Zarr as hard links."""
+    """Columns after a dropped one are renumbered, absent chunks included; on plain Zarr by hard links."""
     way = Way(kind, "cubed")
     old = cohort.make_arrays(10, cohort.ids(0, 10), fields=("call_DP", "call_FT"))
     old["call_DP"][:8, 6:9] = 0

@@ -1,4 +1,4 @@
-"""Copies of a store on plain Zarr have one state of it, or fail."""
+"""Copies of a store on plain Zarr contain one consistent state of it, or fail."""
 
 from __future__ import annotations
 

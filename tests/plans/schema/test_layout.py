@@ -1,4 +1,4 @@
-"""How a store is cut into chunks: what `create` says, what the first append makes of it, and what readers find."""
+"""Chunk layout of a store: what `create` chooses, what the first append inherits, and what readers rely on."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ HEADER = (
 
 
 def make(folder: Path, samples: list[str], sites: list[tuple[str, int, str]]) -> Path:
-    """A VCF of heterozygotes: contig, position and ID of each variant."""
+    """Write a VCF of heterozygous calls; `sites` holds contig, position and ID of each variant."""
     head = "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples])
     rows = ["\t".join([c, str(p), i, "A", "C", ".", "PASS", ".", "GT", *["0/1"] * len(samples)]) for c, p, i in sites]
     return vcf.write_vcf(folder / f"{samples[0]}.vcf.gz", "\n".join([*HEADER, head, *rows, ""]))
 
 
 def positions(n: int) -> list[tuple[str, int, str]]:
-    """The same number of variants on each of two contigs."""
+    """Return n sites on each of two contigs."""
     return [(contig, 1000 + 10 * i, ".") for contig in "12" for i in range(n)]
 
 
 def view(store: Path, region: str) -> list[list[str]]:
-    """The records of a region, which vcztools finds by the region index."""
+    """Return the records of a region, which vcztools locates with the region index."""
     is_icechunk = (store / "snapshots").is_dir()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vcztools' own affair
+        warnings.simplefilter("ignore")  # warnings of vcztools itself
         import vcztools
 
         text = io.StringIO()
@@ -64,18 +64,18 @@ def open_root(store: Path) -> zarr.Group:
 
 
 def chunks_of(store: Path, dimension: str) -> set[int]:
-    """The chunk lengths along a dimension, of all arrays of a store that have it."""
-    found = set()
+    """Return the chunk lengths along a dimension, over all arrays of a store that have it."""
+    lengths = set()
     for _, array in open_root(store).arrays():
         names = dimensions(array)
         if dimension in names:
-            found.add(array.chunks[names.index(dimension)])
-    return found
+            lengths.add(array.chunks[names.index(dimension)])
+    return lengths
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A of 40 variants in chunks of 20, format 2; B of 30 of them in chunks of 10, format 3."""
+    """A has 40 variants in chunks of 20, format 2; B has 30 of them in chunks of 10, format 3."""
     folder = tmp_path_factory.mktemp("layout")
     a, b = make(folder, ["A1"], positions(20)), make(folder, ["B1"], positions(15))
     return {
@@ -92,21 +92,21 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_regions_are_found_for_any_chunks_of_sources(
     sources: dict[str, Path], tmp_path: Path, made: str, appended: str, backend: str
 ) -> None:
-    """The calls that a first append makes are cut along the variants as the store is, whose index counts chunks."""
+    """The first append cuts calls along the variants like the store, because the region index counts chunks."""
     out = tmp_path / "out"
     vczstore.create(out, *(sources[s] for s in made), backend_storage=backend)
     vczstore.append(out, *(sources[s] for s in appended), harmonise=True)
     assert chunks_of(out, "variants") == {20}
     assert chunks_of(out, "samples") == {1_000}
-    found = {row[1]: dict(zip(appended, row[9:], strict=True)) for row in view(out, "2:1000-1030")}
-    assert found == {str(p): {"A": "0/1", "B": "0/1"} for p in (1000, 1010, 1020, 1030)}
+    calls = {row[1]: dict(zip(appended, row[9:], strict=True)) for row in view(out, "2:1000-1030")}
+    assert calls == {str(p): {"A": "0/1", "B": "0/1"} for p in (1000, 1010, 1020, 1030)}
     assert [row[1] for row in view(out, "2:1140-")] == ["1140", "1150", "1160", "1170", "1180", "1190"]
     assert vczstore.verify(out).ok
 
 
 @pytest.mark.slow
-def test_regions_are_found_in_what_is_normalised(sources: dict[str, Path], tmp_path: Path) -> None:
-    """It takes the index over from the store, so its calls are cut as the store's are."""
+def test_regions_are_found_in_a_normalised_vcz(sources: dict[str, Path], tmp_path: Path) -> None:
+    """The region index is copied from the store, so the calls are chunked like the store's."""
     vczstore.create(tmp_path / "store", sources["A"])
     vczstore.normalise(tmp_path / "store", sources["B"], tmp_path / "out")
     assert chunks_of(tmp_path / "out", "variants") == {20}
@@ -116,8 +116,8 @@ def test_regions_are_found_in_what_is_normalised(sources: dict[str, Path], tmp_p
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.slow
-def test_chunks_that_are_asked_for(sources: dict[str, Path], tmp_path: Path, backend: str) -> None:
-    """They are those of every array, of those that the first append makes too."""
+def test_requested_chunks(sources: dict[str, Path], tmp_path: Path, backend: str) -> None:
+    """The requested lengths apply to every array, including those that the first append creates."""
     out = tmp_path / "out"
     options = ["--samples-chunk", "3", "--variants-chunk", "7", "--backend-storage", backend]
     run("create", out, sources["A"], sources["B"], *options)
@@ -144,23 +144,23 @@ def test_shards_of_a_source_hold_as_many_chunks_of_the_stores_length(tmp_path: P
 @pytest.mark.parametrize(
     ("sizes", "length"), [([(1, 1)], 1_000), ([(1, 1), (5, 2)], 2), ([(4, 3), (5, 2)], 3), ([(5, 5)], 1_000)]
 )
-def test_a_chunk_of_a_whole_axis_tells_nothing(tmp_path: Path, sizes: list[tuple[int, int]], length: int) -> None:
-    """A converter makes no chunk longer than the axis: sources of one sample do not make a store of such chunks."""
-    places = []
+def test_a_chunk_that_covers_its_axis_is_ignored(tmp_path: Path, sizes: list[tuple[int, int]], length: int) -> None:
+    """Converters cap chunks at the length of the axis: sources of one sample must not set the store's chunks."""
+    paths = []
     for number, (n, chunk) in enumerate(sizes):
-        places.append(tmp_path / f"{number}.vcz")
-        cohort.write_vcz(places[-1], cohort.make_arrays(10, cohort.ids(10 * number, n)), samples_chunk=chunk)
-    for order in (places, places[::-1]):
+        paths.append(tmp_path / f"{number}.vcz")
+        cohort.write_vcz(paths[-1], cohort.make_arrays(10, cohort.ids(10 * number, n)), samples_chunk=chunk)
+    for order in (paths, paths[::-1]):
         vczstore.create(tmp_path / f"out{order[0].name}", *order)
         assert chunks_of(tmp_path / f"out{order[0].name}", "samples") == {length}
-        if len(places) == 1:
+        if len(paths) == 1:
             break
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["samples_chunk", "variants_chunk"])
 @pytest.mark.parametrize("length", [0, -1, 10**9 + 1])
-def test_a_chunk_length_that_cannot_be(sources: dict[str, Path], tmp_path: Path, option: str, length: int) -> None:
+def test_an_invalid_chunk_length(sources: dict[str, Path], tmp_path: Path, option: str, length: int) -> None:
     out = tmp_path / "out"
     complain(OptionError, ["^create: ", option], lambda: vczstore.create(out, sources["A"], **{option: length}))
     assert not out.exists()
@@ -171,19 +171,19 @@ def test_a_chunk_length_that_cannot_be(sources: dict[str, Path], tmp_path: Path,
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.slow
 def test_identifiers_of_all_sources(tmp_path: Path, backend: str) -> None:
-    """As bcftools merge has them: in the order of the sources, each once, missing ones left out."""
+    """Like bcftools merge: in the order of the sources, each ID once, missing ones left out."""
     ids = [("rs1", "rs2", "rs1"), (".", "rs2", "."), ("rs1", "rs1", "rs1"), ("rs2", "rs1", "rs3"), (".", ".", ".")]
-    made = []
+    converted = []
     for number in range(3):
         path = make(tmp_path, [f"S{number}"], [("1", 10 * i + 10, row[number]) for i, row in enumerate(ids)])
-        made.append((path, vcf.to_vcz(path, tmp_path / f"{number}.vcz", 2 + number % 2, None, None)))
+        converted.append((path, vcf.to_vcz(path, tmp_path / f"{number}.vcz", 2 + number % 2, None, None)))
     out = tmp_path / "out"
-    vczstore.create(out, *(store for _, store in made), backend_storage=backend)
-    merged = pysam.bcftools.merge("-m", "none", "--no-version", *(str(path) for path, _ in made))
-    wanted = [line.split("\t")[2] for line in vcf.records(merged)[1:]]
-    assert wanted == ["rs1;rs2", "rs2", "rs1", "rs2;rs1;rs3", "."]
+    vczstore.create(out, *(store for _, store in converted), backend_storage=backend)
+    merged = pysam.bcftools.merge("-m", "none", "--no-version", *(str(path) for path, _ in converted))
+    expected = [line.split("\t")[2] for line in vcf.records(merged)[1:]]
+    assert expected == ["rs1;rs2", "rs2", "rs1", "rs2;rs1;rs3", "."]
     root = open_root(out)
-    assert root["variant_id"][:].tolist() == wanted
+    assert root["variant_id"][:].tolist() == expected
     assert root["variant_id_mask"][:].tolist() == [False] * 4 + [True]
 
 
@@ -194,17 +194,17 @@ FIELDS = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_posi
 
 
 def many(folder: Path, n: int, fields: tuple[str, ...] = ("call_genotype", "call_DP"), chunk: int = 1) -> list[Path]:
-    """A store of one sample, and so many sources of one."""
-    places = []
+    """Write a store of one sample and n sources of one sample each; return their paths."""
+    paths = []
     for i in range(n + 1):
-        found = cohort.make_arrays(8, cohort.ids(i, 1), seed=i)
-        places.append(folder / f"{i}.vcz")
-        cohort.write_vcz(places[-1], {name: found[name] for name in (*FIELDS, *fields)}, samples_chunk=chunk)
-    return places
+        arrays = cohort.make_arrays(8, cohort.ids(i, 1), seed=i)
+        paths.append(folder / f"{i}.vcz")
+        cohort.write_vcz(paths[-1], {name: arrays[name] for name in (*FIELDS, *fields)}, samples_chunk=chunk)
+    return paths
 
 
 def sizes(plan: Any) -> tuple[int, int]:
-    """How many operations a Cubed plan has, and what is sent with the largest task, in bytes."""
+    """Return the number of operations of a Cubed plan, and the bytes that are sent with its largest task."""
     operations, largest = 0, 0
     for _, node in plan.dag.nodes(data=True):
         if "pipeline" in node:
@@ -218,21 +218,21 @@ def sizes(plan: Any) -> tuple[int, int]:
 @in_turn(what=("append", "harmonise", "update"), chunk=(1, 4))
 @pytest.mark.slow
 def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk: int) -> None:
-    """One operation looks at all sources, and one or two write each array; a task is sent its own sources alone."""
+    """One operation checks all sources, and one or two write each array; a task is sent only its own sources."""
     store, *sources = many(tmp_path, 40, chunk=chunk)
     if what == "update":
         vczstore.append(store, *sources)
-    found = []
+    sizes_by_n = []
     for n in (19, 38):
-        given = sources[:n]
+        subset = sources[:n]
         plan = (
-            vczstore.plan("update", store, *given)
+            vczstore.plan("update", store, *subset)
             if what == "update"
-            else vczstore.plan("append", store, *given, harmonise=what == "harmonise")
+            else vczstore.plan("append", store, *subset, harmonise=what == "harmonise")
         )
         checks, writes = plan.cubed_checks(), plan.cubed_writes(zarr.storage.MemoryStore())
-        found.append([sizes(p) for p in (checks, writes) if p is not None])
-    few, twice = found
+        sizes_by_n.append([sizes(p) for p in (checks, writes) if p is not None])
+    few, twice = sizes_by_n
     assert [operations for operations, _ in few] == [operations for operations, _ in twice]
     assert sum(operations for operations, _ in twice) <= 1 + 2 * 3
     if chunk == 1:  # else a task puts many sources into one chunk
@@ -241,10 +241,10 @@ def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk:
 
 @in_turn(executor=("threads", "processes"), chunk=(1, 4))
 @pytest.mark.slow
-def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str, chunk: int) -> None:
-    """What comes in is what the model says, where a process may have few files open."""
+def test_many_sources_are_appended_with_few_open_files(tmp_path: Path, executor: str, chunk: int) -> None:
+    """The result agrees with the model although the process may open only a few files."""
     store, *sources = many(tmp_path, 60, chunk=chunk)
-    wanted = cohort.expected_append(cohort.read_vcz(store), *map(cohort.read_vcz, sources))
+    expected = cohort.expected_append(cohort.read_vcz(store), *map(cohort.read_vcz, sources))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, limits[1]))
@@ -253,12 +253,12 @@ def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str,
         vczstore.append(store, *sources[30:], executor=executor, harmonise=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    cohort.assert_same(cohort.read_vcz(store), wanted)
+    cohort.assert_same(cohort.read_vcz(store), expected)
 
 
 @pytest.mark.slow
 def test_the_first_of_many_sources_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    """What is found of each source is told of it, though one task looks at several."""
+    """The error names the source at fault, although one task checks several sources."""
     store, *sources = many(tmp_path, 30)
     before = cohort.digest(store)
     for i in (17, 25):
@@ -281,9 +281,9 @@ def test_one_survey_looks_at_all_sources_of_create(tmp_path: Path) -> None:
 
 
 def proportional(folder: Path, samples: list[str], *, allele: int, contig: int, chunk: int = 4) -> Path:
-    """As vcztools 0.2 rechunks: arrays of variants have multiples of the calls' chunk, which the index counts."""
-    made = vcf.to_vcz(make(folder, samples, positions(10)), folder / f"{samples[0]}.vcz", 3, chunk, None)
-    root = zarr.open_group(made, mode="r+", use_consolidated=False)
+    """Rechunk like vcztools 0.2: variant arrays have multiples of the chunk of calls, which the index counts."""
+    store = vcf.to_vcz(make(folder, samples, positions(10)), folder / f"{samples[0]}.vcz", 3, chunk, None)
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
     for name, factor in (("variant_allele", allele), ("variant_contig", contig), ("variant_position", contig)):
         old = root[name]
         values, attributes, names = old[...], dict(old.attrs), old.metadata.dimension_names
@@ -297,13 +297,13 @@ def proportional(folder: Path, samples: list[str], *, allele: int, contig: int, 
             attributes=attributes,
         )
         new[...] = values
-    return made
+    return store
 
 
 @pytest.mark.parametrize(("allele", "contig"), [(2, 3), (41_000, 2_600_000)])
 @pytest.mark.slow
 def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: int, contig: int) -> None:
-    """Verify finds nothing, and no operation asks for memory that would hold what is not there."""
+    """`verify` finds no error, and no operation projects memory for the part of a chunk beyond its array."""
     store = proportional(tmp_path, ["S1", "S2"], allele=allele, contig=contig)
     batch = proportional(tmp_path, ["B1"], allele=allele, contig=contig)
     other = proportional(tmp_path, ["C1"], allele=allele, contig=contig)
@@ -319,14 +319,14 @@ def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: in
     vczstore.copy_store_to_icechunk(store, tmp_path / "icechunk")
     vczstore.compact(store)
     for place in (store, tmp_path / "normalised", tmp_path / "created", tmp_path / "icechunk"):
-        found = vczstore.verify(place)
-        assert found.ok, found.errors
+        report = vczstore.verify(place)
+        assert report.ok, report.errors
         assert [row[1] for row in view(place, "2:1030-1040")] == ["1030", "1040"]
     assert [row[9:] for row in view(store, "2:1030")] == [["0/1"] * 3]
 
 
 @pytest.mark.slow
-def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
+def test_a_wrong_index_of_rechunked_arrays_is_detected(tmp_path: Path) -> None:
     store = proportional(tmp_path, ["S1"], allele=2, contig=3)
     index = zarr.open_array(store / "region_index", mode="r+")
     values = index[...]
@@ -339,7 +339,7 @@ def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_strings_of_few_samples_in_long_chunks(tmp_path: Path) -> None:
-    """A chunk of 10,000 x 1,000 strings of which three are there is not projected as ten million long ones."""
+    """A chunk of 1,000 x 10,000 strings that holds only twelve is not projected as ten million long ones."""
     arrays = cohort.make_arrays(4, cohort.ids(0, 3))
     cohort.write_vcz(tmp_path / "source", {name: arrays[name] for name in (*FIELDS, "call_FT", "call_genotype")})
     vczstore.create(tmp_path / "out", tmp_path / "source", samples_chunk=10_000, variants_chunk=1_000)

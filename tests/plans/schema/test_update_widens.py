@@ -1,4 +1,4 @@
-"""Updates whose values the store has no room for: it is widened as by an append, in the same commit."""
+"""Updates with values that do not fit the store: it is widened as by an append, in the same commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vczstore.errors import IncompatibleError, Interrupted, OptionError, SampleE
 type Arrays = dict[str, np.ndarray]
 
 SAMPLES = ["S0010", "S0003", "S0000", "S0004"]
-"""Of the whole, the shared and the ragged chunk columns, in another order than the store's."""
+"""Samples of the whole, the shared and the ragged chunk columns, in an order other than the store's."""
 
 FIELDS = (
     *("sample_sex", "call_genotype", "call_genotype_mask", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
@@ -31,35 +31,35 @@ FIELDS = (
 
 
 def longer(arrays: Arrays, **lengths: int) -> Arrays:
-    """The arrays with longer dimensions: what is gained is fill, by the VCF Zarr specification."""
+    """Extend the dimensions of arrays; by the VCF Zarr specification, new elements hold fill values."""
     result = {}
     for name, values in arrays.items():
-        more = [(0, max(0, lengths.get(d, n) - n)) for d, n in zip(cohort.DIMENSIONS[name], values.shape, strict=True)]
+        pads = [(0, max(0, lengths.get(d, n) - n)) for d, n in zip(cohort.DIMENSIONS[name], values.shape, strict=True)]
         fill = {"i": -2, "f": 0.0, "b": True}.get(values.dtype.kind, "")
-        grown = np.pad(values, more, constant_values=fill)
+        padded = np.pad(values, pads, constant_values=fill)
         if values.dtype.kind == "f":
-            at = tuple(slice(0, n) for n in values.shape)
-            inside = np.zeros(grown.shape, dtype=bool)
-            inside[at] = True
-            grown[~inside] = cohort.FILL
-            grown[at] = values  # the payloads of NaNs included
-        result[name] = grown
+            original = tuple(slice(0, n) for n in values.shape)
+            inside = np.zeros(padded.shape, dtype=bool)
+            inside[original] = True
+            padded[~inside] = cohort.FILL
+            padded[original] = values  # the payloads of NaNs included
+        result[name] = padded
     return result
 
 
 def make_arrays(samples: list[str], *, seed: int = 0) -> Arrays:
-    """Fields with every axis that becomes longer, and one of each other kind."""
+    """Fields that cover every axis that becomes longer, and one of each other kind."""
     return cohort.make_arrays(10, samples, seed=seed, fields=FIELDS)
 
 
 def recalled(**lengths: int) -> Arrays:
-    """A second calling with longer vectors, all of their values used."""
+    """A second calling with longer vectors, in which about half of the elements are set."""
     plain = make_arrays(SAMPLES, seed=5)
     arrays, rng = longer(plain, **lengths), np.random.default_rng(8)
     for name, values in arrays.items():
         if name.startswith("call_") and values.shape != plain[name].shape:
-            some = rng.random(values.shape) < 0.5
-            values[some] = np.ones(1, values.dtype) if values.dtype.kind != "U" else "A"
+            chosen = rng.random(values.shape) < 0.5
+            values[chosen] = np.ones(1, values.dtype) if values.dtype.kind != "U" else "A"
     return arrays
 
 
@@ -73,7 +73,7 @@ WIDER: dict[str, dict[str, int]] = {
 @in_turn(kind=WRITTEN, impl=IMPLS, lengths=WIDER)
 @pytest.mark.slow
 def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -> None:
-    """Other samples keep their values bit for bit, and end where they ended."""
+    """Other samples keep their values bit for bit, and their vectors end where they ended."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled(**lengths)
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -87,11 +87,11 @@ def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
-    """Integers and strings of fixed width, by values that need it alone; both sides have a longer vector."""
+    """Integers and fixed-width strings are widened only if a value needs it, together with a longer vector."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled(genotypes=4)
     new["call_DP"] = new["call_DP"].astype("i4")
     new["call_DP"][7, 2] = 70_000
-    new["call_AD"] = new["call_AD"].astype("i8")  # whose values fit
+    new["call_AD"] = new["call_AD"].astype("i8")  # all values fit the dtype of the store
     new["call_FC"] = np.full(new["call_FC"].shape, "ACGT", dtype="U4")
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -107,7 +107,7 @@ def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
-    """A haploid second calling, and one with fewer values: the store's axes stay, no value of before is left behind."""
+    """A haploid second calling with fewer values: the store's axes stay, and no previous value is left behind."""
     old, new = make_arrays(cohort.ids(0, 11)), make_arrays(SAMPLES, seed=5)
     short = {name: values.copy() for name, values in new.items()}
     for name in ("call_genotype", "call_genotype_mask", "local_matrix"):
@@ -126,7 +126,7 @@ def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_fields_are_added(way: Way, tmp_path: Path) -> None:
-    """The samples of other sources, and those that are not updated, are missing there; no other field is blanked."""
+    """In added fields, samples of other sources and samples not updated are missing; no other field is blanked."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled()
     other = make_arrays(["S0007"], seed=6)
     for name in ("call_GL", "call_DP"):
@@ -147,18 +147,18 @@ def test_fields_are_added(way: Way, tmp_path: Path) -> None:
     other |= {"call_DP": expected["call_DP"][:, :1], "call_GL": gl[:, :1]}
     cohort.assert_same(way.read(store), cohort.expected_update(expected, new, other))
     assert vczstore.verify(store).errors == []
-    # the store has these fields now, so none becomes missing for having been named
+    # the store has these fields now, so naming them does not make them missing
     with pytest.raises(IncompatibleError, match=r"lacks call_DP, call_GL, .*--drop-field"):
         vczstore.update(store, tmp_path / "other.vcz", add_fields=["DP", "GL"], **way.options)
 
 
-# ---- judged by bcftools and vcztools --------------------------------------------------------
+# ---- compared with bcftools and vcztools ----------------------------------------------------
 
 FORMAT = "GT:DP:XN:XF:PGT"
 
 
 def second_calling(folder: Path) -> tuple[list[Path], Path, list[dict[str, str]]]:
-    """Three samples, the second of them called again, and what bcftools merges of the first, the last and that."""
+    """Return sources A, B and C, a second calling of B, and the calls that bcftools merges of A, C and the new B."""
     (folder / "old").mkdir()
     a = make(folder, "A", FORMAT, "0/1:12:1:.5:a", "0/1:100:.:.:a")
     b = make(folder / "old", "B", FORMAT, "0/0:7:2:.25:b", "1/1:9:3:.:b")
@@ -170,15 +170,15 @@ def second_calling(folder: Path) -> tuple[list[Path], Path, list[dict[str, str]]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_second_calling(tmp_path: Path, kind: str) -> None:
-    """Deeper, triploid, with vectors that the store has no axis for: by the command, by both steps of a job."""
+    """Deeper, triploid, with vectors that the store has no axis for: by the command, and by both steps of a job."""
     old, new, expected = second_calling(tmp_path)
     for way in ("command", "update", "append"):
         store = start(tmp_path, kind, old[0])
         vczstore.append(store, *old)
         n_commits = len(list(vczstore.log(store))) if kind == "icechunk" else 0
         if way == "command":
-            done = CliRunner().invoke(main, ["update", str(store), str(new)])
-            assert done.exit_code == 0, done.output
+            result = CliRunner().invoke(main, ["update", str(store), str(new)])
+            assert result.exit_code == 0, result.output
         else:
             step = {"source": str(new), **({"on-duplicate": "replace"} if way == "append" else {})}
             file = tmp_path / f"{way}.yaml"
@@ -209,7 +209,7 @@ def test_fields_of_a_job(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind: str) -> None:
+def test_a_dry_run_reports_what_is_widened_and_its_cost(tmp_path: Path, kind: str) -> None:
     old, new, _ = second_calling(tmp_path)
     store = start(tmp_path, kind, old[0])
     vczstore.append(store, *old)
@@ -219,18 +219,18 @@ def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind
         "call_DP (int8 to int32); call_PGT (FORMAT_PGT_dim none to 2); call_XF (FORMAT_XF_dim none to 2); "
         "call_XN (FORMAT_XN_dim none to 3); call_genotype (ploidy 2 to 3); call_genotype_mask (ploidy 2 to 3)"
     )
-    # each of the four has 2 variants and 3 samples, in two chunk columns; a string counts 64 bytes
+    # each of the four fields has 2 variants and 3 samples, in two chunk columns; a string counts 64 bytes
     n_bytes = 6 * (4 + 2 * 64 + 2 * 4 + 3 * 1)
     assert result.counts["chunks re-encoded"] == 8
     assert result.counts["bytes re-encoded"] == n_bytes
     assert cohort.digest(store) == before
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 def two(folder: Path) -> tuple[Path, Path]:
-    """A sample, and the same called again with a depth that needs more room."""
+    """Return a sample, and a second calling of it with a depth that needs a wider dtype."""
     (folder / "new").mkdir()
     return make(folder, "A", "GT:DP", "0/1:12", "0/1:100"), make(folder / "new", "A", "GT:DP", "0/1:300", "0/1:7")
 
@@ -252,8 +252,8 @@ def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_what_nothing_holds_is_refused(tmp_path: Path, kind: str) -> None:
-    """In one line, before anything is re-encoded; where it may be dropped, it is missing for the sample."""
+def test_incompatible_dtypes_are_refused(tmp_path: Path, kind: str) -> None:
+    """In one line, before anything is re-encoded; if the field may be dropped, it is missing for the sample."""
     old, new = two(tmp_path)
     float_depth = HEADER["DP"].replace("Integer", "Float")
     (tmp_path / "float").mkdir()
@@ -263,11 +263,11 @@ def test_what_nothing_holds_is_refused(tmp_path: Path, kind: str) -> None:
     store = start(tmp_path, kind, old)
     vczstore.append(store, old)
     before = cohort.digest(store)
-    done = CliRunner().invoke(main, ["update", str(store), str(other)])
-    assert done.exit_code == 1
-    assert "update: call_DP of" in done.output
-    assert all(word in done.output for word in ("float32", "int8", "--drop-field DP"))
-    assert done.output.count("\n") == 1
+    result = CliRunner().invoke(main, ["update", str(store), str(other)])
+    assert result.exit_code == 1
+    assert "update: call_DP of" in result.output
+    assert all(word in result.output for word in ("float32", "int8", "--drop-field DP"))
+    assert result.output.count("\n") == 1
     with pytest.raises(SampleError, match="no sample Z"):
         vczstore.update(store, unknown, new)
     assert cohort.digest(store) == before
@@ -279,14 +279,14 @@ def test_what_nothing_holds_is_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
-    """A chunk that does not decode is found when others may be re-encoded already."""
+def test_an_unreadable_chunk_leaves_the_store_unchanged(tmp_path: Path, kind: str) -> None:
+    """A chunk that cannot be decoded is detected when other chunks may be re-encoded already."""
     old, new = two(tmp_path)
     store = start(tmp_path, "format3", old)
     vczstore.append(store, old)
     chunk = store / "call_DP" / "c" / "0" / "0"
     frame = chunk.read_bytes()
-    chunk.write_bytes(frame[:4] + bytes(4) + frame[8:])  # Blosc's word for how much it decodes to
+    chunk.write_bytes(frame[:4] + bytes(4) + frame[8:])  # the decoded size in the header of Blosc
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(store, tmp_path / "repository")
         store = tmp_path / "repository"
@@ -297,13 +297,13 @@ def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: st
     assert opened(store, kind)["call_DP"].dtype == np.int8
 
 
-# ---- strings of fixed width, and stops ------------------------------------------------------
+# ---- fixed-width strings, and interruptions -------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_no_string_is_cut(tmp_path: Path, kind: str) -> None:
-    """Filters that are longer than the store's fixed width; sample IDs stay as they are."""
+    """Filters that are longer than the store's fixed width; the width of sample IDs stays unchanged."""
     (tmp_path / "new").mkdir()
     old = make(tmp_path, "A", "GT:FT", "0/1:ok", "0/1:ok")
     new = make(tmp_path / "new", "A", "GT:FT", "0/1:verylong", "1/1:ok")
@@ -320,7 +320,7 @@ def test_no_string_is_cut(tmp_path: Path, kind: str) -> None:
 
 
 def stop_after(n: int) -> Callable[..., None]:
-    """A progress that interrupts the run when so many tasks have ended."""
+    """Return a progress callback that interrupts the run once n writing tasks have ended."""
 
     def progress(what: str, done: int, total: int) -> None:
         if what.startswith("writing") and done >= n:
@@ -342,12 +342,12 @@ def test_stopped(tmp_path: Path, kind: str, n: int) -> None:
     cohort.write_vcz(tmp_path / "new.vcz", new)
     with pytest.raises(Interrupted, match=r"^update: interrupted"):
         vczstore.update(store, tmp_path / "new.vcz", add_fields=["FT"], progress=stop_after(n))
-    found, others = way.read(store), cohort.ids(1, 2)
-    rows = [found["sample_id"].tolist().index(s) for s in others]
+    partial, others = way.read(store), cohort.ids(1, 2)
+    rows = [partial["sample_id"].tolist().index(s) for s in others]
     for name in ("call_GL", "call_genotype"):
         width = old[name].shape[-1]
-        assert found[name][:, rows, :width].tobytes() == old[name][:, rows].tobytes()
-    assert (found["call_DP"][:, rows] == old["call_DP"][:, rows]).all()
+        assert partial[name][:, rows, :width].tobytes() == old[name][:, rows].tobytes()
+    assert (partial["call_DP"][:, rows] == old["call_DP"][:, rows]).all()
     vczstore.update(store, tmp_path / "new.vcz", add_fields=["FT"])
     expected = longer(old, ploidy=3, genotypes=6)
     expected["call_DP"] = expected["call_DP"].astype("i4")

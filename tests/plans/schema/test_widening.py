@@ -37,7 +37,7 @@ from vczstore.errors import IncompatibleError, OptionError
 )
 @pytest.mark.slow
 def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bool, order: str) -> None:
-    """The first append to a store without samples takes the fields of all sources, as bcftools merge does."""
+    """The first append to a store without samples adds the fields of all sources, as bcftools merge does."""
     a = make(tmp_path, "A", "GT:DP", "0/1:5", "0/0:6")
     b = make(tmp_path, "B", "GT:DP:PS", "0|1:7:3000000", "1/1:8:.")
     c = make(tmp_path, "C", "GT:GQ", "1/1:99", "./.:3")
@@ -51,25 +51,25 @@ def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bo
 
 @pytest.mark.parametrize(("kind", "harmonise"), [("format3", True), ("icechunk", False)])
 @pytest.mark.slow
-def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise: bool) -> None:
-    """Of dtypes, vectors, axes that converters drop, ploidies; in any order."""
+def test_the_widest_form_of_all_sources_is_used(tmp_path: Path, kind: str, harmonise: bool) -> None:
+    """Of dtypes, vectors, axes that converters drop, and ploidies; in any order of the sources."""
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1,2:.5:a,b", "0/1:100:1,2:.25:a")
     b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7:.5,.25:c", "0/1:70000:.:.:d")
     c = make(tmp_path, "C", "GT:DP:XN:XF:PGT", "1:3:1,2,3:.:.", "0:7:1,.,4:.5,.,.75:x,y,z")
     expected = merged(tmp_path, "A", "B", "C")
-    seen = []
-    # each of the three begins, and each ends
+    all_metadata = []
+    # each source comes first once, and last once
     for order in ([a, b, c], [b, c, a], [c, a, b]):
         store = start(tmp_path, kind, a, b)
         vczstore.append(store, *order, harmonise=harmonise)
         assert shown(store, kind) == expected
         root = opened(store, kind)
-        seen.append({name: array.metadata.to_dict() for name, array in root.arrays()})
+        all_metadata.append({name: array.metadata.to_dict() for name, array in root.arrays()})
         assert (root["call_DP"].dtype, root["call_XN"].shape[2], root["call_PGT"].shape[2]) == (np.int32, 3, 3)
         haploid = root["call_genotype"][:, order.index(c)]
         assert haploid.tolist() == [[1, -2], [0, -2]]
         assert root["call_genotype_mask"][:, order.index(c)].tolist() == [[False, True], [False, True]]
-    assert all(metadata == seen[0] for metadata in seen)
+    assert all(metadata == all_metadata[0] for metadata in all_metadata)
 
 
 # ---- a store with samples -------------------------------------------------------------------
@@ -86,9 +86,9 @@ def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise
 @pytest.mark.slow
 def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, harmonise: bool) -> None:
     """
-    A wider dtype, a longer vector, an axis that the store lacks, another ploidy: in one commit, in both orders.
+    A wider dtype, a longer vector, an axis that the store lacks, another ploidy: in one commit.
 
-    Of the second order there is one row for each way of matching.
+    Only the harmonised append has the reverse order.
     """
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1:.5:a", "0/1:100:.:.:a")
     b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7,8,9:.5,.25:c", "0/1:70000:.,2:.:d,e")
@@ -107,7 +107,7 @@ def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, ha
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind: str) -> None:
+def test_a_dry_run_reports_what_is_widened_and_its_cost(tmp_path: Path, kind: str) -> None:
     a = make(tmp_path, "A", "GT:DP:XN", "0/1:12:1,2", "0/1:100:1,2")
     b = make(tmp_path, "B", "GT:DP:XN", "0/1:300:1,2,3", "0/1:7:1")
     store = start(tmp_path, kind, a)
@@ -121,7 +121,7 @@ def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind
 
 @pytest.mark.slow
 def test_wide_dtypes_of_small_values_widen_nothing(tmp_path: Path) -> None:
-    """What a converter wrote as int64 is narrowed where the values fit: the store's chunks stay as they are."""
+    """Values that a converter wrote as int64 are narrowed if they fit: the store's chunks stay unchanged."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
     b = make(tmp_path, "B", "GT:DP", "0/1:13", "0/1:.")
     group = zarr.open_group(b, mode="a")
@@ -136,8 +136,8 @@ def test_wide_dtypes_of_small_values_widen_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_steps_of_a_job_widen_what_those_before_them_have_left(tmp_path: Path) -> None:
-    """The second append re-encodes samples that the first has brought in, before anything is committed."""
+def test_a_step_of_a_job_widens_arrays_that_an_earlier_step_wrote(tmp_path: Path) -> None:
+    """The second append re-encodes samples that the first one added, before anything is committed."""
     sources = [
         make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100"),
         make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:."),
@@ -155,15 +155,15 @@ def test_steps_of_a_job_widen_what_those_before_them_have_left(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
-    """A chunk that does not decode is found when all others may be re-encoded already."""
+def test_an_unreadable_chunk_leaves_the_store_unchanged(tmp_path: Path, kind: str) -> None:
+    """A chunk that cannot be decoded is detected when all others may be re-encoded already."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
     b = make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:7")
     store = start(tmp_path, "format3", a)
     vczstore.append(store, a)
     chunk = store / "call_DP" / "c" / "0" / "0"
     frame = chunk.read_bytes()
-    chunk.write_bytes(frame[:4] + bytes(4) + frame[8:])  # Blosc's word for how much it decodes to
+    chunk.write_bytes(frame[:4] + bytes(4) + frame[8:])  # the decoded size in the header of Blosc
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(store, tmp_path / "repository")
         store = tmp_path / "repository"
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: st
 
 @pytest.mark.slow
 def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
-    """There is no folder to replace, and readers would see half of what is re-encoded."""
+    """There is no folder to exchange, and readers would see partly re-encoded arrays."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
     b = make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:7")
     store = start(tmp_path, "format3", a)
@@ -193,14 +193,14 @@ def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
     assert shown(tmp_path / "repository", "icechunk") == merged(tmp_path, "A", "B")
 
 
-# ---- fields of one side alone ---------------------------------------------------------------
+# ---- fields that only one side has ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("harmonise", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) -> None:
-    """Refused, or left out and missing, or added: as the flags say that the message names."""
+    """Refused, or dropped (and missing), or added, by the flags that the error message names."""
     a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
     b = make(tmp_path, "B", "GT:DP:PS:XN", "0|1:7:3000000:1,2", "0|1:8:3000000:.")
     store = start(tmp_path, kind, a)
@@ -222,8 +222,8 @@ def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) 
 
 @pytest.mark.parametrize("harmonise", [False, True])
 @pytest.mark.slow
-def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bool) -> None:
-    """--drop-field is for what would be refused: of several sources, those that have the field keep it."""
+def test_a_field_that_fits_is_added_and_reported(tmp_path: Path, harmonise: bool) -> None:
+    """--drop-field applies only to fields that would be refused: a field that can be added is kept."""
     a, b = make(tmp_path, "A", "GT:DP", "0/1:5", "0/1:7"), make(tmp_path, "B", "GT:DP", "0/0:6", "0/1:8")
     store = start(tmp_path, "format3", a)
     vczstore.append(store, a)
@@ -241,8 +241,8 @@ def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
         store = start(tmp_path, "icechunk", a)
         vczstore.append(store, a)
         flags = ["--drop-field", "GQ", "--add-field", "PS", *(["--harmonise"] if harmonise else [])]
-        done = CliRunner().invoke(main, ["append", str(store), str(b), *flags])
-        assert done.exit_code == 0, done.output
+        result = CliRunner().invoke(main, ["append", str(store), str(b), *flags])
+        assert result.exit_code == 0, result.output
         assert shown(store, "icechunk") == merged(tmp_path, "A", "B")
         store = start(tmp_path, "icechunk", a)
         vczstore.append(store, a)
@@ -255,8 +255,8 @@ def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_what_nothing_holds_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    """An integer of one header is no float of another; where it may be dropped, it is dropped, in any order."""
+def test_incompatible_dtypes_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    """A field is an integer in one header and a float in another; if it may be dropped, it is, in any order."""
     a = make(tmp_path, "A", "GT:GQ", "0/1:99", "0/1:98")
     c = make(tmp_path, "C", "GT:GQ", "0/1:3.5", "0/1:.", GQ=HEADER["GQ"].replace("Integer", "Float"))
     store = start(tmp_path, kind, a)
@@ -272,7 +272,7 @@ def test_what_nothing_holds_is_refused_by_name(tmp_path: Path, kind: str) -> Non
     assert opened(store, kind)["call_GQ"][...].tolist() == [[99, -1], [98, -1]]
 
 
-# ---- strings of fixed width -----------------------------------------------------------------
+# ---- fixed-width strings --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -314,12 +314,12 @@ FORMS = st.builds(
 @given(st.lists(FORMS, min_size=1, max_size=4))
 @pytest.mark.slow
 def test_forms_join_in_any_order(forms: list[Form]) -> None:
-    """The same for all orders; and what it says holds the values of each."""
+    """The result does not depend on the order; its dtype and lengths can hold the values of every form."""
 
-    def join(some: list[Form]) -> Form | None:
-        result = some[0]
+    def join(ordered: list[Form]) -> Form | None:
+        result = ordered[0]
         try:
-            for form in some[1:]:
+            for form in ordered[1:]:
                 result = result.joined(form)
         except Mismatch:
             return None

@@ -1,4 +1,4 @@
-"""A folder that an append widens: with kills, other writers, and a lost lock."""
+"""Appends that widen a folder: with kills, other writers, and a lost lock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make(folder: Path, **layout: Any) -> tuple[Path, Path]:
 
 
 def documents_of(store: Path) -> dict[Path, Any]:
-    """The documents of a store, without its note of withdrawn samples."""
+    """Return the metadata documents of a store, without the attribute that lists withdrawn samples."""
     documents = {path: json.loads(path.read_text()) for path in store.rglob("*json")}
     for document in documents.values():
         document.get("attributes", {}).pop(ATTRIBUTE, None)
@@ -50,8 +50,8 @@ def beside(store: Path) -> list[str]:
 
 
 def state(found: dict[str, np.ndarray]) -> str:
-    """Which of the states that there may be a store is in; there is no other."""
-    n = len(found["sample_id"])  # of what is beyond, readers do not know yet
+    """Return which of the allowed states a store is in, and fail if it is in none of them."""
+    n = len(found["sample_id"])  # readers do not see beyond it
     axes = {name: cohort.DIMENSIONS[name].index("samples") for name in ("call_genotype", "call_DP")}
     found = {k: v.take(range(n), axes[k]) if k in axes else v for k, v in found.items()}
     if n > len(OLD["sample_id"]):
@@ -65,48 +65,48 @@ def state(found: dict[str, np.ndarray]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [{"zarr_format": 2, "consolidated": True}, {}])
 def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
-    """The same append completes what is left, which has the same values as before, if not all of the new ones."""
+    """At every point, the store has its values of before or all new ones, and the same append completes it."""
     store, batch = make(tmp_path, **layout)
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=17)
+    *copies, whole = killed(store, tmp_path / "killed", code, step=17)
     cohort.assert_same(cohort.read_vcz(whole), AFTER)
-    assert len(left) > 5
+    assert len(copies) > 5
     seen = set()
-    for one in left:
-        found = state(cohort.read_vcz(one))
-        seen.add(found)
-        if found == "appended":
-            vczstore.repair(one, quick=True)  # consolidated metadata come last of all
+    for copy in copies:
+        current = state(cohort.read_vcz(copy))
+        seen.add(current)
+        if current == "appended":
+            vczstore.repair(copy, quick=True)  # consolidated metadata come last of all
         else:
-            vczstore.append(one, batch, impl="zarr")
-        cohort.assert_same(cohort.read_vcz(one), AFTER)
-        assert vczstore.verify(one).errors == []
-        assert beside(one) == []
+            vczstore.append(copy, batch, impl="zarr")
+        cohort.assert_same(cohort.read_vcz(copy), AFTER)
+        assert vczstore.verify(copy).errors == []
+        assert beside(copy) == []
     assert {"as before", "wider"} <= seen
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["compact", "repair"])
-def test_others_do_not_settle_what_is_being_made(tmp_path: Path, command: str) -> None:
-    """What lies beside the store is the append's until it is over."""
+def test_other_operations_leave_an_append_in_progress_alone(tmp_path: Path, command: str) -> None:
+    """The folders next to the store belong to the append until it has ended."""
     store, batch = make(tmp_path)
-    ends = []
+    results = []
 
     def meddle(what: str, *_: int) -> None:
         if what.startswith("writing") and beside(store):
-            ends.append(CliRunner().invoke(main, [command, str(store)]))
+            results.append(CliRunner().invoke(main, [command, str(store)]))
 
     vczstore.append(store, batch, progress=meddle)
-    assert ends
-    assert {(end.exit_code, len(end.stderr.splitlines())) for end in ends} == {(3, 1)}
+    assert results
+    assert {(result.exit_code, len(result.stderr.splitlines())) for result in results} == {(3, 1)}
     cohort.assert_same(cohort.read_vcz(store), AFTER)
     assert beside(store) == []
     assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.slow
-def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
-    """A compaction that finds the store locked has the other lock for a moment: no reason for an append to fail."""
+def test_an_append_waits_for_a_lock_that_is_held_briefly(tmp_path: Path) -> None:
+    """A compaction that finds the store locked holds the other lock for a moment, which must not fail an append."""
     store, batch = make(tmp_path)
     held, over = threading.Event(), threading.Event()
 
@@ -140,9 +140,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_nothing_becomes_visible_once_the_lock_is_lost(tmp_path: Path, name: str) -> None:
     """
-    Another user has deleted it, and works on the store: no exchange, no shapes, no IDs, no attributes.
+    Another user has deleted it and works on the store: no exchange of folders, no new shapes, IDs or attributes.
 
-    That samples are going to be withdrawn is noted before their values are overwritten.
+    That samples will be withdrawn is recorded before their values are overwritten.
     """
     store, batch = make(tmp_path)
     if name != "widen":
@@ -170,8 +170,8 @@ def test_nothing_becomes_visible_once_the_lock_is_lost(tmp_path: Path, name: str
     assert vczstore.verify(store).errors == []
 
 
-def test_the_lock_goes_along_where_files_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without hard links too it is held from the beginning to the end, the exchange of folders in between."""
+def test_the_lock_is_held_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hard links, too, the lock is held from beginning to end, including the exchange of folders."""
     store, batch = make(tmp_path)
 
     def link(*_: object, **__: object) -> None:
