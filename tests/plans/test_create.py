@@ -1,4 +1,4 @@
-"""Create: compared with a slow model, bcftools and vcztools; refusals."""
+"""`create`, compared with a slow model, bcftools and vcztools; refusals."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
-    """The union by the model, one record after the other."""
+    """Return the contigs and records of the union by the model, record by record."""
     contigs = list(dict.fromkeys(c for s in sources for c in s.contigs))
     rows = []
     for number, source in enumerate(sources):
@@ -103,7 +103,7 @@ def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
 
 
 def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int) -> list[list[int]]:
-    """The region index by the model, for each chunk and contig."""
+    """Return the rows of the region index by the model, one for each chunk and contig."""
     cells: dict[tuple[int, int], list[Record]] = {}
     for i, record in enumerate(records):
         cells.setdefault((i // chunk, contigs.index(record.contig)), []).append(record)
@@ -114,12 +114,12 @@ def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int
 
 
 def expected_chunk(sources: Sequence[Source]) -> int:
-    """The chunk length by the model: the longest that does not cover a whole source."""
+    """Return the chunk length by the model: the longest that does not cover a whole source."""
     return max([s.chunk for s in sources if s.chunk < len(s.records)], default=1000)
 
 
 def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
-    """Check that the contents of a store are the union of the sources."""
+    """Assert that the contents of a store are the union of the sources."""
     contigs, records = expected(sources)
     written = (len(r.alleles) for s in sources for r in s.records)
     width = max([1, *written, *(s.width for s in sources), *(len(r.alleles) for r in records)])
@@ -179,18 +179,18 @@ def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> No
         repeats.append(seen[s, g])
         seen[s, g] += 1
     assert count_repeats(np.array(groups, dtype="i8"), source).tolist() == repeats
-    members = sorted(joined(rows), key=lambda some: (contig[min(some)], position[min(some)], min(some)))
+    members = sorted(joined(rows), key=lambda group: (contig[min(group)], position[min(group)], min(group)))
     extents = np.array([extent(r) for _, r in rows], dtype="i8")
     merged = merge_sites(contig, position, alleles, source, extents)
-    assert merged.first.tolist() == [min(some) for some in members]
-    assert [merged.record[some].tolist() for some in members] == [[i] * len(some) for i, some in enumerate(members)]
-    for i, some in enumerate(members):
-        several = len({site(rows[m][1]) for m in some}) > 1
+    assert merged.first.tolist() == [min(group) for group in members]
+    assert [merged.record[group].tolist() for group in members] == [[i] * len(group) for i, group in enumerate(members)]
+    for i, group in enumerate(members):
+        several = len({site(rows[m][1]) for m in group}) > 1
         assert (i in merged.joined) == several
         if several:
-            together = {a.upper() for m in some for a in rows[m][1].alleles[1:]}
-            assert {a.upper() for a in merged.joined[i][1:]} == together
-            assert len(merged.joined[i]) == len(together) + 1
+            alts = {a.upper() for m in group for a in rows[m][1].alleles[1:]}
+            assert {a.upper() for a in merged.joined[i][1:]} == alts
+            assert len(merged.joined[i]) == len(alts) + 1
     chosen = np.array([r.id != "." for _, r in rows], dtype=bool)
     which, at = merged.first_where(chosen)
     by_hand = {}
@@ -221,13 +221,13 @@ def sources(draw: st.DrawFn) -> Source:
         *draw(st.permutations(["1", "2", "X"])),
         *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True)),
     ]
-    runs = draw(st.permutations(contigs))  # not always sorted as in the table
-    found = draw(st.lists(records, max_size=12))
-    found += draw(st.lists(st.sampled_from(found), max_size=3)) if found else []
+    runs = draw(st.permutations(contigs))  # not always in the order of `contigs`
+    drawn = draw(st.lists(records, max_size=12))
+    drawn += draw(st.lists(st.sampled_from(drawn), max_size=3)) if drawn else []
     optional = ["variant_length", "variant_id", "variant_id_mask", "contig_length"]
     fields = set(optional) - set(draw(st.lists(st.sampled_from(optional), max_size=1)))
     return Source(
-        sorted(found, key=lambda r: (runs.index(r.contig), r.position)),
+        sorted(drawn, key=lambda r: (runs.index(r.contig), r.position)),
         contigs,
         zarr_format=draw(st.sampled_from([2, 3])),
         chunk=draw(st.integers(1, 5)),
@@ -241,7 +241,7 @@ def sources(draw: st.DrawFn) -> Source:
 @given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
 @pytest.mark.slow
 def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
-    """Sources of any layout and order of contigs, with many small ranges or one."""
+    """Sources of any layout and order of contigs, with many small ranges or a single one."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         if small:
             patch.setattr(union_of_sources, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
@@ -265,7 +265,7 @@ PALETTE = {"A": [("C", "T"), ("G",), ("AT",), ("<DEL>",)], "ACC": [("A",), ("GTT
 
 
 def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
-    """A VCF with duplicates, ALTs in any order, and sites with REF only."""
+    """Write a VCF with duplicates, ALTs in any order, and sites with REF only."""
     rng = random.Random(number)
     samples = [f"S{number}{i}" for i in range(2)]
     lines = [
@@ -296,16 +296,16 @@ def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
 
 
 def judged(text: str, fields: slice = slice(0, 5)) -> list[tuple[str, ...]]:
-    """The contigs, positions, REFs and ALTs of the records, in a canonical order."""
+    """Return contig, position, REF and sorted ALTs of the records, in a canonical order."""
     rows = [line.split("\t") for line in vcf.records(text)[1:]]
-    places = list(dict.fromkeys(row[0] for row in rows))
-    found = [(row[0], row[1], row[3], ",".join(sorted(row[4].split(",")))) for row in rows]
-    return sorted(found, key=lambda r: (places.index(r[0]), int(r[1]), r[2], r[3]))
+    contigs = list(dict.fromkeys(row[0] for row in rows))
+    keys = [(row[0], row[1], row[3], ",".join(sorted(row[4].split(",")))) for row in rows]
+    return sorted(keys, key=lambda r: (contigs.index(r[0]), int(r[1]), r[2], r[3]))
 
 
 @pytest.fixture(scope="module")
 def vcfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three VCFs, and the VCZs that bio2zarr makes of them."""
+    """Three VCFs, and the VCZs that bio2zarr converts them to."""
     folder = tmp_path_factory.mktemp("vcfs")
     for number, (contigs, zarr_format) in enumerate([(["1", "2"], 2), (["1", "2", "X"], 3), (["1", "3", "X"], 2)]):
         path = made_vcf(folder, number, contigs)
@@ -341,7 +341,7 @@ def test_bcftools_merges_the_same_records(
 
 
 def view(store: Path, backend: str, region: str) -> str:
-    """The variants of a region, by vcztools with the region index."""
+    """Return the variants of a region as VCF, from vcztools with the region index."""
     import io
     import warnings
 
@@ -360,7 +360,7 @@ def view(store: Path, backend: str, region: str) -> str:
 @pytest.mark.parametrize(("number", "backend"), [(0, "zarr"), (1, "icechunk")])
 @pytest.mark.slow
 def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: str) -> None:
-    """A store over the variants of a VCZ equals it except QUAL, FILTER and INFO once its samples are appended."""
+    """A store over the variants of a VCZ equals it except for QUAL, FILTER and INFO once its samples are appended."""
     source, out = vcfs / f"{number}.vcz", tmp_path / "out"
     vczstore.create(out, source, backend_storage=backend)
     vczstore.append(out, source)
@@ -425,7 +425,7 @@ def test_only_cubed(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.parametrize("what", ["folder", "file", "store", "repository"])
-def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: str) -> None:
+def test_the_destination_exists(source: Path, tmp_path: Path, backend: str, what: str) -> None:
     out = tmp_path / "out"
     if what == "folder":
         out.mkdir()
@@ -446,8 +446,8 @@ def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: st
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 @pytest.mark.slow
-def test_something_came_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
-    """Something is created at the destination between planning and writing."""
+def test_the_destination_is_created_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
+    """Another store is created at the destination between planning and writing."""
     plan = vczstore.create(tmp_path / "out", source, backend_storage=backend, dry_run=True).plan
     vczstore.create(tmp_path / "out", source, backend_storage=backend)
     before = cohort.digest(tmp_path)
@@ -461,7 +461,7 @@ def test_options_of_a_local_store(source: Path, tmp_path: Path) -> None:
     complain(OptionError, ["'tape'"], lambda: vczstore.create(tmp_path / "o", source, backend_storage="tape"))
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 ALLELES = ("A", "C")
 
@@ -625,13 +625,13 @@ def test_ranges_fit_into_memory() -> None:
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
-    """A chunk that is read only by the writing tasks cannot be decoded; once repaired, the run succeeds."""
+    """A chunk that only the writing tasks read cannot be decoded; once it is repaired, the run succeeds."""
     source, out = SIMPLE.write(tmp_path / "source.vcz"), tmp_path / "out"
     chunk = source / "variant_id" / "c" / "1"
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[:20])
-    left = "delete what is there" if backend == "zarr" else "nothing was committed"
-    words = ["^create: ", "variant_id", left]
+    advice = "delete what is there" if backend == "zarr" else "nothing was committed"
+    words = ["^create: ", "variant_id", advice]
     complain(StorageError, words, lambda: vczstore.create(out, source, backend_storage=backend))
     assert out.exists()
     with pytest.raises(VczstoreError):
@@ -656,7 +656,7 @@ def test_interrupted(source: Path, tmp_path: Path, when: str, words: str) -> Non
     assert not (tmp_path / "out" / "zarr.json").exists()
 
 
-def test_two_at_once(tmp_path: Path) -> None:
+def test_two_concurrent_runs(tmp_path: Path) -> None:
     """One run creates the store; the other is refused, although the destination was empty when both started."""
     cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(10, ["A"]))
     first, second = (new_store(str(tmp_path / "out"), "create", samples_chunks=1) for _ in range(2))

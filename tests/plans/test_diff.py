@@ -1,4 +1,4 @@
-"""Diff: compares two states of a store, or two stores; checked by a plain model."""
+"""`diff` of two states of a store, or of two stores, compared with a plain model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD = cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS)
 
 
 def changed_copy() -> dict[str, np.ndarray]:
-    """A copy with other samples, variants, values, and orders of samples and alleles, and with longer vectors."""
+    """Return OLD with other samples, variants, values, orders of samples and alleles, and longer vectors."""
     new = {name: values.copy() for name, values in cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS).items()}
     new["call_DP"][2, 2] += 1
     new["call_DP"][5, 3] += 1  # of a sample that is dropped
@@ -54,7 +54,7 @@ def changed_copy() -> dict[str, np.ndarray]:
 
 
 def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
-    """The number of values that differ, cell by cell, with variants matched by position and samples by ID."""
+    """Count the values that differ, cell by cell, with variants matched by position and samples by ID."""
     rows = [
         (i, b["variant_position"].tolist().index(p))
         for i, p in enumerate(a["variant_position"].tolist())
@@ -64,12 +64,12 @@ def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
     samples = [(i, ids.index(s)) for i, s in enumerate(a["sample_id"].tolist()) if s and s in ids]
 
     def cell(values: np.ndarray, arrays: dict[str, np.ndarray], name: str, row: int, *sample: int) -> list[object]:
-        found = np.atleast_1d(values[(row, *sample)]).tolist()
+        elements = np.atleast_1d(values[(row, *sample)]).tolist()
         if values.dtype.kind == "f":
             return [x for x in np.atleast_1d(values[(row, *sample)]).view("u4").tolist() if x != 0x7F800002]
         if name == "call_genotype":
-            return sorted(arrays["variant_allele"][row, x] if x >= 0 else str(x) for x in found)  # none is phased
-        return [x for x in found if x != -2]
+            return sorted(arrays["variant_allele"][row, x] if x >= 0 else str(x) for x in elements)  # none is phased
+        return [x for x in elements if x != -2]
 
     result = {}
     for name in FIELDS[1:]:
@@ -89,19 +89,19 @@ def test_two_stores(kind: str, tmp_path: Path) -> None:
     a, b = OLD, changed_copy()
     first = Way(kind, "cubed").make(tmp_path, a)
     cohort.write_vcz(tmp_path / "other.vcz", b, variants_chunk=3, samples_chunk=4)
-    found = json.loads(run("diff", first, tmp_path / "other.vcz", "--ids", "--json").stdout)
+    report = json.loads(run("diff", first, tmp_path / "other.vcz", "--ids", "--json").stdout)
     expected = model(a, b)
-    seen = {**dict.fromkeys([*FIELDS, "variant_AC", "filter_id"], 1), "call_DP": 2, "contig_id": 0}
-    assert expected == seen, "the model sees what the test has changed"
-    assert found["not_compared"] == ["call_AD", "call_GL"]
-    assert found["changed"] == dict(sorted(expected.items()))
+    changes = {**dict.fromkeys([*FIELDS, "variant_AC", "filter_id"], 1), "call_DP": 2, "contig_id": 0}
+    assert expected == changes, "the model sees what the test has changed"
+    assert report["not_compared"] == ["call_AD", "call_GL"]
+    assert report["changed"] == dict(sorted(expected.items()))
     samples, variants = (
-        [found[f"{what}_{side}"] for side in ("in", "out", "common")] for what in ("samples", "variants")
+        [report[f"{what}_{side}"] for side in ("in", "out", "common")] for what in ("samples", "variants")
     )
-    assert (samples, variants, found["variants_realigned"]) == ([1, 2, 5], [0, 1, 9], 1)
-    assert (found["ids_in"], found["ids_out"], found["same"]) == (["S0101"], ["S0001", "S0003"], False)
+    assert (samples, variants, report["variants_realigned"]) == ([1, 2, 5], [0, 1, 9], 1)
+    assert (report["ids_in"], report["ids_out"], report["same"]) == (["S0101"], ["S0001", "S0003"], False)
     back = vczstore.diff(tmp_path / "other.vcz", first)
-    assert (back.samples_in, back.variants_in, dict(back.changed)) == (2, 1, found["changed"])
+    assert (back.samples_in, back.variants_in, dict(back.changed)) == (2, 1, report["changed"])
 
 
 @pytest.mark.slow
@@ -115,11 +115,11 @@ def test_states_of_a_repository(tmp_path: Path) -> None:
     vczstore.tag(store, "v2")
     vczstore.update(store, tmp_path / "recalled.vcz")
     vczstore.remove(store, "S0001")
-    found = vczstore.diff(store, at="v1")
+    report = vczstore.diff(store, at="v1")
     n = int((recalled["call_DP"][:, 0] != OLD["call_DP"][:, 3]).sum())
-    assert (found.samples_in, found.samples_out, found.samples_common, found.variants_common) == (2, 1, 6, 10)
-    assert found.changed["call_DP"] == n > 5
-    assert found.changed["variant_AC"] == 0
+    assert (report.samples_in, report.samples_out, report.samples_common, report.variants_common) == (2, 1, 6, 10)
+    assert report.changed["call_DP"] == n > 5
+    assert report.changed["variant_AC"] == 0
     assert vczstore.diff(store, at="v1", to="v2").changed["call_DP"] == 0
     text = run("diff", store, "--at", "v2", "--exit-code", status=1).stdout
     assert "  samples   0 in, 1 out, 8 in both\n  variants  0 in, 0 out, 10 in both\n" in text
@@ -129,7 +129,7 @@ def test_states_of_a_repository(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of unchanged columns can be deleted. Only the chunks of this field are files, others are inlined."""
+    """Chunks of unchanged columns can be deleted. Only the chunks of this field are files; others are inlined."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     wide, dimensions = np.arange(7000).reshape(10, 7, 100), ("variants", "samples", "more")
     edit(store, put("call_PL", wide, dimensions, compressors=None))
@@ -142,22 +142,22 @@ def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, m
     assert (len(chunks), len(others)) == (9, 6)
     for path in others:
         path.unlink()
-    looked_at = []
+    scanned = []
     by_cubed = CompareColumn.by_cubed
 
-    def counted(scan: CompareColumn, *given: Any) -> Any:
-        looked_at.append((scan.name, None if scan.here is None else scan.here.tolist()))
-        return by_cubed(scan, *given)
+    def counted(scan: CompareColumn, *args: Any) -> Any:
+        scanned.append((scan.name, None if scan.here is None else scan.here.tolist()))
+        return by_cubed(scan, *args)
 
     monkeypatch.setattr(CompareColumn, "by_cubed", counted)
     assert vczstore.diff(store, at="v1").changed["call_PL"] == 10
-    assert ("call_PL", [3, 4, 5]) in looked_at, "S0004 is in the second column of three"
-    assert {columns[0] for _, columns in looked_at} == {3}
+    assert ("call_PL", [3, 4, 5]) in scanned, "S0004 is in the second column of three"
+    assert {columns[0] for _, columns in scanned} == {3}
 
 
 @pytest.mark.slow
-def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
-    """A damaged log is an error. Only if snapshots between two states were expired, all chunks are compared."""
+def test_a_damaged_log_is_an_error(tmp_path: Path) -> None:
+    """All chunks are compared only if snapshots between the two states have expired."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     for name in ("call_DP", "call_AD"):
@@ -176,7 +176,7 @@ def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
     assert vczstore.diff(store, at="v1").changed["call_DP"] == 70
 
 
-def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_fields_that_cannot_be_compared(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "a", OLD)
     b = {name: values for name, values in OLD.items() if name != "call_FT"}
     b |= {"call_DP": OLD["call_DP"].astype("f4"), "dosage": OLD["call_GL"][..., 0]}
@@ -197,8 +197,8 @@ def test_filters_phase_and_attributes(tmp_path: Path) -> None:
     b = {**a, "call_genotype": genotype[..., ::-1].copy()}
     cohort.write_vcz(tmp_path / "a", a)
     cohort.write_vcz(tmp_path / "b", b)
-    found = vczstore.diff(tmp_path / "a", tmp_path / "b")
-    assert {name: n for name, n in found.changed.items() if n} == {"call_genotype": 7}, "where it is phased"
+    report = vczstore.diff(tmp_path / "a", tmp_path / "b")
+    assert {name: n for name, n in report.changed.items() if n} == {"call_genotype": 7}, "where it is phased"
     cohort.write_vcz(tmp_path / "c", {**a, "filter_id": np.array(["PASS", "q20"], dtype=object)})
     zarr.open_group(tmp_path / "c").attrs.update({"source": "another", "vczstore_x": 1})
     text = run("diff", tmp_path / "a", tmp_path / "c", "--exit-code", status=1).stdout
@@ -218,16 +218,16 @@ def test_chunks_of_the_same_bytes_are_not_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 2])
-def test_stores_of_nothing(samples: int, tmp_path: Path) -> None:
+def test_stores_without_variants_or_samples(samples: int, tmp_path: Path) -> None:
     for name, n in (("a", 0), ("b", 4)):
         cohort.write_vcz(tmp_path / name, cohort.make_arrays(n, cohort.ids(0, samples), fields=FIELDS))
-    found = vczstore.diff(tmp_path / "a", tmp_path / "b")
-    assert (found.variants_in, found.variants_out, found.samples_common) == (4, 0, samples)
+    report = vczstore.diff(tmp_path / "a", tmp_path / "b")
+    assert (report.variants_in, report.variants_out, report.samples_common) == (4, 0, samples)
     assert vczstore.diff(tmp_path / "b", tmp_path / "a").variants_out == 4
     assert vczstore.diff(tmp_path / "b", tmp_path / "b").is_same
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path) -> None:
     unsorted = {**OLD, "variant_position": OLD["variant_position"][::-1].copy()}
     cohort.write_vcz(tmp_path / "a", OLD)
     cohort.write_vcz(tmp_path / "b", unsorted)

@@ -1,4 +1,4 @@
-"""Export: a state of a store as a new VCZ or VCF, checked by zarr-python, xarray and bcftools."""
+"""`export` of a state of a store to a new VCZ or VCF, checked by zarr-python, xarray and bcftools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD = cohort.some_arrays(10, cohort.ids(0, 7))
 
 
 def exported(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a VCZ, by its consolidated metadata."""
+    """Return the arrays of a VCZ, read through its consolidated metadata."""
     group = zarr.open_consolidated(path)
     assert not [name for name in group.attrs if name.startswith("vczstore_") and "info" not in name]
     if group.metadata.zarr_format == 3:
@@ -43,12 +43,12 @@ def test_a_vcz(kind: str, tmp_path: Path) -> None:
     store = Way(kind, "cubed").make(tmp_path, OLD)
     vczstore.remove(store, ["S0001", "S0005"])
     result = vczstore.export(store, tmp_path / "out")
-    left = cohort.select(OLD, ["S0000", "S0002", "S0003", "S0004", "S0006"])
+    expected = cohort.select(OLD, ["S0000", "S0002", "S0003", "S0004", "S0006"])
     assert result.counts == {"samples": 5, "variants": 10}
-    cohort.assert_same(exported(tmp_path / "out"), left)
+    cohort.assert_same(exported(tmp_path / "out"), expected)
     assert vczstore.verify(tmp_path / "out").ok
     with xr.open_zarr(tmp_path / "out") as opened:
-        assert opened["sample_id"].values.tolist() == left["sample_id"].tolist()
+        assert opened["sample_id"].values.tolist() == expected["sample_id"].tolist()
     run("export", store, tmp_path / "some", "-s", "S0006,S0000,S0003")
     cohort.assert_same(exported(tmp_path / "some"), cohort.select(OLD, ["S0006", "S0000", "S0003"]))
     (tmp_path / "ids").write_text("S0000\nS0006\n")
@@ -83,17 +83,17 @@ def test_a_vcf(kind: str, suffixes: tuple[str, ...], tmp_path: Path) -> None:
         store = cohort.copy_to_icechunk(store, tmp_path / "repository")
         vczstore.tag(store, "v1")
     vczstore.remove(store, samples[1])
-    left = [sample for sample in samples if sample != samples[1]]
+    remaining = [sample for sample in samples if sample != samples[1]]
     expected = vcf.records(pysam.bcftools.view("--no-version", "-s", f"^{samples[1]}", str(original)))
     for suffix in suffixes:
         out = tmp_path / f"out.{suffix}"
         run("export", store, out)
         assert vcf.bcftools_records(out) == expected
-    run("export", store, tmp_path / "some.vcf", "-s", f"{left[2]},{left[0]}", "-r", "chr1")
-    judged = pysam.bcftools.view("--no-version", "-s", f"{left[2]},{left[0]}", "-r", "chr1", str(original))
-    assert vcf.bcftools_records(tmp_path / "some.vcf") == vcf.records(judged)
-    for how in (["--dry-run"], []):
-        assert "0 variants" in run("export", store, tmp_path / "none.vcf", "-r", f"chr1:{'9' * 23}-", *how).stdout
+    run("export", store, tmp_path / "some.vcf", "-s", f"{remaining[2]},{remaining[0]}", "-r", "chr1")
+    viewed = pysam.bcftools.view("--no-version", "-s", f"{remaining[2]},{remaining[0]}", "-r", "chr1", str(original))
+    assert vcf.bcftools_records(tmp_path / "some.vcf") == vcf.records(viewed)
+    for flags in (["--dry-run"], []):
+        assert "0 variants" in run("export", store, tmp_path / "none.vcf", "-r", f"chr1:{'9' * 23}-", *flags).stdout
     assert len(vcf.bcftools_records(tmp_path / "none.vcf")) == 1
     if kind == "icechunk":
         run("export", store, tmp_path / "v1.vcf", "--at", "v1")
@@ -151,12 +151,12 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
         if kind in FLEXIBLE:
             vczstore.regrid(store, sample_grid="flexible")
         names = samples[::-2] if i == 0 else samples
-        judged = pysam.bcftools.view("--no-version", "-I", "-s", ",".join(names), "-r", regions, str(original))
+        viewed = pysam.bcftools.view("--no-version", "-I", "-s", ",".join(names), "-r", regions, str(original))
         out = tmp_path / f"{i}.out"
         stdout = run("export", store, out, "-s", ",".join(names), "-r", regions).stdout
         assert vczstore.verify(out).ok
         before, after = Way(kind, "cubed").read(store), exported(out)
-        kept = [line.split("\t")[:2] for line in vcf.records(judged)[1:]]
+        kept = [line.split("\t")[:2] for line in vcf.records(viewed)[1:]]
         contigs = before["contig_id"].tolist()
         rows = [
             row
@@ -170,8 +170,8 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
         columns = [before["sample_id"].tolist().index(sample) for sample in names]
         for field, values in before.items():
             if field.startswith(("variant_", "call_")):
-                wanted = values[rows][:, columns] if field.startswith("call_") else values[rows]
-                np.testing.assert_array_equal(after[field], wanted, err_msg=field)
+                expected = values[rows][:, columns] if field.startswith("call_") else values[rows]
+                np.testing.assert_array_equal(after[field], expected, err_msg=field)
 
 
 @pytest.mark.slow
@@ -208,12 +208,12 @@ def test_a_file_of_regions(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
 def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) -> None:
-    """The header names no sample that is left out or removed, and keeps the lines that are not about samples."""
+    """The header names no sample that is left out or removed, and keeps lines that do not concern samples."""
     removed, left_out, *left = vcf.CALLS.samples
-    about = [f"##SAMPLE=<ID={sample},Sex=F>" for sample in (removed, left_out)]
-    about += [f"##bcftools_viewCommand=view -s {removed},{left_out} in.vcf", f"##cmdline=call {left_out}"]
+    naming = [f"##SAMPLE=<ID={sample},Sex=F>" for sample in (removed, left_out)]
+    naming += [f"##bcftools_viewCommand=view -s {removed},{left_out} in.vcf", f"##cmdline=call {left_out}"]
     first, *others = vcf.CALLS.make().splitlines()
-    lines = [first, *about, "##reference=hg38", *others]
+    lines = [first, *naming, "##reference=hg38", *others]
     store = tmp_path / "store"
     vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", "\n".join(lines) + "\n"), store, zarr_format, 5, 2)
     header = [line for line in lines if line.startswith("#")]
@@ -227,7 +227,7 @@ def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) ->
     vcz, file = tmp_path / "out", tmp_path / f"out.{suffix}"
     for out in (vcz, file):
         run("export", store, out, "-s", f"^{left_out}")
-    kept = [line for line in header[:-1] if line not in about]
+    kept = [line for line in header[:-1] if line not in naming]
     attributes = zarr.open_consolidated(vcz).attrs
     assert attributes["vcf_header"].splitlines() == [*kept, header[-1].partition("\tFORMAT")[0]]
     assert ["reference", "hg38"] in attributes["vcf_meta_information"]
@@ -242,7 +242,7 @@ def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, out = Way("format3_flexible", "cubed").make(tmp_path, OLD), tmp_path / "out"
     before = cohort.digest(tmp_path)
     complain(
@@ -272,13 +272,13 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
-    """Nested groups are copied as a whole, so they would have rows of other variants."""
+    """Nested groups are copied as a whole, so their rows would belong to other variants."""
     store, out = tmp_path / "store", tmp_path / "out"
     cohort.write_vcz(store, OLD)
     group = zarr.open_group(store)
     for name, values in (("variant_length", [1] * 10), ("extra/depth", [*range(10)])):
-        made = group.create_array(name, shape=(10,), dtype="i4", chunks=(4,), dimension_names=["variants"])
-        made[:] = values
+        array = group.create_array(name, shape=(10,), dtype="i4", chunks=(4,), dimension_names=["variants"])
+        array[:] = values
     before = cohort.digest(tmp_path)
     error = fails("export", store, out, "-r", str(OLD["contig_id"][0]))
     assert "extra/depth of " in error
@@ -289,7 +289,7 @@ def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
 
 
 def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
-    """The error has the reason from vcztools, and no file is left."""
+    """The error contains the reason from vcztools, and no file is left."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     before = cohort.digest(tmp_path)
     (store / "variant_position" / "c" / "0").write_bytes(b"no chunk")
@@ -305,16 +305,16 @@ def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_samples_that_were_removed_since(tmp_path: Path) -> None:
-    """Samples that were removed later are in no export of an earlier state."""
+def test_samples_that_were_removed_later(tmp_path: Path) -> None:
+    """Exports of an earlier state contain no samples that were removed later."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     vczstore.branch(store, "old")
     vczstore.remove(store, ["S0001", "S0003"])
-    left = cohort.select(OLD, [f"S000{i}" for i in (0, 2, 4, 5, 6)])
-    for name, how in (("a", ["--at", "v1"]), ("b", ["--branch", "old"])):
-        assert "removed since, and left out: 2 samples" in run("export", store, tmp_path / name, *how).stdout
-        cohort.assert_same(exported(tmp_path / name), left)
+    expected = cohort.select(OLD, [f"S000{i}" for i in (0, 2, 4, 5, 6)])
+    for name, flags in (("a", ["--at", "v1"]), ("b", ["--branch", "old"])):
+        assert "removed since, and left out: 2 samples" in run("export", store, tmp_path / name, *flags).stdout
+        cohort.assert_same(exported(tmp_path / name), expected)
     error = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
     assert "1 of the samples that are named was removed" in error
     (tmp_path / "ids").write_text("S0003\n^S0000\nX1\nS0000\n")
@@ -328,7 +328,7 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gone", "left"), [("S1", ["S1 ", "S2"]), ("S1 ", ["S1", "S2"]), (["S1", "S1 "], ["S2"])])
 def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[str], tmp_path: Path) -> None:
-    """A sample does not count as removed if one was whose ID differs in spaces; on `old`, both exist."""
+    """A sample does not count as removed because one whose ID differs in spaces was; on `old`, both exist."""
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, ["S1 ", "S1", "S2"]))
     vczstore.branch(store, "old")
     if gone == "S1 ":
@@ -344,7 +344,7 @@ def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[s
 
 
 @pytest.mark.slow
-def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
+def test_samples_that_were_renamed_later(tmp_path: Path) -> None:
     """An earlier state has the IDs from before the renaming, and a note with their number."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.branch(store, "old")
@@ -352,9 +352,9 @@ def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
     vczstore.rename_samples(store, tmp_path / "ids")
     vczstore.remove(store, ["T3", "S0005"])
     note = "samples were renamed since: 2 of their IDs are those from before"
-    done = run("export", store, tmp_path / "a", "--at", "old").stdout
-    assert note in done
-    assert "removed since, and left out: 1 sample" in done
+    stdout = run("export", store, tmp_path / "a", "--at", "old").stdout
+    assert note in stdout
+    assert "removed since, and left out: 1 sample" in stdout
     assert note in run("export", store, tmp_path / "b", "--branch", "old").stdout
     assert "renamed since" not in run("export", store, tmp_path / "c").stdout
     (tmp_path / "ids").write_text("S0001\nS0003\n")
@@ -379,7 +379,7 @@ def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert counts[0] == counts[1] != ""
 
 
-def test_a_file_that_appears_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_file_that_appears_meanwhile_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made").write_text("new")
     (tmp_path / "out").write_text("theirs")
 
@@ -395,19 +395,19 @@ def test_a_file_that_appears_where_there_are_no_links(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_killed(tmp_path: Path) -> None:
-    """A killed run leaves no store, unless it was finished."""
+    """A killed run leaves no store unless it had finished."""
     store, out = Way("format3", "cubed").make(tmp_path, OLD), "out.vcz"
     code = f"import vczstore; vczstore.export(store, store.with_name({out!r}), executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=31)
-    assert len(left) > 3
-    for place in left:
-        assert cohort.digest(place) == cohort.digest(store)
-        made = place.with_name(out)
-        complain(NotAStoreError, (str(made),), lambda made=made: vczstore.info(made))
+    *copies, whole = killed(store, tmp_path / "killed", code, step=31)
+    assert len(copies) > 3
+    for copy in copies:
+        assert cohort.digest(copy) == cohort.digest(store)
+        output = copy.with_name(out)
+        complain(NotAStoreError, (str(output),), lambda output=output: vczstore.info(output))
     cohort.assert_same(exported(whole.with_name(out)), OLD)
 
 
-def test_a_source_that_tasks_do_not_find(tmp_path: Path) -> None:
+def test_a_source_that_tasks_cannot_read(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     memory, words = cohort.in_memory(store), ("in this process's memory", "use the executor threads")
     complain(OptionError, words, lambda: vczstore.export(memory, tmp_path / "out", executor="processes"))

@@ -49,9 +49,9 @@ AFTER = attributes(*KEPT, samples=LEFT)
 
 
 def holding(folder: Path, text: str) -> list[str]:
-    """The files that contain a text, also if they are compressed."""
+    """Return the paths of the files that contain a text, compressed ones included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return [str(path) for path in files if any(text.encode() in found for found in contents(path.read_bytes()))]
+    return [str(path) for path in files if any(text.encode() in content for content in contents(path.read_bytes()))]
 
 
 OTHERS = [LEFT[0], "HG00098", LEFT[2]]
@@ -111,7 +111,7 @@ def header_of(kind: str, store: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_renamed(kind: str, tmp_path: Path) -> None:
-    """In a store that an earlier version renamed, using the same file again drops the lines."""
+    """On a store that an earlier version renamed, renaming by the same file again drops the lines."""
     store = Way(kind, "cubed").make(tmp_path, cohort.some_arrays(4, [GONE, *OTHERS]))
     edit(store, lambda group: group.attrs.update(of_others(BEFORE)))
     pairs = tmp_path / "new-ids.tsv"
@@ -130,11 +130,11 @@ def test_renamed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["remove", "rename"])
 def test_restored(how: str, tmp_path: Path) -> None:
-    """An earlier state has a header that names the sample, as a parent; only the rest of the header is restored."""
-    on_the_file, naming = ["##source=caller-1", "##fileDate=20260101"], [*NAMING, f"##source=caller of {GONE}"]
-    kept = attributes(*KEPT, *on_the_file, samples=OTHERS)
+    """The header of an earlier state names the sample, also as a parent; only its other lines are restored."""
+    file_lines, naming = ["##source=caller-1", "##fileDate=20260101"], [*NAMING, f"##source=caller of {GONE}"]
+    kept = attributes(*KEPT, *file_lines, samples=OTHERS)
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, OTHERS))
-    before = attributes(*KEPT, *on_the_file, *naming, samples=[*OTHERS, GONE])
+    before = attributes(*KEPT, *file_lines, *naming, samples=[*OTHERS, GONE])
     edit(store, lambda group: group.attrs.update(of_others(before)))
     vczstore.tag(store, "v1")
     cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(4, [GONE]))
@@ -155,20 +155,20 @@ def test_restored(how: str, tmp_path: Path) -> None:
     assert list(vczstore.samples(store).ids) == OTHERS
 
 
-def test_lines_by_themselves() -> None:
+def test_header_lines() -> None:
     for line in NAMING:
-        found = vcf_headers.without(attributes(*KEPT, line, samples=LEFT), [GONE], LEFT)
-        assert found == {name: AFTER[name] for name in ("vcf_header", "vcf_meta_information", "original_header")}, line
+        edited = vcf_headers.without(attributes(*KEPT, line, samples=LEFT), [GONE], LEFT)
+        assert edited == {name: AFTER[name] for name in ("vcf_header", "vcf_meta_information", "original_header")}, line
     assert vcf_headers.without(AFTER, [GONE], LEFT) == {}
     named = ["##individual=S1", "##reference=/data/S1/ref.fa", "##META=<ID=A,Values=[S1,S10]>"]
     kept = ["##reference=/data/S10/ref.fa", '##FORMAT=<ID=S1,Number=1,Type=Integer,Description="S1">']
-    found = vcf_headers.without(attributes(*named, *kept, samples=["S10"]), ["S1"], ["S10"])
-    assert found["vcf_header"] == attributes(*kept, samples=["S10"])["vcf_header"]
+    edited = vcf_headers.without(attributes(*named, *kept, samples=["S10"]), ["S1"], ["S10"])
+    assert edited["vcf_header"] == attributes(*kept, samples=["S10"])["vcf_header"]
     # very short IDs
     short = ["##reference=1", "##SAMPLE=<ID=11>", "##bcftools_viewCommand=view chr1.vcf"]
-    given = attributes(*short, "##SAMPLE=<ID=1>", "##mergeCommand=merge 1.vcf 2.vcf", samples=["1", "11"])
+    before = attributes(*short, "##SAMPLE=<ID=1>", "##mergeCommand=merge 1.vcf 2.vcf", samples=["1", "11"])
     expected = attributes(*short, samples=["11"])
-    assert vcf_headers.without(given, ["1"], ["11"])["vcf_header"] == expected["vcf_header"]
+    assert vcf_headers.without(before, ["1"], ["11"])["vcf_header"] == expected["vcf_header"]
     # as for exports
     text = vcf_headers.without_samples(BEFORE)["vcf_header"]
     assert text.splitlines() == [*KEPT[:2], KEPT[-1], NAMING[-1], "\t".join(COLUMNS[:8])]

@@ -1,4 +1,4 @@
-"""Init makes a store from a whole first batch; the name of a new store determines its backend."""
+"""`init` makes a store from a whole first batch; the name of a new store determines its backend."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["format2.vcz", "format3.vcz", "first.vcf.gz"])
 @pytest.mark.parametrize("out", ["store.icechunk", "store.vcz"])
-def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: Path) -> None:
-    """Records of the store by vcztools agree with those of the VCF by bcftools."""
+def test_the_batch_is_copied_whole(source: str, out: str, first: Path, tmp_path: Path) -> None:
+    """The records that vcztools reads from the store are those of the VCF."""
     store = tmp_path / out
     dry = vczstore.init(store, first / source, dry_run=True)
     assert not store.exists()
-    done = vczstore.init(store, first / source)
-    assert done.counts == dry.counts
-    assert (done.counts["samples"], done.counts["variants"]) == (2, 2)
+    result = vczstore.init(store, first / source)
+    assert result.counts == dry.counts
+    assert (result.counts["samples"], result.counts["variants"]) == (2, 2)
     is_icechunk = out.endswith(".icechunk")
     assert vczstore.info(store).backend == ("icechunk" if is_icechunk else "zarr")
     shown = vcf.vcztools_view(store, icechunk=is_icechunk)
@@ -63,7 +63,7 @@ def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_what_follows(first: Path, tmp_path: Path) -> None:
+def test_a_job_after_init(first: Path, tmp_path: Path) -> None:
     """A job skips the first batch, and appends the second."""
     (tmp_path / "inbox").mkdir()
     shutil.copytree(first / "format3.vcz", tmp_path / "inbox/1.vcz")
@@ -71,7 +71,7 @@ def test_what_follows(first: Path, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("store: store.icechunk\nsteps:\n  - append: inbox/*.vcz\n")
     assert run_job(job).status == "nothing to do"
-    second = cohort.read_vcz(first / "format3.vcz")
+    batch = cohort.read_vcz(first / "format3.vcz")
     vcf.to_vcz(
         vcf.write_vcf(tmp_path / "2.vcf.gz", VCF.replace("\tA\tB\n", "\tC\tD\n")),
         tmp_path / "inbox/2.vcz",
@@ -80,13 +80,13 @@ def test_what_follows(first: Path, tmp_path: Path) -> None:
         None,
     )
     assert run_job(job).status == "done"
-    found = cohort.read_vcz(cohort.icechunk_store(tmp_path / "store.icechunk"))
-    assert found["sample_id"].tolist() == ["A", "B", "C", "D"]
-    np.testing.assert_array_equal(found["call_DP"], np.tile(second["call_DP"], (1, 2)))
+    contents = cohort.read_vcz(cohort.icechunk_store(tmp_path / "store.icechunk"))
+    assert contents["sample_id"].tolist() == ["A", "B", "C", "D"]
+    np.testing.assert_array_equal(contents["call_DP"], np.tile(batch["call_DP"], (1, 2)))
 
 
 @pytest.mark.slow
-def test_what_is_refused(first: Path, tmp_path: Path) -> None:
+def test_refusals(first: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     removed = shutil.copytree(first / "format3.vcz", tmp_path / "removed.vcz")
     vczstore.remove(removed, ["A"])
@@ -102,7 +102,7 @@ def test_what_is_refused(first: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
+def test_create_reports_its_backend_and_what_is_left_out(first: Path, tmp_path: Path) -> None:
     result = run("create", tmp_path / "a.icechunk", first / "format3.vcz", "--json")
     assert vczstore.info(tmp_path / "a.icechunk").backend == "icechunk"
     note = json.loads(result.stdout)["notes"]["after"]
@@ -144,8 +144,8 @@ def test_info_comes_from_the_first_source_that_has_a_value(tmp_path: Path) -> No
     assert "INFO/AC" in stdout
     assert "INFO/MQ" not in stdout
     shown = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store, icechunk=True))[1:]]
-    found = [(row[1], set(row[7].split(";"))) for row in shown]
-    assert found == [
+    records = [(row[1], set(row[7].split(";"))) for row in shown]
+    assert records == [
         ("10", {"MQ=60", "CS=one", "DB"}),
         ("20", {"MQ=20", "CS=two"}),
         ("30", {"MQ=30", "CS=b"}),
