@@ -1,4 +1,4 @@
-"""Append and remove on every kind of store, by every implementation, against the NumPy model."""
+"""`append` and `remove` on every kind of store, with every implementation, compared with the NumPy model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_remove(way: Way, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
 def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
-    """The IDs are in different chunks of sample_id. The hashes, which are written first, identify the removed one."""
+    """The IDs lie in different chunks of sample_id. The hashes, which are written first, identify the removed one."""
     old, gone = cohort.some_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)
@@ -111,7 +111,7 @@ def test_sharded(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_columns_are_copied_as_they_are(tmp_path: Path) -> None:
+def test_sharded_columns_are_copied_verbatim(tmp_path: Path) -> None:
     old, batch = cohort.some_arrays(17, cohort.ids(0, 6)), cohort.some_arrays(17, cohort.ids(6, 8), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
     cohort.write_vcz(tmp_path / "batch.vcz", batch, shards=(2, 2))
@@ -125,7 +125,7 @@ def _zarr(way: Way, store: Path) -> object:
 
 
 @pytest.mark.slow
-def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
+def test_an_aligned_append_writes_only_the_batch(tmp_path: Path) -> None:
     """An aligned append writes chunks of the batch, shapes, and the state of AC, but touches no old chunk."""
     old, batch = cohort.some_arrays(10, cohort.ids(0, 6)), cohort.some_arrays(10, cohort.ids(6, 3), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old)
@@ -144,13 +144,13 @@ def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
 @pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
 @pytest.mark.slow
-def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: int, impl: str) -> None:
+def test_sparse_chunks_stay_absent_and_replace_stale_ones(tmp_path: Path, n: int, impl: str) -> None:
     old, batch = cohort.some_arrays(8, cohort.ids(0, n)), cohort.some_arrays(8, cohort.ids(n, 6), seed=1)
     batch["call_DP"][:4] = 0
     batch["call_genotype"][...] = 0
     cohort.write_vcz(tmp_path / "store.vcz", old, skip_empty=True)
     cohort.write_vcz(tmp_path / "batch.vcz", batch, skip_empty=True)
-    # as an interrupted run may leave beyond the shape
+    # such as an interrupted run may leave beyond the shape
     stale = tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "3"
     stale.write_bytes((tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "0").read_bytes())
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)

@@ -1,4 +1,4 @@
-"""Purge: its dry run, its confirmation on a terminal, and the counts that it keeps of the history."""
+"""`purge`: its dry run, its confirmation on a terminal, and the counts of the history that it keeps."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def store(tmp_path: Path) -> Path:
 
 def on_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:
     """Run a command with a terminal as standard input; return its status and output."""
-    ours, theirs = pty.openpty()
+    controller, tty = pty.openpty()
     try:
-        os.write(ours, f"{answer}\n".encode())
+        os.write(controller, f"{answer}\n".encode())
         command = [sys.executable, "-m", "vczstore", *map(str, arguments)]
-        done = subprocess.run(
-            command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        process = subprocess.run(
+            command, stdin=tty, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
         )
     finally:
-        os.close(ours)
-        os.close(theirs)
-    return done.returncode, done.stdout
+        os.close(controller)
+        os.close(tty)
+    return process.returncode, process.stdout
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_would_be_deleted(store: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_what_would_be_deleted(store: Path, tmp_path: Path) -> None:
     with unchanged(store):
         complain(TagError, ["the tag r1"], lambda: vczstore.purge(store, dry_run=True))
         deleted = json.loads(run("purge", store, "--tags", "delete", "--dry-run", "--json").stdout)
@@ -62,28 +62,28 @@ def test_a_dry_run_says_what_would_be_deleted(store: Path, tmp_path: Path) -> No
         assert "would delete nothing" in run("purge", tmp_path / "plain.vcz", "--dry-run").stdout
 
 
-def test_what_was_done_is_known_after_purges(store: Path) -> None:
+def test_the_log_survives_purges(store: Path) -> None:
     def log_entries() -> list[tuple[str, str, int]]:
         entries = [(entry["time"], step) for entry in vczstore.log(store) for step in entry["steps"]]
         return [(time, step["operation"], step.get("samples removed", 0)) for time, step in entries]
 
-    before = [one for one in log_entries() if one[1] == "remove"]
+    before = [row for row in log_entries() if row[1] == "remove"]
     assert [n for _, _, n in before] == [2, 1]
     vczstore.purge(store, tags="delete")
-    assert [one for one in log_entries() if one[1] == "remove"] == before
+    assert [row for row in log_entries() if row[1] == "remove"] == before
     vczstore.remove(store, ["S0004"], impl="zarr")
     vczstore.purge(store)
     after = log_entries()
-    assert [one for one in after if one[1] == "remove"][1:] == before
-    assert len({one[0] for one in after if one[1] == "purge"}) in (1, 2)  # the times may differ by a second
-    assert [one[1] for one in after].count("purge") == 2
+    assert [row for row in after if row[1] == "remove"][1:] == before
+    assert len({row[0] for row in after if row[1] == "purge"}) in (1, 2)  # the times may differ by a second
+    assert [row[1] for row in after].count("purge") == 2
     repository = repository_of(store)
     messages = [f"{s.message} {json.dumps(s.metadata)}" for s in repository.ancestry(branch="main")]
     assert not [text for text in messages if "S000" in text]
 
 
 @pytest.mark.slow
-def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
+def test_a_purge_asks_for_confirmation_on_a_terminal(store: Path) -> None:
     with unchanged(store):
         status, output = on_a_terminal("n", "purge", store, "--tags", "delete")
         assert (status, "would delete r1" in output, "nothing was done" in output) == (1, True, True), output
@@ -92,4 +92,4 @@ def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
     status, output = on_a_terminal("y", "purge", store, "--tags", "delete")
     assert (status, "deleted r1" in output) == (0, True), output
     assert "Delete it" not in run("remove", store, "S0004", "--purge", "--yes").output
-    assert "Delete it" not in run("purge", store).output  # no terminal
+    assert "Delete it" not in run("purge", store).output  # not on a terminal

@@ -1,4 +1,4 @@
-"""INFO fields from genotypes, checked by bcftools and a slow model; and the states of stale fields."""
+"""INFO fields from genotypes, compared with bcftools and a slow model; and fields that are stale."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ATTRIBUTE = "vczstore_info_fields"
 STORED_BY_BCFTOOLS = Path(__file__).parent / "fill_tags.vcf"
 """
 Genotypes of ploidy 1 and 2, and tags by ``bcftools +fill-tags -- -t AC,AN,AF,NS,AC_Het,AC_Hom,AC_Hemi,MAF,HWE,ExcHet,\
-F_MISSING`` of bcftools 1.16. pysam has bcftools without this plugin.
+F_MISSING`` of bcftools 1.16. The bcftools in pysam lacks this plugin.
 """
 
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,18 +55,18 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 
 
 def model(genotypes: Sequence[Sequence[Sequence[int]]], n_alleles: Sequence[int], width: int) -> dict[str, np.ndarray]:
-    """Compute all fields, one genotype after the other; ``None`` is missing, ``...`` is fill."""
+    """Compute all fields, genotype by genotype; ``None`` is missing, ``...`` is fill."""
     rows: dict[str, list[Any]] = {field: [] for field in ALL}
     for calls, n in zip(genotypes, n_alleles, strict=True):
         counts: dict[str, Counter[int]] = {kind: Counter() for kind in ("hemi", "hom", "het", "hom2", "het2")}
         ns = incomplete = 0
         for call in calls:
-            there = [allele for allele in call if allele != -2]
-            called = [allele for allele in there if allele >= 0]
+            alleles = [allele for allele in call if allele != -2]
+            called = [allele for allele in alleles if allele >= 0]
             ns += bool(called)
-            incomplete += not called or -1 in there
-            is_diploid = len(there) == len(called) == 2
-            if len(set(called)) == 1 and (len(called) == 1 or len(called) < len(there)):
+            incomplete += not called or -1 in alleles
+            is_diploid = len(alleles) == len(called) == 2
+            if len(set(called)) == 1 and (len(called) == 1 or len(called) < len(alleles)):
                 counts["hemi"].update(called)
             elif len(set(called)) == 1:
                 counts["hom"].update(called)
@@ -129,15 +129,15 @@ def hardy_weinberg(ref: int, alt: int, het: int) -> tuple[float, float]:
 def assert_fields(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """Compare bit for bit, except HWE and ExcHet, whose probabilities are summed in another order."""
     for field, values in expected.items():
-        found = actual[f"variant_{field}"]
-        assert found.shape == values.shape, field
+        result = actual[f"variant_{field}"]
+        assert result.shape == values.shape, field
         if field in ("HWE", "ExcHet"):
-            assert (np.isnan(found) == np.isnan(values)).all()
-            np.testing.assert_array_equal(found.view("u4")[np.isnan(found)], values.view("u4")[np.isnan(found)])
-            np.testing.assert_allclose(found, values, rtol=1e-6, err_msg=field)
+            assert (np.isnan(result) == np.isnan(values)).all()
+            np.testing.assert_array_equal(result.view("u4")[np.isnan(result)], values.view("u4")[np.isnan(result)])
+            np.testing.assert_allclose(result, values, rtol=1e-6, err_msg=field)
         else:
-            bits = "u4" if field not in INTEGERS else found.dtype
-            np.testing.assert_array_equal(found.view(bits), values.view(bits), err_msg=field)
+            bits = "u4" if field not in INTEGERS else result.dtype
+            np.testing.assert_array_equal(result.view(bits), values.view(bits), err_msg=field)
 
 
 # ---- stores ---------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def assert_fields(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 def make_arrays(
     n_variants: int, samples: Sequence[str], *, seed: int = 0, width: int = 4, ploidy: int = 2
 ) -> dict[str, np.ndarray]:
-    """Genotypes of all kinds, of variants that are the same for all seeds, and DP."""
+    """Genotypes of all kinds, and DP; the variants are the same for all seeds."""
     sites, rng = np.random.default_rng(5), np.random.default_rng([seed, len(samples)])
     n_alleles = sites.integers(1, width + 1, n_variants)
     n_alleles[:2] = width, 1
@@ -166,7 +166,7 @@ def make_arrays(
 
 
 def expected_fields(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields of a store by the model, without removed samples."""
+    """Return the fields of a store by the model, without removed samples."""
     present = arrays["sample_id"].astype(object) != ""
     n_alleles = np.count_nonzero(arrays["variant_allele"].astype(object) != "", axis=1)
     return model(arrays["call_genotype"][:, present].tolist(), n_alleles.tolist(), arrays["variant_allele"].shape[1])
@@ -174,14 +174,14 @@ def expected_fields(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def attribute(way: Way | None, store: Path) -> dict[str, str]:
     place = cohort.icechunk_store(store) if way is not None and way.kind == "icechunk" else store
-    found = zarr.open_group(place, mode="r", use_consolidated=False).attrs.get(ATTRIBUTE, {})
-    assert isinstance(found, dict)
-    return found
+    states = zarr.open_group(place, mode="r", use_consolidated=False).attrs.get(ATTRIBUTE, {})
+    assert isinstance(states, dict)
+    return states
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store of format 3 without INFO fields: 10 variants in chunks of 4, 7 samples in chunks of 3; and a batch."""
+    """A format-3 store without INFO fields, of 10 variants in chunks of 4 and 7 samples in chunks of 3; and a batch."""
     cohort.write_vcz(tmp_path / "store.vcz", make_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "batch.vcz", make_arrays(10, cohort.ids(7, 4), seed=1))
     return tmp_path / "store.vcz"
@@ -192,25 +192,25 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_bcftools_fill_tags(tmp_path: Path) -> None:
-    """Fields computed by bcftools, and converted by bio2zarr, agree with ours, overwritten or new."""
+    """Fields that bcftools computed and bio2zarr converted agree with ours, whether overwritten or new."""
     text = STORED_BY_BCFTOOLS.read_text()
     with_info = vcf.to_vcz(vcf.write_vcf(tmp_path / "a.vcf.gz", text), tmp_path / "a.vcz", 3, 7, 5)
     lines = [line.split("\t") for line in text.splitlines() if not line.startswith("##INFO")]
     bare = ["\t".join([*f[:7], ".", *f[8:]]) if len(f) > 9 and f[0] != "#CHROM" else "\t".join(f) for f in lines]
     without = vcf.write_vcf(tmp_path / "b.vcf.gz", "\n".join(bare) + "\n")
     without_info = vcf.to_vcz(without, tmp_path / "b.vcz", 3, 7, 5)
-    judged = cohort.read_vcz(with_info)
-    is_allele = judged["variant_allele"][:, 1:].astype(object) != ""
-    dtypes = {name: array.dtype for name, array in judged.items()}
+    expected = cohort.read_vcz(with_info)
+    is_allele = expected["variant_allele"][:, 1:].astype(object) != ""
+    dtypes = {name: array.dtype for name, array in expected.items()}
     group = zarr.open_group(with_info, use_consolidated=False)
     for field in ALL:
         group[f"variant_{field}"][...] = 1
     for path in (with_info, without_info):
         vczstore.recompute(path, ALL, executor="single-threaded")
-        found = cohort.read_vcz(path)
+        computed = cohort.read_vcz(path)
         for field in ALL:
             name = f"variant_{field}"
-            mine, theirs = (a[name].reshape(len(is_allele), -1) for a in (found, judged))
+            mine, theirs = (a[name].reshape(len(is_allele), -1) for a in (computed, expected))
             if field in PER_ALLELE:  # bio2zarr makes all values of a row missing for a single dot
                 fill = np.isnan(mine[~is_allele]) if field not in INTEGERS else mine[~is_allele] == -2
                 assert fill.all()
@@ -222,8 +222,8 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(mine.view("u4")[nans], theirs.view("u4")[nans], err_msg=field)
                 np.testing.assert_allclose(mine, theirs, rtol=1e-5, err_msg=field)
             if path == with_info:
-                assert found[name].dtype == dtypes[name]
-    # vcztools shows the fields, and leaves out missing ones
+                assert computed[name].dtype == dtypes[name]
+    # vcztools shows the fields, and omits missing ones
     shown = vcf.vcztools_view(without_info).splitlines()
     assert "##INFO=<ID=AC,Number=A,Type=Integer" in "\n".join(shown)
     (no_alt,) = [line.split("\t")[7] for line in shown if line.startswith("chr1\t4\t")]
@@ -233,21 +233,21 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", ["mixed_ploidy", "triploid"])
 @pytest.mark.slow
-def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path) -> None:
-    """bcftools recomputes AC and AN when it leaves samples out."""
+def test_bcftools_view_of_the_remaining_samples(example: str, tmp_path: Path) -> None:
+    """bcftools recomputes AC and AN when it drops samples."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES[example].make())
     path = vcf.to_vcz(whole, tmp_path / "store.vcz", 3, 7, 3)
     gone = vcf.EXAMPLES[example].samples[1:4]
     vczstore.remove(path, gone, impl="zarr")
     vczstore.recompute(path, ["AC", "AN"], impl="zarr")
-    left = tmp_path / "left.vcf.gz"
-    pysam.bcftools.view("-s", "^" + ",".join(gone), "-Oz", "-o", str(left), str(whole), catch_stdout=False)
-    lines = pysam.bcftools.query("-f", "%INFO/AN\t%INFO/AC\n", str(left)).splitlines()
-    found = cohort.read_vcz(path)
-    n_alts = np.count_nonzero(found["variant_allele"].astype(object) != "", axis=1) - 1
+    remaining = tmp_path / "left.vcf.gz"
+    pysam.bcftools.view("-s", "^" + ",".join(gone), "-Oz", "-o", str(remaining), str(whole), catch_stdout=False)
+    lines = pysam.bcftools.query("-f", "%INFO/AN\t%INFO/AC\n", str(remaining)).splitlines()
+    contents = cohort.read_vcz(path)
+    n_alts = np.count_nonzero(contents["variant_allele"].astype(object) != "", axis=1) - 1
     mine = [
         f"{an}\t{','.join(str(c) for c in ac[:n]) or '.'}"
-        for an, ac, n in zip(found["variant_AN"], found["variant_AC"], n_alts, strict=True)
+        for an, ac, n in zip(contents["variant_AN"], contents["variant_AC"], n_alts, strict=True)
     ]
     assert mine == lines
 
@@ -255,7 +255,7 @@ def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
-    """After append and remove, existing arrays keep dtype and dimensions, others are created."""
+    """After append and remove, existing arrays keep dtype and dimensions; the others are created."""
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
     path = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
@@ -264,11 +264,11 @@ def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     result = vczstore.recompute(path, ALL, **way.options)
     assert result.counts == {"fields recomputed": len(ALL)}
     assert result.chunks in (None, 3 * len(ALL))
-    left = cohort.expected_remove(cohort.expected_append(old, batch), ["S0001", "S0009"])
-    found = way.read(path)
-    expected = expected_fields(left)
-    assert_fields(found, expected)
-    cohort.assert_same({name: found[name] for name in left}, left)
+    remaining = cohort.expected_remove(cohort.expected_append(old, batch), ["S0001", "S0009"])
+    contents = way.read(path)
+    expected = expected_fields(remaining)
+    assert_fields(contents, expected)
+    cohort.assert_same({name: contents[name] for name in remaining}, remaining)
     place = cohort.icechunk_store(path) if way.kind == "icechunk" else path
     ac = zarr.open_group(place, mode="r", use_consolidated=False)["variant_AC"]
     assert isinstance(ac, zarr.Array)
@@ -302,7 +302,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any], list[
 @few
 @given(cases(), st.sampled_from(["zarr", "cubed"]), st.integers(1, 9))
 @pytest.mark.slow
-def test_the_model(case: tuple[dict[str, np.ndarray], dict[str, Any], list[str]], impl: str, ac_chunk: int) -> None:
+def test_random_stores(case: tuple[dict[str, np.ndarray], dict[str, Any], list[str]], impl: str, ac_chunk: int) -> None:
     """All ploidies, layouts and numbers of samples, with an existing array in other chunks."""
     arrays, layout, gone = case
     with tempfile.TemporaryDirectory() as name:
@@ -347,8 +347,8 @@ def test_hardy_weinberg_of_a_biobank() -> None:
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> None:
-    """One dimension for biallelic variants, and a small dtype, are kept; consolidated metadata have the new arrays."""
+def test_existing_arrays_keep_their_layout(tmp_path: Path, zarr_format: int) -> None:
+    """A missing axis of biallelic variants and a small dtype are kept; consolidated metadata have the new arrays."""
     arrays = make_arrays(10, cohort.ids(0, 7), width=2)
     arrays["variant_AC"] = np.zeros(10, dtype="i2")
     cohort.write_vcz(tmp_path / "store.vcz", arrays, zarr_format=zarr_format, consolidated=True)
@@ -412,7 +412,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
     cohort.write_vcz(tmp_path / "batch.vcz", make_arrays(10, cohort.ids(7, 4), seed=1))
     cohort.write_vcz(tmp_path / "again.vcz", make_arrays(10, cohort.ids(2, 2), seed=2))
     vczstore.append(path, tmp_path / "batch.vcz", **way.options)
-    assert vczstore.info(path).stale == []  # no fields
+    assert vczstore.info(path).stale == []  # the store has no INFO fields
     assert attribute(way, path) == {}
     changes: list[Callable[[], object]] = [
         lambda: vczstore.remove(path, "S0001", **way.options),
@@ -433,7 +433,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_stale_comes_before_all_else(store: Path) -> None:
+def test_fields_are_marked_as_stale_first(store: Path) -> None:
     """On plain Zarr a run may be interrupted anywhere, so fields are marked as stale before anything changes."""
     vczstore.recompute(store, ["AC"])
     operations = {
@@ -453,7 +453,7 @@ def test_stale_comes_before_all_else(store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
+def test_new_arrays_become_visible_only_when_complete(store: Path) -> None:
     plan = vczstore.plan("recompute", store, DEFAULT)
     for write in plan.writes:
         write.by_zarr(zarr.storage.LocalStore(store))
@@ -464,8 +464,8 @@ def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
     )
 
 
-def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
-    """An append compiled while AC was stale does not mark it; if AC became current meanwhile, it would stay so."""
+def test_a_plan_expires_when_a_stale_field_is_recomputed(store: Path) -> None:
+    """An append compiled while AC was stale does not mark it as stale, so it must not run once AC is current."""
     vczstore.recompute(store, ["AC"])
     vczstore.remove(store, "S0001")
     plan = vczstore.plan("append", store, store.with_name("batch.vcz"))
@@ -479,7 +479,7 @@ def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_a_job_recomputes_what_its_steps_leave(store: Path, tmp_path: Path, kind: str) -> None:
+def test_a_job_recomputes_fields_after_its_other_steps(store: Path, tmp_path: Path, kind: str) -> None:
     """Fields are recomputed in the same commit, and again only if samples have changed or a field is missing."""
     way = Way(kind, "cubed")
     expected = expected_fields(
@@ -561,7 +561,7 @@ def test_arrays_that_do_not_fit(store: Path, case: str) -> None:
     assert cohort.digest(store) == before
 
 
-def test_what_is_no_field_and_what_has_no_genotypes(store: Path) -> None:
+def test_unknown_fields_and_a_store_without_genotypes(store: Path) -> None:
     with pytest.raises(OptionError, match="no fields named; choose from AC, AN"):
         vczstore.recompute(store, [])
     with pytest.raises(OptionError, match="no field 'x'; choose from AC, AN"):
@@ -591,7 +591,7 @@ def test_a_value_that_does_not_fit(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
-def test_an_allele_that_is_not_there(store: Path, impl: str) -> None:
+def test_an_allele_index_that_the_variant_lacks(store: Path, impl: str) -> None:
     group = zarr.open_group(store)
     group["call_genotype"][1, 4, 0] = 3
     message = "call_genotype has allele 3 in row 1, whose variant has 1 alleles"
@@ -614,7 +614,7 @@ def test_a_foreign_attribute(store: Path, value: Any) -> None:
 
 
 def test_memory(store: Path) -> None:
-    """The error for too little memory has the amount needed to count one chunk of genotypes."""
+    """The error for too little memory states the amount needed to count one chunk of genotypes."""
     place = Options().open(store)
     with pytest.raises(MemoryLimitError, match=r"^recompute: a task needs .*--allowed-mem"):
         compile_recompute(place, place.open(), ["AC"], Options(allowed_mem="301MB", reserved_mem="300MB").memory)
@@ -631,7 +631,7 @@ def test_no_variants(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
 @pytest.mark.slow
-def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) -> None:
+def test_recomputed_in_the_commit_that_changes_samples(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
     path = way.make(tmp_path, old)
@@ -646,8 +646,8 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
     vczstore.remove(path, ["S0001", "S0009"], recompute=ALL, dry_run=True)
     assert "S0001" in way.read(path)["sample_id"]
     vczstore.remove(path, ["S0001", "S0009"], recompute=ALL)
-    left = cohort.expected_remove(cohort.expected_append(old, batch), ["S0001", "S0009"])
-    assert_fields(way.read(path), expected_fields(left))
+    remaining = cohort.expected_remove(cohort.expected_append(old, batch), ["S0001", "S0009"])
+    assert_fields(way.read(path), expected_fields(remaining))
     assert vczstore.info(path).stale == []
     before = way.read(path)
     with pytest.raises(OptionError, match="recompute: no field 'XX'"):
@@ -657,8 +657,8 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
-def test_current_fields_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
-    """For current fields there is no commit and no write; of several fields only stale ones are computed."""
+def test_current_fields_are_not_recomputed(tmp_path: Path, kind: str) -> None:
+    """If all fields are current, nothing is written or committed; otherwise only stale ones are computed."""
     way = Way(kind, "cubed")
     store = way.make(tmp_path, cohort.make_arrays(5, cohort.ids(0, 4)))
     vczstore.recompute(store, ["AN", "NS"])

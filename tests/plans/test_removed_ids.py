@@ -1,4 +1,4 @@
-"""Every reader sees an empty ID of a removed sample, on every backend, so that one filter skips it."""
+"""Every reader, on every backend, sees an empty ID for a removed sample, so that one filter skips it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(folder: Path, layout: str) -> Path:
 
 
 def check_as_xarray_has_it(store: Path, layout: str) -> None:
-    """The filter from the guide selects the calls of the remaining samples only."""
+    """Assert that the filter from the guide selects the calls of the remaining samples only."""
     place = cohort.icechunk_store(store) if layout == "icechunk" else store
     for consolidated in {False, "consolidated" in layout}:
         opened = xr.open_zarr(place, consolidated=consolidated)
@@ -63,7 +63,7 @@ def test_repair_of_a_store_that_shows_nan(layout: str, tmp_path: Path) -> None:
     store = make(tmp_path, layout)
     vczstore.remove(store, GONE, impl="zarr")
     names = ["sample_id/.zarray", *([".zmetadata"] if "consolidated" in layout else [])]
-    for name in names:  # as before remove deleted the fill value
+    for name in names:  # as left by older versions, whose `remove` kept the fill value
         document = json.loads((store / name).read_text())
         array = document["metadata"]["sample_id/.zarray"] if name == ".zmetadata" else document
         array["fill_value"] = ""
@@ -73,8 +73,8 @@ def test_repair_of_a_store_that_shows_nan(layout: str, tmp_path: Path) -> None:
     assert not isinstance(xr.open_zarr(store, consolidated=False)["sample_id"].values[0], str)
     with unchanged(store):
         dry = vczstore.repair(store, quick=True, dry_run=True)
-    (done,) = vczstore.repair(store, quick=True).done
-    assert (done,) == dry.done
-    assert "nan" in done
+    (repaired,) = vczstore.repair(store, quick=True).done
+    assert (repaired,) == dry.done
+    assert "nan" in repaired
     check_as_xarray_has_it(store, layout)
     assert not vczstore.repair(store, quick=True).done

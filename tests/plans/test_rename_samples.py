@@ -1,4 +1,4 @@
-"""Rename samples: IDs change in one commit, and nothing else."""
+"""`rename-samples`: IDs change in one commit, and nothing else."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def write_job(folder: Path, store: Path, *steps: str) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
-    """The sample is renamed, or the job is refused; else the step would count as done, with both IDs in the store."""
+def test_a_sample_that_is_appended_again_under_its_old_id(tmp_path: Path) -> None:
+    """The sample is renamed or the job refused; otherwise the step would count as done with both IDs in the store."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", {"S0007": "T7", "S0001": "T1"})
     (tmp_path / "inbox").mkdir()
@@ -90,8 +90,8 @@ def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
-    """A finished step renames the sample, although another one of its samples is removed."""
+def test_a_sample_that_was_renamed_back(tmp_path: Path) -> None:
+    """A finished step renames the sample again, although another of its samples was removed."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", {"S0001": "T1", "S0002": "T2"})
     assert run_job(write_job(tmp_path, store, "rename-samples: ids")).status == "done"
@@ -103,8 +103,8 @@ def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
-    """A second run changes nothing; if it also has a sample to rename, it is refused."""
+def test_ids_that_are_swapped_by_two_steps(tmp_path: Path) -> None:
+    """A second run changes nothing; if it would also have to rename a sample, it is refused."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "a", {"S0001": "x", "S0002": "y", "S0003": "z"})
     write_pairs(tmp_path / "b", {"x": "S0002", "y": "S0001"})
@@ -120,7 +120,7 @@ def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "S0001\tT1\nS9999\tT9\n"], ids=["empty", "unknown"])
-def test_a_standing_file(tmp_path: Path, text: str) -> None:
+def test_a_file_with_unknown_ids(tmp_path: Path, text: str) -> None:
     """Unknown IDs are counted; without missing-ok they are an error, but not a usage error."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     (tmp_path / "ids").write_text(text)
@@ -130,11 +130,11 @@ def test_a_standing_file(tmp_path: Path, text: str) -> None:
     assert caught.value.exit_status == 1
     assert cohort.digest(store) == before
     job = write_job(tmp_path, store, "rename-samples: {file: ids, missing-ok: true}")
-    done = run_job(job)
-    assert done.status == ("done" if text else "nothing to do")
+    result = run_job(job)
+    assert result.status == ("done" if text else "nothing to do")
     note = "1 of 2 sample IDs are not in the store"
-    assert (note in "\n".join(done.lines())) == bool(text)
-    assert "S9999" not in "\n".join(done.lines())
+    assert (note in "\n".join(result.lines())) == bool(text)
+    assert "S9999" not in "\n".join(result.lines())
     again = vczstore.rename_samples(store, tmp_path / "ids", missing_ok=True)
     assert again.counts["samples renamed"] == 0
     assert (note in "\n".join(again.lines())) == bool(text)
@@ -154,8 +154,8 @@ def test_columns_may_be_separated_by_spaces(tmp_path: Path) -> None:
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 @pytest.mark.slow
-def test_as_a_dictionary_does(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Any one-to-one renaming to unused IDs."""
+def test_any_one_to_one_renaming(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Random renamings to unused IDs, compared with a dictionary."""
     way, folder = Way(kind, "cubed"), tmp_path_factory.mktemp("store")
     store = way.make(folder, OLD)
     old = data.draw(st.lists(st.sampled_from(OLD["sample_id"].tolist()), min_size=1, unique=True))
@@ -193,7 +193,7 @@ def test_refused(
     assert cohort.digest(store) == before
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     complain(OptionError, ("gone: cannot be read",), lambda: vczstore.rename_samples(store, tmp_path / "gone"))
 
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("pairs", [{"S0000": "S0004", "S0004": "S0000"}, {"S0000": "S0001", "S0001": "x"}])
 def test_ids_that_pass_from_one_sample_to_another(kind: str, tmp_path: Path, pairs: dict[str, str]) -> None:
-    """If run again, IDs would pass on once more, and calls would belong to another person."""
+    """Repeated, such a renaming would move the IDs once more, and calls would belong to another person."""
     store = Way(kind, "cubed").make(tmp_path, OLD)
     write_pairs(tmp_path / "ids", pairs)
     (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - rename-samples: ids\n")
@@ -217,13 +217,13 @@ def test_a_file_without_an_end(tmp_path: Path) -> None:
     complain(OptionError, ("/dev/zero: is larger than",), lambda: vczstore.rename_samples(store, "/dev/zero"))
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_dict_instead_of_a_file(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     complain(OptionError, ("expected, not a dict",), lambda: vczstore.run("rename_samples", store, {"S0001": "x"}))
 
 
 @pytest.mark.slow
-def test_a_job_that_was_stopped_takes_a_corrected_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_job_accepts_a_corrected_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal of the interrupted job refers to the old file."""
     way = Way("icechunk", "cubed")
     store, batch = way.make(tmp_path, OLD), cohort.make_arrays(6, cohort.ids(7, 3), seed=1)
@@ -244,7 +244,7 @@ def test_a_job_that_was_stopped_takes_a_corrected_file(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_fixed_width(tmp_path: Path) -> None:
+def test_a_fixed_width_of_ids(tmp_path: Path) -> None:
     arrays = {**OLD, "sample_id": OLD["sample_id"].astype("U5")}
     store = Way("format3", "cubed").make(tmp_path, arrays)
     write_pairs(tmp_path / "ids", {"S0001": "S00001"})

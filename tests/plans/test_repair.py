@@ -1,4 +1,4 @@
-"""Repair: leftovers of killed operations on plain Zarr, compared with a NumPy model; other errors are only reported."""
+"""Repair leftovers of killed operations on plain Zarr, compared with a NumPy model; other errors are only reported."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ WHOLE = cohort.expected_append(OLD, NEW)
 
 
 def read(store: Path) -> dict[str, np.ndarray]:
-    """Read a store by its consolidated metadata, like readers, and check that they agree with the arrays."""
-    found = cohort.read_vcz(store)
+    """Read a store through its consolidated metadata, and check that these agree with the arrays."""
+    contents = cohort.read_vcz(store)
     group = zarr.open_group(store, mode="r")
-    cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, found)
-    return found
+    cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, contents)
+    return contents
 
 
 def run(*arguments: object) -> Result:
@@ -66,32 +66,32 @@ def batch(tmp_path: Path) -> Path:
     return tmp_path / "batch.vcz"
 
 
-# ---- operations that were killed ------------------------------------------------------------
+# ---- killed operations ----------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2-consolidated", "format3"], indirect=True)
 def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
     """
-    A kill between edits: a repair leaves the old samples, or all, and the same append completes them.
+    After a kill between edits, a repair leaves the old samples or all of them, and the same append completes them.
 
-    Each edit is two changes of the file system, after those for chunks.
+    Each edit consists of two changes to the file system, which follow those of the chunks.
     """
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, impl='zarr')"
     consolidated = zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None
-    done, stores = set[str](), killed(store, tmp_path / "killed", code, last=10)
+    repairs, stores = set[str](), killed(store, tmp_path / "killed", code, last=10)
     for place in stores:
         (place / "sample_id" / LOCK).unlink(missing_ok=True)  # held by a dead process
         before, ids = cohort.digest(place), zarr.open_array(place / "sample_id", mode="r")[...]
         expected = OLD if len(ids) == 7 else WHOLE
-        foreseen = vczstore.repair(place, dry_run=True, quick=True)
-        assert foreseen.ok
+        dry = vczstore.repair(place, dry_run=True, quick=True)
+        assert dry.ok
         assert cohort.digest(place) == before
         result = vczstore.repair(place, quick=True)
-        assert (result.ok, result.done) == (True, foreseen.done)
+        assert (result.ok, result.done) == (True, dry.done)
         if not result.done:
             assert cohort.digest(place) == before
-        done.update(result.done)
+        repairs.update(result.done)
         cohort.assert_same(read(place), expected)
         assert not list(place.rglob("*.partial"))
         assert vczstore.repair(place, quick=True).done == ()
@@ -103,13 +103,13 @@ def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
         cohort.assert_same(read(place), WHOLE)
     assert vczstore.verify(stores[0]).ok
     what = ["an append that was stopped is undone", "consolidated metadata that were stale are rewritten"]
-    assert [any(one.startswith(begin) for one in done) for begin in what] == [True, consolidated]
-    assert any("half-written" in one for one in done)
+    assert [any(text.startswith(begin) for text in repairs) for begin in what] == [True, consolidated]
+    assert any("half-written" in text for text in repairs)
 
 
 @pytest.mark.slow
 def test_job_killed(tmp_path: Path, batch: Path) -> None:
-    """The ledger has the pending batch, which the next run of the job recognises."""
+    """The ledger contains the pending batch, which the next run of the job recognises."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     job = tmp_path / "job.yaml"
     job.write_text(f"store: {tmp_path / 'store.vcz'}\nexecutor: single-threaded\nsteps:\n- append: {batch}\n")
@@ -127,7 +127,7 @@ def test_job_killed(tmp_path: Path, batch: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("edits", [1, 2])
-def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
+def test_the_report_of_a_repair(store: Path, batch: Path, edits: int) -> None:
     plan, place = vczstore.plan("append", store, batch), zarr.storage.LocalStore(store)
     for write in plan.writes:
         write.by_zarr(place)
@@ -139,13 +139,13 @@ def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
     what = f"{begin}, sample_id has 7; the same append brings them in"
     dry = run("repair", store, "--dry-run", "--json")
     assert cohort.digest(store) == before
-    found = {"ok": True, "store": str(store), "done": [what], "errors": [], "note": ""}
-    assert (dry.exit_code, json.loads(dry.stdout)) == (0, {**found, "dry_run": True})
+    report = {"ok": True, "store": str(store), "done": [what], "errors": [], "note": ""}
+    assert (dry.exit_code, json.loads(dry.stdout)) == (0, {**report, "dry_run": True})
     text = run("repair", store)
     assert text.exit_code == 0
     assert text.stdout == f"repair {store}: 1 repaired\n  repaired {what}\n"
-    left = rf"repair {store}: nothing to repair; \d+ chunks that no reader sees are left of a stopped append; "
-    assert re.fullmatch(rf"{left}vczstore gc {store} deletes them\n", run("repair", store).stdout)
+    pattern = rf"repair {store}: nothing to repair; \d+ chunks that no reader sees are left of a stopped append; "
+    assert re.fullmatch(rf"{pattern}vczstore gc {store} deletes them\n", run("repair", store).stdout)
     run("gc", store)
     assert run("repair", store).stdout == f"repair {store}: nothing to repair\n"
 
@@ -154,7 +154,7 @@ def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
 
 
 def stale(store: Path, what: str) -> None:
-    """Change a store like programs that ignore consolidated metadata."""
+    """Change a store like a program that ignores consolidated metadata."""
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     match what:
         case "attributes":
@@ -187,7 +187,7 @@ def _named(store: Path) -> dict[str, Any]:
 def test_stale_consolidated_metadata(store: Path, what: str) -> None:
     stale(store, what)
     if what == "attributes" and (store / "zarr.json").exists():
-        assert vczstore.repair(store).done == ()  # there they are in the same document as the originals
+        assert vczstore.repair(store).done == ()  # these lie in the same document as the originals
         return
     before = cohort.digest(store)
     assert not vczstore.verify(store, quick=True).ok
@@ -206,7 +206,7 @@ def test_stale_consolidated_metadata(store: Path, what: str) -> None:
         assert consolidated[name].attrs.asdict() == array.attrs.asdict()
 
 
-# ---- what is not repaired -------------------------------------------------------------------
+# ---- errors that are not repaired -----------------------------------------------------------
 
 
 def resize(store: Path, name: str, n: int) -> None:
@@ -238,12 +238,12 @@ def test_other_errors_are_named(store: Path, name: str) -> None:
     damage, where = OTHERS[name]
     damage(store)
     before = cohort.digest(store)
-    found = vczstore.verify(store).errors
-    assert found
+    errors = vczstore.verify(store).errors
+    assert errors
     for options in ([], ["--dry-run"]):
         text, as_json = run("repair", store, *options), run("repair", store, "--json", *options)
         assert (text.exit_code, as_json.exit_code) == (1, 1)
-        assert [d["array"] for d in json.loads(as_json.stdout)["errors"]] == [d.array for d in found]
+        assert [d["array"] for d in json.loads(as_json.stdout)["errors"]] == [d.array for d in errors]
         assert "left that repair does not fix" in text.stdout
         assert f"error {where}" in text.stdout
     assert cohort.digest(store) == before
@@ -251,14 +251,14 @@ def test_other_errors_are_named(store: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2-consolidated"], indirect=True)
-def test_one_is_repaired_and_another_is_not(store: Path) -> None:
+def test_one_error_is_repaired_and_another_is_not(store: Path) -> None:
     stale(store, "attributes")
     cut(store)
     dry = vczstore.repair(store, dry_run=True)
     result = vczstore.repair(store)
     assert (dry.done, dry.errors) == (result.done, result.errors)
     assert len(result.done) == len(result.errors) == 1
-    assert vczstore.repair(store, quick=True).ok  # which skips chunks
+    assert vczstore.repair(store, quick=True).ok  # `quick` skips chunks
 
 
 @pytest.mark.slow
@@ -289,16 +289,16 @@ def test_in_memory() -> None:
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
-def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_format: int, impl: str) -> None:
+def test_an_append_that_lacks_only_its_consolidation(tmp_path: Path, zarr_format: int, impl: str) -> None:
     """Appending the same samples completes it; other samples with the same IDs are refused."""
     old, new = cohort.make_arrays(10, cohort.ids(0, 5)), cohort.make_arrays(10, cohort.ids(5, 4), seed=3)
     store = tmp_path / "store"
     cohort.write_vcz(store, old, zarr_format=zarr_format, consolidated=True)
     key = ".zmetadata" if zarr_format == 2 else "zarr.json"
-    stale = (store / key).read_bytes()
+    old_metadata = (store / key).read_bytes()
     cohort.write_vcz(tmp_path / "batch", new)
     vczstore.append(store, tmp_path / "batch", impl=impl)
-    (store / key).write_bytes(stale)
+    (store / key).write_bytes(old_metadata)
     before = cohort.digest(store)
     for name in ("call_DP", "call_FT", "sample_pca"):
         other = {**new, name: cohort.make_arrays(10, cohort.ids(5, 4), seed=4)[name]}
@@ -306,8 +306,8 @@ def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_forma
         with pytest.raises(SampleError, match=f"has all of these samples already, with other values of {name}"):
             vczstore.append(store, tmp_path / name, impl=impl)
         assert cohort.digest(store) == before
-    done = vczstore.append(store, tmp_path / "batch", impl=impl)
-    assert done.counts["stopped append completed"] == 1
+    result = vczstore.append(store, tmp_path / "batch", impl=impl)
+    assert result.counts["stopped append completed"] == 1
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr warns that consolidated metadata of format 3 are not specified yet
@@ -316,5 +316,5 @@ def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_forma
 
 
 def samples_of(arrays: dict[str, np.ndarray]) -> list[tuple[str, tuple[str, ...]]]:
-    """The dimensions of the arrays with a samples dimension, by name."""
+    """Return names and dimensions of the arrays with a samples dimension."""
     return [(name, cohort.DIMENSIONS[name]) for name in arrays if "samples" in cohort.DIMENSIONS[name]]
