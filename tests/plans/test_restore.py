@@ -1,4 +1,4 @@
-"""Restore: a repository returns to an earlier state in a new commit."""
+"""`restore`: a repository returns to an earlier state in a new commit."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def other_fields(store: Path) -> None:
     edit(store, change)
 
 
-CHANGES = {one.__name__: one for one in (append, append_and_remove, update, widen, regrid, other_fields)}
+CHANGES = {change.__name__: change for change in (append, append_and_remove, update, widen, regrid, other_fields)}
 
 
 @pytest.mark.slow
 @in_turn(kind=("icechunk", "icechunk_flexible"), change=CHANGES)
-def test_what_it_was(kind: str, change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_the_earlier_state_is_restored(kind: str, change: Callable[[Path], None], tmp_path: Path) -> None:
     way = Way(kind, "cubed")
     store = way.make(tmp_path, OLD)
     vczstore.tag(store, "v1")
@@ -78,14 +78,14 @@ def test_what_it_was(kind: str, change: Callable[[Path], None], tmp_path: Path) 
     assert vczstore.verify(store).outside == {}
     assert result.decoded_bytes == 0
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
-    assert [one.id for one in repository.ancestry(branch="main")][:2] == [result.snapshot, before]
+    assert [snapshot.id for snapshot in repository.ancestry(branch="main")][:2] == [result.snapshot, before]
     assert vczstore.diff(store, at="v1").is_same
     vczstore.restore(store, before)
     assert vczstore.diff(store, at=before).is_same
 
 
 @pytest.mark.slow
-def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
+def test_only_changed_chunks_are_copied(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     update(store)
@@ -106,7 +106,7 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
 def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
-    """The first columns are dropped with all their samples, and more columns are appended."""
+    """The first columns are dropped with all of their samples, and the remaining columns get other widths."""
     way = Way(kind, "cubed")
     old = cohort.make_arrays(6, cohort.ids(0, 9), fields=("sample_sex", "call_FT"))
     store = way.make(tmp_path, old, samples_chunk=2)
@@ -126,7 +126,7 @@ def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
+def test_withdrawn_samples_are_not_restored(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     vczstore.remove(store, "S0001")
@@ -141,7 +141,7 @@ def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_is_applied_again(tmp_path: Path) -> None:
-    """A job applies again the batches that a restored store lacks."""
+    """After a restore, a job appends the batches that the store lacks."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     batch(tmp_path / "batch.vcz", NEW)
@@ -155,7 +155,7 @@ def test_a_job_is_applied_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_removed_stays_known(tmp_path: Path) -> None:
+def test_removed_samples_stay_known(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
     append(store)
@@ -166,7 +166,7 @@ def test_what_was_removed_stays_known(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("removed_on", "restored"), [("dev", "main"), ("main", "dev")])
-def test_what_another_branch_has_removed_stays_known(removed_on: str, restored: str, tmp_path: Path) -> None:
+def test_samples_removed_on_another_branch_stay_known(removed_on: str, restored: str, tmp_path: Path) -> None:
     store = Way("icechunk", "zarr").make(tmp_path, OLD)
     vczstore.branch(store, "dev")
     vczstore.remove(store, "S0001", branch=removed_on, impl="zarr")
@@ -186,7 +186,7 @@ def test_hashes_of_different_keys_are_not_mixed(tmp_path: Path, monkeypatch: pyt
         complain(SampleError, ("^restore: .*different keys", "export"), lambda: vczstore.restore(store, "dev"))
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path) -> None:
     plain = Way("format3", "cubed").make(tmp_path, OLD)
     (tmp_path / "other").mkdir()
     store = Way("icechunk", "cubed").make(tmp_path / "other", OLD)

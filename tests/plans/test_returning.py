@@ -1,4 +1,4 @@
-"""Removed samples are not added again by mistake: the store has keyed hashes of their IDs, but not the key."""
+"""Removed samples are not added again by mistake: the store keeps keyed hashes of their IDs, but not the key."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def attribute(store: Path, way: Way) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_removed_sample_that_returns(kind: str, tmp_path: Path) -> None:
     way, store = removed_from(kind, tmp_path)
     gone = cohort.expected_remove(OLD, ["S0001", "S0004"])
     source = batch(tmp_path)
@@ -91,7 +91,7 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
     assert allowed.counts == {"sources": 1, "samples added": 1, "samples returning": 1}
     cohort.assert_same(way.read(store), expected(gone))
     assert len(attribute(store, way)["hashes"]) == 1  # S0004
-    # samples removed before are no error alongside others, so that an interrupted run can be completed
+    # samples removed before are no error if others are named, so that an interrupted run can be completed
     again = vczstore.remove(store, ["S0001", "S0004"], impl="zarr")
     assert again.counts == {"samples removed": 1, "samples removed before": 1}
 
@@ -108,8 +108,8 @@ def test_another_unicode_form_is_the_same_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_what_keeps_the_hashes(kind: str, tmp_path: Path) -> None:
-    """Compact, its copy, purge and the copy to Icechunk keep the hashes, and refuse the sample afterwards."""
+def test_operations_that_keep_the_hashes(kind: str, tmp_path: Path) -> None:
+    """Compact (also to a copy), purge and the copy to Icechunk keep the hashes; the sample is refused afterwards."""
     way, store = removed_from(kind, tmp_path)
     source = batch(tmp_path)
     stores = [store, tmp_path / "compacted.vcz"]
@@ -126,7 +126,7 @@ def test_what_keeps_the_hashes(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_overwritten_repository_keeps_the_hashes(tmp_path: Path) -> None:
-    """And no line of the VCF's header that is copied names a removed sample."""
+    """In addition, lines of the VCF header that name a removed sample are not copied."""
     _, store = removed_from("icechunk", tmp_path)
     full = batch(tmp_path, OLD, "full.vcz")
     copy: dict[str, Any] = {"impl": "zarr", "overwrite": True}
@@ -152,7 +152,7 @@ def test_the_key_of_another_store_is_in_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_init_does_not_take_hashes_without_their_key(kind: str, tmp_path: Path) -> None:
+def test_init_does_not_copy_hashes_without_their_key(kind: str, tmp_path: Path) -> None:
     _, store = removed_from(kind, tmp_path)
     vczstore.compact(store, impl="zarr")
     vczstore.init(tmp_path / "new.vcz", store)
@@ -160,7 +160,7 @@ def test_init_does_not_take_hashes_without_their_key(kind: str, tmp_path: Path) 
     vczstore.append(tmp_path / "new.vcz", batch(tmp_path), impl="zarr")
 
 
-def test_stores_without_a_place_have_keys_of_their_own(tmp_path: Path) -> None:
+def test_stores_in_memory_have_keys_of_their_own(tmp_path: Path) -> None:
     keys, place = set(), batch(tmp_path, OLD)
     for _ in range(2):
         store = cohort.in_memory(place)
@@ -178,40 +178,40 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
     batch(tmp_path, name="inbox/a.vcz")
     job = tmp_path / "job.yaml"
 
-    done: list[Any] = []
+    job_results: list[Any] = []
 
     def run(*steps: str) -> str:
         job.write_text("\n".join([f"store: {store}", "steps:", *(f"  - {step}" for step in steps)]) + "\n")
-        done.append(run_job(job))
-        return done[-1].status
+        job_results.append(run_job(job))
+        return job_results[-1].status
 
-    with unchanged(store):  # steps of a job see earlier ones
+    with unchanged(store):  # a step of a job sees the results of earlier ones
         error = complain(SampleError, ["was removed"], lambda: run("remove: S0001", "append: inbox/*.vcz"))
     assert "S0001" not in error  # jobs log no IDs
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "done"
-    assert [one.counts.get("samples left out as removed before") for one in done[-1].results] == [None, 1]
-    left = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
-    cohort.assert_same(way.read(store), left)
+    assert [result.counts.get("samples left out as removed before") for result in job_results[-1].results] == [None, 1]
+    expected = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
+    cohort.assert_same(way.read(store), expected)
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
-    batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # no sample is left of it; that is recorded once
+    batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # all of its samples are left out, recorded once
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
     assert run("append: inbox/*.vcz") == "nothing to do"
-    cohort.assert_same(way.read(store), left)
+    cohort.assert_same(way.read(store), expected)
     batch(tmp_path, some(["S0001"], seed=4), name="inbox/d.vcz")
     more = some(["N3"], seed=5)
     batch(tmp_path, more, name="inbox/e.vcz")
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert run("append: inbox/*.vcz") == "nothing to do"
-    left = cohort.expected_append(left, more)
+    expected = cohort.expected_append(expected, more)
     batch(tmp_path, some(["S0001", "N2"], seed=3), name="inbox/b.vcz")
     with unchanged(store):
         complain(SampleError, ["was removed"], lambda: run("update: {source: inbox/b.vcz, insert: true}"))
     assert run("update: {source: inbox/b.vcz, insert: true, allow-returning: true}") == "done"
-    cohort.assert_same(way.read(store), cohort.expected_append(left, some(["S0001", "N2"], seed=3)))
+    cohort.assert_same(way.read(store), cohort.expected_append(expected, some(["S0001", "N2"], seed=3)))
 
 
-def test_the_key_is_beside_the_store_and_hidden_from_others(tmp_path: Path) -> None:
+def test_the_key_is_next_to_the_store_and_hidden_from_others(tmp_path: Path) -> None:
     way, store = removed_from("format3", tmp_path)
     key = tmp_path / f"store.vcz{SUFFIX}"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -222,7 +222,7 @@ def test_the_key_is_beside_the_store_and_hidden_from_others(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["lost", "another"])
-def test_without_the_key_nothing_comes_in(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_key_nothing_is_appended(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, store = removed_from("format3", tmp_path)
     moved = shutil.move(store, tmp_path / "moved.vcz")
     source = batch(tmp_path)
@@ -261,7 +261,7 @@ def test_where_no_key_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_written_whole_or_not_at_all(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = KeyPlace(tmp_path / f"store.vcz{SUFFIX}")
 
     def fail(*_: object) -> None:
@@ -295,20 +295,20 @@ def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
         "KeyPlace(pathlib.Path(sys.argv[1])).create('k' * 64)"
     )
     assert subprocess.run([sys.executable, "-c", code, f"{store}{SUFFIX}"], check=False).returncode == -9
-    (left,) = {*tmp_path.glob(f"store.vcz{SUFFIX}.*")} - {other}
-    assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    (leftover,) = {*tmp_path.glob(f"store.vcz{SUFFIX}.*")} - {other}
+    assert stat.S_IMODE(leftover.stat().st_mode) == 0o600
     stuck = tmp_path / f"store.vcz{SUFFIX}.{'0' * 16}"
     stuck.mkdir()  # cannot be unlinked, like files of other users in a folder with the sticky bit
     os.utime(stuck, (0, 0))
     vczstore.remove(store, ["S0001"], impl="zarr")
-    assert left.exists()  # its writer may be active
-    os.utime(left, (0, 0))
+    assert leftover.exists()  # its writer may be active
+    os.utime(leftover, (0, 0))
     vczstore.remove(store, ["S0002"], impl="zarr")
     assert {*tmp_path.glob("store.vcz*")} == {store, other, stuck, store.with_name(f"store.vcz{SUFFIX}")}
 
 
 def test_the_temporary_file_of_a_key_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is written again; if it is deleted each time, there is no key."""
+    """The file is written again; if it is deleted every time, no key is created."""
     path, link, left = tmp_path / f"store.vcz{SUFFIX}", os.link, 2
 
     def deleted(source: Path, target: Path) -> None:
@@ -327,7 +327,7 @@ def test_the_temporary_file_of_a_key_is_deleted_meanwhile(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_key_is_none(tmp_path: Path) -> None:
+def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
     store = Way("format3", "zarr").make(tmp_path, OLD)
     (tmp_path / f"store.vcz{SUFFIX}").touch()
     with unchanged(store):
@@ -345,12 +345,12 @@ def test_a_store_without_samples_has_none_to_remove(tmp_path: Path) -> None:
         assert run_job(job).status == "nothing to do"
 
 
-def test_a_store_in_memory_has_no_place_beside_it(tmp_path: Path) -> None:
+def test_the_key_of_a_store_in_memory_is_reported(tmp_path: Path) -> None:
     place = Way("format3", "zarr").make(tmp_path, OLD)
     store = cohort.in_memory(place)
     assert isinstance(store, MemoryStore)
-    done = vczstore.remove(store, ["S0001"], impl="zarr")
-    assert VARIABLE in done.notes["after"]
+    result = vczstore.remove(store, ["S0001"], impl="zarr")
+    assert VARIABLE in result.notes["after"]
     source = batch(tmp_path)
     complain(SampleError, ["S0001"], lambda: vczstore.append(store, source, impl="zarr"))
 
@@ -377,7 +377,7 @@ def test_in_an_object_store(backend: str, s3_server: s3.S3Server, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_one_of_a_large_batch_is_found(tmp_path: Path) -> None:
+def test_a_removed_sample_is_detected_in_a_large_batch(tmp_path: Path) -> None:
     _, store = removed_from("format3", tmp_path)
     opened = open_store(store)
     withdrawn = Withdrawn.of(opened, opened.open())

@@ -37,11 +37,11 @@ def _opened(way: Way, store: Path) -> zarr.Group:
 
 
 def _columns(way: Way, store: Path) -> tuple[int, ...]:
-    """The columns of the store, after checking that all arrays with samples agree."""
+    """Return the widths of the store's columns, and check that all arrays with samples agree."""
     group = _opened(way, store)
     names = [name for name in group if "samples" in cohort.DIMENSIONS.get(name, ())]
-    (found,) = {group[n].read_chunk_sizes[cohort.DIMENSIONS[n].index("samples")] for n in names}
-    return found
+    (widths,) = {group[n].read_chunk_sizes[cohort.DIMENSIONS[n].index("samples")] for n in names}
+    return widths
 
 
 def _batch(folder: Path, start: int, n: int, **layout: Any) -> tuple[Path, Arrays]:
@@ -66,8 +66,8 @@ with_cubed = pytest.mark.parametrize("way", CUBED, ids=lambda w: w.id)
 
 @pytest.mark.slow
 @in_both
-def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
-    """Batches of any width, of several chunks, and from a flexible source; the last one is re-encoded once."""
+def test_batches_become_columns(way: Way, tmp_path: Path) -> None:
+    """Batches of any width, of several chunks, from a flexible source, and of format 2."""
     store, model = _start(way, tmp_path)
     other, arrays = _batch(tmp_path, 30, 4, samples_chunk=2)
     vczstore.regrid(other, sample_grid="flexible", samples_chunk=4)
@@ -87,13 +87,13 @@ def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
 
 
 def _without_info(records: list[str]) -> list[list[str]]:
-    """The columns of VCF records without QUAL, FILTER and INFO, which `create` does not copy."""
+    """Return the columns of VCF records without QUAL, FILTER and INFO, which `create` does not copy."""
     return [[*fields[:5], *fields[8:]] for fields in (record.split("\t") for record in records)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
-def test_a_vcf_comes_as_one_column(backend: str, tmp_path: Path) -> None:
+def test_a_vcf_becomes_one_column(backend: str, tmp_path: Path) -> None:
     """New columns may be wider than the existing ones, for example after a first batch of one sample."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     first, *others = vcf.EXAMPLES["calls"].parts[0]
@@ -111,7 +111,7 @@ def test_a_vcf_comes_as_one_column(backend: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @with_cubed
-def test_nothing_is_decoded_and_nothing_of_the_store_touched(way: Way, tmp_path: Path) -> None:
+def test_an_append_decodes_nothing_and_changes_no_chunk_of_the_store(way: Way, tmp_path: Path) -> None:
     store, _ = _start(way, tmp_path)
     for start, n in ((6, 5), (11, 1), (12, 7)):
         before = cohort.digest(store)
@@ -140,8 +140,8 @@ def test_several_sources_and_other_dtypes(way: Way, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
-def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
-    """An empty store is flexible already; the first batch, and a part of another one, become columns."""
+def test_a_store_is_created_flexible(backend: str, tmp_path: Path) -> None:
+    """An empty store is already flexible; the first batch, including its partial last chunk, becomes columns."""
     way = Way("icechunk" if backend == "icechunk" else "format3", "cubed")
     store = tmp_path / "store.vcz"
     place, model = _batch(tmp_path, 0, 7, samples_chunk=4)
@@ -149,8 +149,8 @@ def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
     assert vczstore.info(store).sample_columns == []
     vczstore.append(store, place, **OPTIONS)
     samples = [name for name in model if "samples" in cohort.DIMENSIONS[name]]
-    found = way.read(store)
-    cohort.assert_same({n: found[n] for n in samples}, {n: model[n] for n in samples})
+    contents = way.read(store)
+    cohort.assert_same({n: contents[n] for n in samples}, {n: model[n] for n in samples})
     assert _columns(way, store) == (4, 3)
     assert vczstore.info(store).sample_columns == [4, 3]
     lines = "\n".join(vczstore.info(store).lines())
@@ -159,29 +159,29 @@ def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
+def test_a_field_is_added_to_a_flexible_store(tmp_path: Path) -> None:
     """A field is added from sharded and from flexible sources, and is missing for old samples."""
     way = Way("format3_flexible", "cubed")
     store, _ = _start(way, tmp_path)
     for start, name, shards in ((6, "call_FC", (2, 2)), (10, "sample_pca", None)):
         arrays = cohort.make_arrays(10, cohort.ids(start, 4), seed=1)
         known = {n: a for n, a in way.read(store).items() if "samples" in cohort.DIMENSIONS[n]}
-        some = {n: a for n, a in arrays.items() if "samples" not in cohort.DIMENSIONS[n] or n in (*known, name)}
+        selected = {n: a for n, a in arrays.items() if "samples" not in cohort.DIMENSIONS[n] or n in (*known, name)}
         source = tmp_path / f"{name}.vcz"
-        cohort.write_vcz(source, some, samples_chunk=2, shards=shards)
+        cohort.write_vcz(source, selected, samples_chunk=2, shards=shards)
         if shards is None:
             vczstore.regrid(source, sample_grid="flexible", samples_chunk=3)
         vczstore.append(store, source, add_fields=[name], **OPTIONS)
         axis = cohort.DIMENSIONS[name].index("samples")
-        found = way.read(store)[name].take(range(-4, 0), axis=axis)
-        np.testing.assert_array_equal(found, arrays[name])
+        added = way.read(store)[name].take(range(-4, 0), axis=axis)
+        np.testing.assert_array_equal(added, arrays[name])
     assert _columns(way, store) == (3, 3, 4, 2, 2)
     assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.slow
 def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
-    """After any edit, readers see the old samples; a different batch can be appended instead."""
+    """After any number of edits, readers see the old samples; a different batch can be appended instead."""
     way = Way("format3_flexible", "cubed")
     (first, a), (second, b) = _batch(tmp_path, 6, 5, samples_chunk=2), _batch(tmp_path, 11, 5, samples_chunk=3)
     for n_edits in (0, 3, 6):
@@ -192,10 +192,10 @@ def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
         for edit in plan.edits[:n_edits]:
             edit.apply(place)
         assert _opened(way, store)["sample_id"].shape == (6,)
-        found = way.read(store)
+        contents = way.read(store)
         axes = {n: cohort.DIMENSIONS[n].index("samples") for n in model if "samples" in cohort.DIMENSIONS[n]}
-        found |= {n: np.take(found[n], np.arange(6), axis=axis) for n, axis in axes.items()}
-        cohort.assert_same(found, model)
+        contents |= {n: np.take(contents[n], np.arange(6), axis=axis) for n, axis in axes.items()}
+        cohort.assert_same(contents, model)
         batch, arrays = (second, b) if n_edits == 3 else (first, a)
         vczstore.append(store, batch, **OPTIONS)
         cohort.assert_same(way.read(store), cohort.expected_append(model, arrays))
@@ -207,7 +207,7 @@ def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @with_cubed
-def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> None:
+def test_whole_columns_are_dropped_without_re_encoding(way: Way, tmp_path: Path) -> None:
     """Later columns are renumbered; only columns with removed and remaining samples are re-encoded."""
     store, model = _start(way, tmp_path, 9)
     gone = ["S0003", "S0004", "S0005"]
@@ -229,8 +229,8 @@ def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @with_cubed
-def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
-    """If the last column is full, nothing is re-encoded; else only that column is."""
+def test_a_store_becomes_flexible_by_its_metadata_alone(way: Way, tmp_path: Path) -> None:
+    """If the last column is full, nothing is re-encoded; otherwise only that column is."""
     for n, kind in ((6, 0), (7, 1)):
         plain = Way("icechunk" if way.is_icechunk else "format3", "cubed")
         arrays = some_arrays(10, cohort.ids(0, n))
@@ -264,7 +264,7 @@ def test_a_regular_copy_has_the_regular_metadata(way: Way, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
+def test_other_chunks_of_a_regular_store(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
     arrays = some_arrays(10, cohort.ids(0, 11))
     shards = None if kind == "format2" else (2, 2)
@@ -289,8 +289,8 @@ def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Pa
     cohort.assert_same(way.read(store), arrays)
     for name, array in _opened(way, store).arrays():
         codec = array.compressors[-1]
-        found = codec.get_config() if kind == "format2" else codec.to_dict()["configuration"]
-        assert (found["cname"], found["clevel"]) == ("lz4", 3), name
+        config = codec.get_config() if kind == "format2" else codec.to_dict()["configuration"]
+        assert (config["cname"], config["clevel"]) == ("lz4", 3), name
         if "variants" in cohort.DIMENSIONS[name] and (
             kind != "icechunk_flexible" or "samples" not in cohort.DIMENSIONS[name]
         ):
@@ -325,8 +325,8 @@ def test_region_queries_after_other_chunks_of_variants(backend: str, tmp_path: P
     assert shown == [head, *expected]
 
 
-def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
-    """A sample each for 30 nights, merged each night: at most 4 re-encodings per sample, and at most 6 columns."""
+def test_columns_that_are_appended_one_by_one_are_re_encoded_a_few_times() -> None:
+    """One sample on each of 30 nights, merged nightly: at most 4 re-encodings per sample, and at most 6 columns."""
     columns: tuple[int, ...] = ()
     rewritten = 0
     for _ in range(30):
@@ -341,29 +341,29 @@ def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3_flexible"])
-def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
-    """A sample each, merged if there are more than 6 columns: at most 4 re-encodings per sample are counted."""
+def test_re_encoded_bytes_of_30_nights(kind: str, tmp_path: Path) -> None:
+    """One sample each, merged if there are more than 6 columns: at most 4 re-encodings per sample."""
     way, fields = Way(kind, "cubed"), ("call_genotype",)
     model = cohort.make_arrays(40, cohort.ids(0, 64), fields=fields)
     store = way.make(tmp_path, model, samples_chunk=64, variants_chunk=40)
     options = {"executor": "single-threaded"}
-    came = re_encoded = 0
+    appended = re_encoded = 0
     for night in range(30):
         batch = cohort.make_arrays(40, cohort.ids(100 + night, 1), seed=night, fields=fields)
         cohort.write_vcz(tmp_path / f"{night}.vcz", batch, samples_chunk=1, variants_chunk=40)
         result = vczstore.append(store, tmp_path / f"{night}.vcz", **options)
         assert result.decoded_bytes == 0
         re_encoded += vczstore.regrid(store, when="columns > 6", **options).decoded_bytes
-        came += batch["call_genotype"].nbytes
+        appended += batch["call_genotype"].nbytes
         model = cohort.expected_append(model, batch)
-    assert 0 < re_encoded <= 4 * came
+    assert 0 < re_encoded <= 4 * appended
     assert len(_columns(way, store)) <= 7
     cohort.assert_same(way.read(store), model)
 
 
 @pytest.mark.slow
 def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None:
-    """Else regrid is a no-op. The default width is the widest column; columns that are too wide are reported."""
+    """Otherwise regrid is a no-op. The default width is that of the widest column; wider columns are reported."""
     way = Way("format3_flexible", "cubed")
     store, _ = _start(way, tmp_path)
     for i in (6, 7):
@@ -385,12 +385,12 @@ def _is_same(pair: tuple[int, int]) -> bool:
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
 def test_merging(columns: list[int], most: int) -> None:
-    """Only adjacent columns are merged, up to the width wanted; merging is idempotent."""
-    found = merged(columns, most)
-    assert sum(found) == sum(columns)
-    assert set(np.cumsum(found)) <= set(np.cumsum(columns))
-    assert all(width <= most or width in columns for width in found)
-    assert merged(found, most) == found
+    """Only adjacent columns are merged, up to the requested width; merging is idempotent."""
+    result = merged(columns, most)
+    assert sum(result) == sum(columns)
+    assert set(np.cumsum(result)) <= set(np.cumsum(columns))
+    assert all(width <= most or width in columns for width in result)
+    assert merged(result, most) == result
 
 
 # ---- any sequence ---------------------------------------------------------------------------
@@ -413,41 +413,41 @@ FIELDS = ("sample_sex", "call_genotype", "call_FT")
 @given(st.sampled_from(CUBED), steps)
 @example(Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)])  # columns get indices that did not exist
 @pytest.mark.slow
-def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple[Any, ...]]) -> None:
-    """Values agree bit for bit with the model of a regular store; verify finds no errors."""
+def test_random_sequences_of_operations(way: Way, sequence: list[tuple[Any, ...]]) -> None:
+    """Values agree bit for bit with the model of a regular store, and `verify` finds no errors."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = cohort.make_arrays(6, cohort.ids(0, 5), fields=FIELDS)
         store = way.make(folder, model, samples_chunk=2)
-        came = 5
+        start = 5
         for step in sequence:
-            model, came = _apply(step, way, store, model, came, folder)
+            model, start = _apply(step, way, store, model, start, folder)
             cohort.assert_same(way.read(store), model)
         assert vczstore.verify(store).errors == []
 
 
-def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, came: int, folder: Path) -> tuple[Arrays, int]:
-    """Apply a step to the store and to the model."""
+def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, start: int, folder: Path) -> tuple[Arrays, int]:
+    """Apply a step to the store and to the model; return the model, and how many samples were ever appended."""
     options = {"impl": "zarr"} if step[-1] in (1, 3) else OPTIONS
     match step:
         case ("append", n, chunk):
-            batch = cohort.make_arrays(6, cohort.ids(came, n), seed=came, fields=FIELDS)
-            cohort.write_vcz(folder / f"{came}.vcz", batch, samples_chunk=chunk)
-            vczstore.append(store, folder / f"{came}.vcz", **options)
-            return cohort.expected_append(model, batch), came + n
+            batch = cohort.make_arrays(6, cohort.ids(start, n), seed=start, fields=FIELDS)
+            cohort.write_vcz(folder / f"{start}.vcz", batch, samples_chunk=chunk)
+            vczstore.append(store, folder / f"{start}.vcz", **options)
+            return cohort.expected_append(model, batch), start + n
         case ("remove", where):
-            there = [s for i, s in enumerate(model["sample_id"].tolist()) if i in where and s]
-            if there:
-                vczstore.remove(store, there, **options)
-            return cohort.expected_remove(model, there) if there else model, came
+            ids = [s for i, s in enumerate(model["sample_id"].tolist()) if i in where and s]
+            if ids:
+                vczstore.remove(store, ids, **options)
+            return cohort.expected_remove(model, ids) if ids else model, start
         case ("compact",):
             vczstore.compact(store, **options)
-            return cohort.expected_compact(model), came
+            return cohort.expected_compact(model), start
         case ("merge", n):
             vczstore.regrid(store, sample_grid="flexible", samples_chunk=n, **options)
         case ("regular", n):
             vczstore.regrid(store, sample_grid="regular", samples_chunk=n, **options)
-    return model, came
+    return model, start
 
 
 # ---- readers --------------------------------------------------------------------------------
@@ -549,7 +549,7 @@ def test_xarray_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
+def test_a_partial_last_column_is_refused(tmp_path: Path) -> None:
     """zarr leaves such a column when a flexible array becomes shorter; regrid repairs it."""
     way = Way("format3_flexible", "cubed")
     store, model = _start(way, tmp_path)
@@ -559,8 +559,8 @@ def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
         if "samples" in cohort.DIMENSIONS[name]:
             axis = cohort.DIMENSIONS[name].index("samples")
             array.resize(tuple(5 if i == axis else n for i, n in enumerate(array.shape)))
-    way_out = f"vczstore regrid {store} --sample-grid flexible"
-    _refused(store, lambda: vczstore.append(store, place), "3 samples wide and hold 2", way_out)
+    advice = f"vczstore regrid {store} --sample-grid flexible"
+    _refused(store, lambda: vczstore.append(store, place), "3 samples wide and hold 2", advice)
     vczstore.regrid(store, sample_grid="flexible", **OPTIONS)
     vczstore.append(store, place, **OPTIONS)
     expected = cohort.expected_append(cohort.select(model, cohort.ids(0, 5)), arrays)
@@ -569,7 +569,7 @@ def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
 
 
 def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
-    """Readers would see half of the change, unless it is in a local folder; changes of metadata alone are allowed."""
+    """Readers would see half of the change, unless the store is a local folder; metadata alone may be changed."""
     memory = zarr.storage.MemoryStore()
     arrays = some_arrays(10, cohort.ids(0, 6))
     cohort.write_vcz(memory, arrays)
@@ -583,7 +583,7 @@ def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
 @pytest.mark.slow
 @with_cubed
 def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
-    """Re-encoding for a wider dtype, or for replaced samples, keeps the columns of a store."""
+    """Re-encoding for a wider dtype, or for replaced samples, keeps the columns of the store."""
     store, model = _start(way, tmp_path)
     place, arrays = _batch(tmp_path, 6, 2)
     vczstore.append(store, place, **OPTIONS)
@@ -609,7 +609,7 @@ def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
-def test_consolidated_metadata_follow(tmp_path: Path) -> None:
+def test_consolidated_metadata_are_updated(tmp_path: Path) -> None:
     model = some_arrays(10, cohort.ids(0, 6))
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, model, consolidated=True)
@@ -672,8 +672,8 @@ def test_a_compaction_to_no_samples_leaves_no_chunks(kind: str, tmp_path: Path) 
     gone = model["sample_id"].tolist()
     vczstore.remove(store, gone, **OPTIONS)
     vczstore.compact(store, **OPTIONS)
-    found = vczstore.verify(store)
-    assert (found.errors, found.outside) == ([], {})
+    report = vczstore.verify(store)
+    assert (report.errors, report.outside) == ([], {})
     place, arrays = _batch(tmp_path, 20, 2)
     vczstore.append(store, place, **OPTIONS)
     expected = cohort.expected_append(cohort.expected_compact(cohort.expected_remove(model, gone)), arrays)
@@ -698,5 +698,5 @@ def test_a_stopped_append_is_repaired(tmp_path: Path) -> None:
     vczstore.append(store, second, **OPTIONS)
     cohort.assert_same(way.read(store), cohort.expected_append(model, arrays))
     assert _columns(way, store) == (3, 3, 1)
-    found = vczstore.verify(store)
-    assert (found.errors, found.outside) == ([], {})
+    report = vczstore.verify(store)
+    assert (report.errors, report.outside) == ([], {})

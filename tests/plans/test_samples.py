@@ -1,4 +1,4 @@
-"""Samples: lists of IDs, and the suggestions in errors about unknown IDs."""
+"""`samples`: lists of IDs, and the suggestions in errors about unknown IDs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_samples_are_listed(kind: str, tmp_path: Path) -> None:
     vczstore.remove(store, ["NA00002", "a\tb"])
     assert run("samples", store).stdout.splitlines() == ["NA00001", "HG-0003", "e\u0301"]
     assert run("samples", store, "--removed").stdout.splitlines() == ["1", "4"]
-    found = json.loads(run("samples", store, "--json").stdout)
-    assert (found["ids"], found["n_samples"], found["n_removed"]) == (["NA00001", "HG-0003", "e\u0301"], 3, 2)
+    listing = json.loads(run("samples", store, "--json").stdout)
+    assert (listing["ids"], listing["n_samples"], listing["n_removed"]) == (["NA00001", "HG-0003", "e\u0301"], 3, 2)
 
 
-def test_as_they_were(tmp_path: Path) -> None:
+def test_samples_of_an_earlier_state(tmp_path: Path) -> None:
     store = make("icechunk", tmp_path)
     vczstore.tag(store, "v1")
     vczstore.remove(store, "NA00002")
@@ -42,7 +42,7 @@ def test_as_they_were(tmp_path: Path) -> None:
     assert "has no tag, branch or snapshot 'v2'" in fails("samples", store, "--at", "v2")
 
 
-def test_plain_zarr_keeps_no_other_state(tmp_path: Path) -> None:
+def test_plain_zarr_keeps_no_earlier_states(tmp_path: Path) -> None:
     store = make("format3", tmp_path)
     complain(TagError, ("^samples: ", "copy-store-to-icechunk"), lambda: vczstore.samples(store, at="v1"))
 
@@ -52,7 +52,7 @@ SUGGESTED = {"na00001": "NA00001", "HG0003": "HG-0003", "NA0000": "NA00001", "AN
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_errors_suggest_samples(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Errors of commands have suggestions; jobs log them only at the debug level."""
+    """Errors of commands contain suggestions; jobs log these only at the debug level."""
     store = make(kind, tmp_path)
     before = cohort.digest(store)
     caplog.set_level(logging.INFO)

@@ -41,8 +41,8 @@ def _metadata(way: Way, store: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
-def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -> None:
-    """xarray reads each layout; without shards, metadata and chunks are the original ones again."""
+def test_shards_are_added_changed_and_removed_without_decoding(kind: str, tmp_path: Path) -> None:
+    """xarray reads each layout; once the shards are removed, metadata and chunks are the original ones again."""
     fields = ("sample_sex", "call_AD", "call_GL", "call_FT")
     way, arrays = Way(kind, "cubed"), cohort.make_arrays(10, cohort.ids(0, 11), fields=fields)
     store = way.make(tmp_path, arrays, samples_chunk=3)
@@ -58,8 +58,8 @@ def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -
     ):
         result = vczstore.regrid(store, **options, **OPTIONS)
         assert (result.decoded_bytes, result.plan.decoded_chunks) == (0, 0)
-        found = _shards(way, store)
-        assert {name: found[name] for name in expected} == expected
+        shards = _shards(way, store)
+        assert {name: shards[name] for name in expected} == expected
         read = xr.open_zarr(_opened(way, store).store, consolidated=False, chunks=None, decode_cf=False)
         cohort.assert_same({name: read[name].to_numpy() for name in arrays}, arrays)
         assert vczstore.verify(store).errors == []
@@ -72,7 +72,7 @@ def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -
 
 
 def test_shards_with_other_chunks_and_another_compressor(tmp_path: Path) -> None:
-    """With other chunks or compressors, all is re-encoded; from shards to a flexible grid, chunks are copied."""
+    """Other chunks or compressors re-encode everything; from shards to a flexible grid, chunks are copied."""
     way, arrays = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, arrays, samples_chunk=3)
     options = {"samples_chunk": 4, "samples_shard": 8, "variants_shard": 8, "compressor": "lz4"}
@@ -97,7 +97,7 @@ def test_other_implementations(impl: str, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
-def test_vcztools_reads_what_has_no_shards(tmp_path: Path) -> None:
+def test_vcztools_reads_a_store_without_shards(tmp_path: Path) -> None:
     """vcztools fails with shards, and `export` to VCF is refused; without shards it agrees with bcftools."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = tmp_path / "store.vcz"
@@ -152,17 +152,17 @@ def test_refusals(tmp_path: Path) -> None:
 
 @pytest.fixture
 def coded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """A list of the shapes of chunks that Blosc decodes or encodes from now on."""
-    seen: list[tuple[int, ...]] = []
+    """A list that collects the shapes of the chunks that Blosc decodes or encodes."""
+    shapes: list[tuple[int, ...]] = []
     for name in ("_decode_sync", "_encode_sync"):
         original = getattr(BloscCodec, name)
 
         def counted(self: BloscCodec, value: Any, spec: Any, original: Any = original) -> Any:
-            seen.append(spec.shape)
+            shapes.append(spec.shape)
             return original(self, value, spec)
 
         monkeypatch.setattr(BloscCodec, name, counted)
-    return seen
+    return shapes
 
 
 BLOSC = BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle", typesize=1)
@@ -174,10 +174,10 @@ INTO_SHARDS: dict[str, tuple[dict[str, Any], ...]] = {
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.parametrize("layouts", INTO_SHARDS.values(), ids=INTO_SHARDS)
-def test_an_append_from_a_chunk_within_a_shard_decodes_no_shard(
+def test_an_append_that_begins_within_a_shard_decodes_no_shard(
     kind: str, layouts: tuple[dict[str, Any], ...], coded: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
-    """9 samples in shards of 6 and chunks of 3: if the append begins within a chunk, only that chunk is decoded."""
+    """9 samples in shards of 6 and chunks of 3: only if the append begins within a chunk is that chunk decoded."""
     way, model = Way(kind, "cubed"), some_arrays(10, cohort.ids(0, 9))
     store = way.make(tmp_path, model, shards=(2, 2), compressors=BLOSC)
     sizes = [*[6] * (len(layouts) - 1), 7, 2]
@@ -185,12 +185,12 @@ def test_an_append_from_a_chunk_within_a_shard_decodes_no_shard(
         cohort.write_vcz(
             tmp_path / f"{start}.vcz", some_arrays(10, cohort.ids(int(start), n)), compressors=BLOSC, **layout[0]
         )
-    *places, last = sorted(tmp_path.glob("[0-9]*.vcz"), key=lambda path: int(path.stem))
+    *sources, last = sorted(tmp_path.glob("[0-9]*.vcz"), key=lambda path: int(path.stem))
     coded.clear()
-    result = vczstore.append(store, *places, require_direct_copy=True, **OPTIONS)
+    result = vczstore.append(store, *sources, require_direct_copy=True, **OPTIONS)
     assert not [shape for shape in coded if shape[:2] == (4, 3)]
     assert (result.decoded_bytes, result.plan.decoded_chunks) == (0, 0)
-    model = cohort.expected_append(model, *(cohort.read_vcz(place) for place in places))
+    model = cohort.expected_append(model, *(cohort.read_vcz(place) for place in sources))
     cohort.assert_same(way.read(store), model)
     coded.clear()
     result = vczstore.append(store, last, **OPTIONS)
@@ -202,8 +202,8 @@ def test_an_append_from_a_chunk_within_a_shard_decodes_no_shard(
     assert vczstore.verify(store).errors == []
 
 
-def test_chunks_leave_shards_as_they_are(tmp_path: Path) -> None:
-    """Chunks are copied out of shards; if a shard of the batch is truncated, readers see the old samples."""
+def test_chunks_are_copied_verbatim_out_of_shards(tmp_path: Path) -> None:
+    """If a shard of the batch is truncated, readers see the old samples."""
     way, model = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 9))
     store, place = way.make(tmp_path, model), tmp_path / "batch.vcz"
     batch = some_arrays(10, cohort.ids(9, 8), seed=1)

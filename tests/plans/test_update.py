@@ -1,4 +1,4 @@
-"""Update, and selected samples of sources: compared with a NumPy model; bytes touched; refusals."""
+"""`update`, and selected samples of sources, compared with a NumPy model; bytes touched; refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
-    """Samples of several sources, in whole, ragged, shared and adjacent columns of 3; one is replaced entirely."""
+    """Samples of several sources, in whole, ragged, shared and adjacent columns of 3; one is replaced as a whole."""
     old = cohort.some_arrays(10, cohort.ids(0, 11))
     new = [recalled(["S0010", "S0003", "S0000", "S0005"]), recalled(["S0004", "S0001"], seed=6)]
     store = way.make(tmp_path, old)
@@ -72,7 +72,7 @@ def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
 
 @in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
 @pytest.mark.slow
-def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
+def test_whole_columns_are_copied_verbatim(way: Way, tmp_path: Path) -> None:
     """A batch is updated with its columns in another order, including the ragged last one."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
     new = recalled(["S0003", "S0004", "S0005", "S0000", "S0001", "S0002", "S0006", "S0007"])
@@ -147,7 +147,7 @@ def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.slow
-def test_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_repeated_update_changes_nothing(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0005", "S0001"]))
     vczstore.update(tmp_path / "store.vcz", tmp_path / "new.vcz")
@@ -178,7 +178,7 @@ def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) 
         axes = cohort.DIMENSIONS.get(name, ())
         if c == "c" and "samples" in axes and name != "sample_id" and cell[axes.index("samples")] in "03":
             expected.add(path)
-    # and the document of the root group, where AC becomes stale
+    # and the metadata document of the root group, in which AC becomes stale
     assert {path for path in before if before[path] != after.get(path)} == {*expected, Path("zarr.json")}
     assert len(expected) == result.plan.decoded_chunks
 
@@ -197,7 +197,7 @@ def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, 
 
 
 def test_bytes_and_chunks_are_reported(tmp_path: Path) -> None:
-    """For call_DP of 10 variants, column 0 is copied, column 1 keeps one of 3 samples, the last one is replaced."""
+    """For call_DP of 10 variants, column 0 is copied, column 1 keeps one of 3 samples, and the last one is replaced."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
     cohort.write_vcz(tmp_path / "store.vcz", old)
     samples = ["S0000", "S0001", "S0002", "S0004", "S0003", "S0007", "S0006"]
@@ -213,7 +213,7 @@ def test_bytes_and_chunks_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> None:
-    """All columns over which a chunk of the source is spread are one block."""
+    """All columns over which a chunk of the source is spread form one block."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 12)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0010", "S0001", "S0003"]))
     plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
@@ -222,8 +222,8 @@ def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> N
     assert (write.decoded, write.block) == ((0, 1, 3), (1, 3))
 
 
-def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
-    """Positions are sent to tasks, but not for a batch whose samples are consecutive."""
+def test_a_contiguous_part_is_sent_as_slices(tmp_path: Path) -> None:
+    """Positions are sent to tasks as arrays only if the samples of a batch are not consecutive."""
     array = zarr.create_array(tmp_path / "a", shape=(10**6,), dtype="i1")
     part = Part.make(array, np.arange(10**6), np.arange(5, 10**6 + 5))
     assert (part.of, part.to) == (slice(0, 10**6), slice(5, 10**6 + 5))
@@ -232,7 +232,7 @@ def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
     assert [positions.tolist() for positions in backwards.within(slice(1, 3))] == [[1, 0], [1, 2]]
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=KINDS)
@@ -262,8 +262,8 @@ def test_unknown_samples_are_all_named(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_removed_sample_is_said_to_be_one(store: Path, tmp_path: Path) -> None:
-    """S0002 was removed, so it is unknown, too; but a job must not add it again with `insert`."""
+def test_a_removed_sample_is_reported_as_removed(store: Path, tmp_path: Path) -> None:
+    """S0002 was removed, so it is unknown as well; but a job must not add it again with `insert`."""
     source = make(tmp_path, ["S0001", "S0077", "S0002"])
     words = (
         "^update: ",
@@ -286,7 +286,7 @@ DOUBLED: dict[str, tuple[list[list[str]], tuple[str, ...]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("samples", "words"), DOUBLED.values(), ids=DOUBLED)
-def test_samples(store: Path, tmp_path: Path, samples: list[list[str]], words: tuple[str, ...]) -> None:
+def test_unsuitable_samples(store: Path, tmp_path: Path, samples: list[list[str]], words: tuple[str, ...]) -> None:
     sources = [make(tmp_path, ids, f"new{i}.vcz") for i, ids in enumerate(samples)]
     with unchanged(store, *sources):
         complain(SampleError, ("^update: ", *words), lambda: vczstore.update(store, *sources))
@@ -300,7 +300,7 @@ def test_a_duplicate_sample_in_the_store(store: Path, tmp_path: Path) -> None:
         words = ("^update: ", re.escape(str(store)), "sample S0001 twice", "append")
         complain(SampleError, words, lambda: vczstore.update(store, source))
     other = make(tmp_path, ["S0000", "S0003"], "other.vcz")
-    assert vczstore.update(store, other).committed  # whose IDs are unique
+    assert vczstore.update(store, other).committed  # these samples have unique IDs
 
 
 NEW = some(["S0001", "S0004"])
@@ -396,7 +396,7 @@ def test_broken_source(store: Path, tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_stopped(tmp_path: Path, impl: str) -> None:
-    """The same update completes one that was interrupted anywhere."""
+    """The same update completes one that was interrupted at any point."""
     old, new = some(cohort.ids(0, 7), seed=0), some(["S0005", "S0001", "S0002"])
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -407,7 +407,7 @@ def test_stopped(tmp_path: Path, impl: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_update(old, new))
 
 
-# ---- some samples of a source ---------------------------------------------------------------
+# ---- selected samples of a source -----------------------------------------------------------
 
 
 def plan_append(store: Path, *sources: Vcz) -> Plan:
@@ -437,7 +437,7 @@ def test_split_known(tmp_path: Path) -> None:
 
 @in_turn(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 @pytest.mark.slow
-def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int) -> None:
+def test_known_samples_are_updated_and_others_appended(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.some_arrays(10, cohort.ids(0, n))
     samples = ["S0100", "S0004", "S0101", "S0000", "S0102", "S0103", "S0104", "S0003"]
     incoming, other = recalled(samples), recalled(cohort.ids(50, 4), seed=7)
@@ -458,8 +458,8 @@ def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int
 
 
 @pytest.mark.slow
-def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
-    """Samples that are not selected may be removed, or have values that do not fit; their columns are not read."""
+def test_samples_that_are_not_selected_are_not_checked(tmp_path: Path) -> None:
+    """They may be removed, or have values that do not fit; their columns are not read."""
     old, incoming = cohort.some_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "", *cohort.ids(6, 5)])
     incoming["call_DP"] = incoming["call_DP"].astype("i8")
     incoming["call_DP"][4, 2] = 70_000

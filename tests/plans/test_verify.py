@@ -1,4 +1,4 @@
-"""Verify: valid stores have no errors, each kind of damage is located, and nothing is written."""
+"""`verify`: valid stores have no errors, each kind of damage is located, and nothing is written."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FIELDS = (
     *("sample_id", "sample_sex", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
     *("call_genotype", "call_genotype_mask", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
 )
-"""Fields with each kind of dtype and rank once, to save time."""
+"""Fields that cover each kind of dtype and rank, to save time."""
 
 type Where = tuple[str | None, str | None]
 
 
 def some_arrays(n: int = 7, *, first: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays with 10 variants, five on each of two contigs, as in ``region_index`` for chunks of 4."""
-    made = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
-    arrays = {name: made[name] for name in FIELDS}
+    """Return arrays with 10 variants, five on each of two contigs, which match INDEX in chunks of 4."""
+    all_arrays = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
+    arrays = {name: all_arrays[name] for name in FIELDS}
     arrays["variant_contig"] = np.repeat(np.array([0, 1], dtype="i1"), 5)
     return arrays
 
@@ -58,7 +58,7 @@ def add_index(store: Path, index: np.ndarray) -> None:
 
 
 def look(store: Path, **options: object) -> Verified:
-    """The result of verify, after checking that Cubed and zarr-python alone agree, and that nothing is written."""
+    """Return the result of `verify`, after checking that Cubed and zarr-python agree and that nothing is written."""
     before = cohort.digest(store)
     result = vczstore.verify(store, **options)
     assert vczstore.verify(store, impl="zarr", **options) == result
@@ -75,7 +75,7 @@ def places(result: Verified) -> list[Where]:
 
 
 def found(store: Path, **options: object) -> list[Where]:
-    """The locations of the errors in a store."""
+    """Return the locations of the errors in a store."""
     return places(look(store, **options))
 
 
@@ -90,8 +90,8 @@ def files(store: Path) -> int:
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 @pytest.mark.slow
-def test_whole(tmp_path: Path, kind: str) -> None:
-    """Stores are valid after every operation, too. Chunks that are not stored are counted."""
+def test_valid_stores(tmp_path: Path, kind: str) -> None:
+    """Stores are valid at first and after every operation. Absent chunks are counted."""
     arrays, batch = some_arrays(), some_arrays(4, first=7, seed=1)
     arrays["call_DP"][:4, 3:6] = 0
     store = Way(kind, "cubed").make(tmp_path, arrays, skip_empty=True, consolidated=kind != "icechunk")
@@ -100,7 +100,7 @@ def test_whole(tmp_path: Path, kind: str) -> None:
         cohort.write_vcz(tmp_path / "plain.vcz", arrays, skip_empty=True)
     stored = files(tmp_path / "plain.vcz" if kind == "icechunk" else store)
     counts = vczstore.verify(store, executor="processes" if kind == "icechunk" else "threads", max_workers=1)
-    # 3 rows of 3 columns of 7 calls, 3 columns of two arrays of the samples, 3 rows of three of the variants, 2 tables
+    # 3 rows of 3 columns of 7 call arrays, 3 columns of 2 sample arrays, 3 rows of 3 variant arrays, 2 tables
     assert (counts.chunks, counts.absent) == (stored, 7 * 9 + 2 * 3 + 3 * 3 + 2 - stored)
     assert counts.ok
     assert counts.absent
@@ -126,8 +126,8 @@ def test_quick(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
-def test_what_bio2zarr_makes(tmp_path: Path, zarr_format: int) -> None:
-    """Stores of bio2zarr are valid, with a region index of several chunks and contigs."""
+def test_stores_of_bio2zarr(tmp_path: Path, zarr_format: int) -> None:
+    """Converted stores are valid, with a region index of several chunks and contigs."""
     path = vcf.write_vcf(tmp_path / "calls.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = vcf.to_vcz(path, tmp_path / "store.vcz", zarr_format, 16, 7)
     assert zarr.open_array(store / "region_index", mode="r").shape[0] > 4
@@ -148,7 +148,7 @@ def test_stopped_append(tmp_path: Path) -> None:
         write.by_zarr(place)
     result = look(store)
     assert result.ok
-    # 12 samples have one chunk column more than 7: 3 chunks more of each of 7 call arrays, and one of sample IDs
+    # with 12 samples instead of 7, each call array has 3 chunks more (one column), and each sample array has one
     calls = {name: 3 for name in FIELDS if name.startswith("call_")}
     assert result.outside == {**calls, "sample_id": 1, "sample_sex": 1}
     for edit in plan.edits[:2]:
@@ -167,13 +167,13 @@ def test_stopped_append(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Broken:
-    """A change to a store, the expected location of the error, and words of its message."""
+    """A change to a store, the expected locations of the errors, and a pattern for their messages."""
 
     do: Callable[[Path], object]
     where: Sequence[Where]
     words: str
     quick: bool = False
-    """Whether the error is in metadata or sample IDs, so found by --quick."""
+    """Whether the error lies in metadata or sample IDs, so that --quick finds it."""
 
 
 def cut(name: str, chunk: str, keep: slice = slice(-4)) -> Callable[[Path], object]:
@@ -213,7 +213,7 @@ def wrong_dtype(store: Path) -> None:
 
 
 def blank_id_only(store: Path) -> None:
-    """Blank an ID without its values, like a tool that looks only at IDs."""
+    """Blank an ID but leave a value of its sample, like a tool that looks only at IDs."""
     put("sample_id", 4, "")(store)
     for name in FIELDS:
         if name.startswith(("call_", "sample_sex")) and name != "call_DP":
@@ -331,7 +331,7 @@ def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "crc32c"])
 def test_flipped_bits(tmp_path: Path, codec: str) -> None:
-    """In chunks with a checksum, any flipped bit is found, and no other chunk is reported."""
+    """In chunks with a checksum, any flipped bit is detected, and no other chunk is reported."""
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, some_arrays(), compressors={"gzip": GzipCodec(), "crc32c": [Crc32cCodec()]}[codec])
     rng = np.random.default_rng(0)
@@ -445,7 +445,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_looked_at(template: Path, tmp_path: Path) -> None:
+def test_stores_that_cannot_be_verified(template: Path, tmp_path: Path) -> None:
     store = shutil.copytree(template, tmp_path / "store.vcz")
     with pytest.raises(MemoryLimitError, match=r"^verify: .*--allowed-mem"):
         vczstore.verify(store, allowed_mem=300_001_500, reserved_mem=300_000_000)

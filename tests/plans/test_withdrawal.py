@@ -1,4 +1,4 @@
-"""Provable withdrawal: purge deletes what snapshots, tags and branches keep; verify-removal reads every object."""
+"""Provable withdrawal: `purge` deletes what snapshots, tags and branches keep; `verify-removal` reads every object."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def bucket(s3_server: s3.S3Server, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
-    """A place by name; each test of Icechunk's behaviour uses one of the two."""
+    """The fixture of the given name; each test of Icechunk's behaviour uses one of the two."""
     return request.getfixturevalue(request.param)
 
 
@@ -140,25 +140,25 @@ def test_a_removed_sample_can_be_read_until_the_purge(place: Place) -> None:
     old = str(place.repository.lookup_branch("main"))
     vczstore.remove(place.url, GONE, impl="zarr", **place.options)
     cohort.assert_same(place.read(snapshot_id=old), OLD)
-    found = place.verify()
-    assert not found.erased
-    assert any(old in reason and "1 snapshot has the samples" in reason for reason in found.reasons)
+    report = place.verify()
+    assert not report.erased
+    assert any(old in reason and "1 snapshot has the samples" in reason for reason in report.reasons)
 
-    done = vczstore.purge(place.url, **place.options)
-    assert done.counts["chunks deleted"] > 0
-    assert done.snapshot == place.repository.lookup_branch("main")
+    result = vczstore.purge(place.url, **place.options)
+    assert result.counts["chunks deleted"] > 0
+    assert result.snapshot == place.repository.lookup_branch("main")
     with pytest.raises(icechunk.SnapshotNotFoundError):
         place.repository.readonly_session(snapshot_id=old)
     cohort.assert_same(place.read(), LEFT)
     messages = [info.message for info in place.repository.ancestry(branch="main")]
     assert [message.partition(":")[0] for message in messages] == ["purge", "purge", "Repository initialized"]
-    found = place.verify()
-    assert (found.erased, found.reasons) == (True, ())
-    assert found.figures["values of removed samples"] == 2 * (1 + N_VARIANTS * (2 + 1 + 3 + 1))
+    report = place.verify()
+    assert (report.erased, report.reasons) == (True, ())
+    assert report.figures["values of removed samples"] == 2 * (1 + N_VARIANTS * (2 + 1 + 3 + 1))
 
 
 @pytest.mark.slow
-def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) -> None:
+def test_a_tag_or_branch_that_keeps_old_snapshots_is_refused_or_deleted(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
     repository = local.repository
@@ -177,7 +177,7 @@ def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) 
     assert "deleted dev, which" in result.stdout
     assert (local.repository.list_tags(), local.repository.list_branches()) == ({"release-2"}, {"main"})
     assert local.verify().erased
-    # a tag of the present state is no reason to refuse, nor is it in later purges
+    # a tag of the current state is no reason to refuse, now or in later purges
     again = json.loads(run("purge", path, "--json").stdout)
     assert again["deleted"] == []
     cohort.assert_same(local.read(tag="release-2"), LEFT)
@@ -187,7 +187,7 @@ def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) 
 
 
 @pytest.mark.slow
-def test_remove_and_purge_in_one(local: Place) -> None:
+def test_remove_and_purge_in_one_command(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
     head = local.repository.lookup_branch("main")
@@ -197,9 +197,9 @@ def test_remove_and_purge_in_one(local: Place) -> None:
     delete = ["--purge", "--tags", "delete"]
     assert "dry run" in run("remove", path, *GONE, *delete, "--dry-run").stdout
     assert local.repository.lookup_branch("main") == head
-    done = json.loads(run("remove", path, *GONE, *delete, "--json").stdout)
-    assert done["purged"]["deleted"] == ["release-1"]
-    assert done["snapshot"] == done["purged"]["snapshot"] == local.repository.lookup_branch("main")
+    document = json.loads(run("remove", path, *GONE, *delete, "--json").stdout)
+    assert document["purged"]["deleted"] == ["release-1"]
+    assert document["snapshot"] == document["purged"]["snapshot"] == local.repository.lookup_branch("main")
     assert local.verify().erased
     assert "chunks deleted" in run("remove", path, "S0000", "--purge").stdout
     with pytest.raises(OptionError, match="tags is 'keep'; choose one of refuse, delete, recreate"):
@@ -220,8 +220,8 @@ def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
-    """Its chunks are deleted by then: if they were committed, the store could not be read."""
+def test_a_transaction_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
+    """Its chunks have been deleted: if they were committed, the store could not be read."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     plan = vczstore.plan("append", place.url, batch, **place.options)
     transaction = plan.store.transaction(plan.base)
@@ -238,8 +238,8 @@ def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: 
 
 
 @pytest.mark.slow
-def test_what_was_begun_before_other_tools_collected_garbage_is_not_committed(local: Place, tmp_path: Path) -> None:
-    """The branch is not moved then, so the operations log of the repository is checked."""
+def test_a_transaction_begun_before_foreign_garbage_collection_is_not_committed(local: Place, tmp_path: Path) -> None:
+    """In this case the branch has not moved, so the operations log of the repository is checked."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     plan = vczstore.plan("append", local.url, batch)
     transaction = plan.store.transaction(plan.base)
@@ -288,14 +288,12 @@ def test_an_interrupted_purge_blocks_writers_until_it_is_complete(
 
 
 @pytest.mark.slow
-def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
-    local: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_purge_after_a_removal_reports_the_removal(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = icechunk.Repository.writable_session
 
     def and_commit(repository: icechunk.Repository, *args: Any) -> Any:
         session = begin(repository, *args)
-        if sum(1 for _ in repository.ancestry(branch="main")) == 3:  # the samples are removed already
+        if sum(1 for _ in repository.ancestry(branch="main")) == 3:  # the samples have been removed already
             begin(repository, "main").commit("of another tool", allow_empty=True)
         return session
 
@@ -324,13 +322,13 @@ def test_no_purge_while_a_job_runs(place: Place) -> None:
 
 @pytest.mark.slow
 def test_a_commit_during_a_purge_is_reported(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tools ignore the lock and the mark."""
+    """Other tools ignore the lock and the mark of the purge."""
     collect = icechunk.Repository.garbage_collect
 
     def and_commit(repository: icechunk.Repository, *args: Any, **kwargs: Any) -> Any:
-        done = collect(repository, *args, **kwargs)
+        summary = collect(repository, *args, **kwargs)
         repository.writable_session("main").commit("of another tool", allow_empty=True)
-        return done
+        return summary
 
     monkeypatch.setattr(icechunk.Repository, "garbage_collect", and_commit)
     with pytest.raises(StaleError, match="there was a commit while it ran; the purge is not complete, run it again"):
@@ -346,23 +344,23 @@ def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
-def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
-    """Each tag names its state without the removed samples; other tags are kept."""
+def test_tags_are_recreated_without_removed_samples(place: Place, tmp_path: Path) -> None:
+    """Each recreated tag names its state without the removed samples; other tags are kept."""
     more = some_arrays(["S0100", "S0101"], seed=1)
     vczstore.tag(place.url, "release-1", **place.options)
     vczstore.append(place.url, write(tmp_path / "more.vcz", more), impl="zarr", **place.options)
     vczstore.tag(place.url, "release-2", **place.options)
     vczstore.remove(place.url, "S0100", impl="zarr", **place.options)
-    # a state without removed samples, although its history has some
+    # this state has no removed samples, although its history has some
     vczstore.remove(place.url, [*GONE, "S0101"], impl="zarr", **place.options)
     vczstore.tag(place.url, "clean", **place.options)
     again = some_arrays(["S0200"], seed=2)
     vczstore.append(place.url, write(tmp_path / "again.vcz", again), impl="zarr", **place.options)
     now = place.read()
 
-    done = vczstore.purge(place.url, tags="recreate", **place.options)
-    assert done.recreated == {"release-1": "release-1.1", "release-2": "release-2.1"}
-    assert done.deleted == ()
+    result = vczstore.purge(place.url, tags="recreate", **place.options)
+    assert result.recreated == {"release-1": "release-1.1", "release-2": "release-2.1"}
+    assert result.deleted == ()
     assert place.repository.list_tags() == {"release-1.1", "release-2.1", "clean"}
     assert place.repository.list_branches() == {"main"}
     cohort.assert_same(place.read(tag="release-1.1"), LEFT)
@@ -381,7 +379,7 @@ def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_recreated_twice_and_on_the_command_line(local: Place) -> None:
+def test_tags_are_recreated_twice_by_the_command_line(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
     dry = run("remove", path, "S0001", "--purge", "--tags", "recreate", "--dry-run")
@@ -438,8 +436,8 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, rec
     vczstore.tag(local.url, "release-1")
     vczstore.tag(local.url, "release-2")
     vczstore.remove(local.url, GONE, impl="zarr")
-    done = subprocess.run([forks.program("python"), "-c", STOPPED, local.url, where], check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([forks.program("python"), "-c", STOPPED, local.url, where], check=False, timeout=120)
+    assert process.returncode == -signal.SIGKILL
     cohort.assert_same(local.read(), LEFT)
     assert vczstore.purge(local.url, tags="recreate").recreated == recreated
     assert local.repository.list_branches() == {"main"}
@@ -451,16 +449,14 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, rec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the purge would succeed with a tag that has a removed sample."""
+def test_samples_removed_while_tags_are_rewritten_are_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the purge would succeed with a tag that contains a removed sample."""
     vczstore.tag(place.url, "release-1", **place.options)
     vczstore.remove(place.url, GONE[0], impl="zarr", **place.options)
-    ours = IcechunkHistory.rename_tag
+    rename_tag = IcechunkHistory.rename_tag
 
     def and_remove(*args: Any) -> str:
-        name = ours(*args)
+        name = rename_tag(*args)
         vczstore.remove(place.url, GONE[1], impl="zarr", **place.options)
         return name
 
@@ -480,7 +476,7 @@ def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
 def test_an_unreadable_tag_is_reported_before_any_is_rewritten(local: Place) -> None:
     vczstore.tag(local.url, "a")
     first = [info.id for info in local.repository.ancestry(branch="main")][-1]
-    local.repository.create_tag("z", snapshot_id=first)  # of the empty repository
+    local.repository.create_tag("z", snapshot_id=first)  # the empty repository
     vczstore.remove(local.url, GONE, impl="zarr")
     before = cohort.digest(Path(local.url))
     with pytest.raises(NotAStoreError, match=r"the tag z names cannot be looked at: .* vczstore tag \S+ z -d"):
@@ -497,7 +493,7 @@ def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
     with pytest.raises(VczstoreError, match=r"the tag v1.1 could not be rewritten: .* run it again: vczstore purge"):
         vczstore.purge(local.url, tags="recreate", allowed_mem="300001kB")
     assert (local.repository.list_tags(), local.repository.list_branches()) == ({"v1.1"}, {"main"})
-    # a version number of the user is part of the name: v1.2 may be used for another release
+    # a version number chosen by the user is part of the name: v1.2 may be needed for another release
     assert vczstore.purge(local.url, tags="recreate").recreated == {"v1.1": "v1.1.1"}
 
 
@@ -533,13 +529,13 @@ def files(folder: str) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) -> None:
+def test_gc_deletes_the_leftovers_of_a_killed_writer(local: Place, tmp_path: Path) -> None:
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     vczstore.tag(local.url, "release-1")
     vczstore.remove(local.url, GONE, impl="zarr")
     before, snapshot = files(local.url), local.repository.lookup_branch("main")
-    done = subprocess.run([forks.program("python"), "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([forks.program("python"), "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
+    assert process.returncode == -signal.SIGKILL
     orphans = {name: size for name, size in files(local.url).items() if name not in before}
     chunks = [name for name in orphans if name.startswith("chunks/")]
     assert len(chunks) > 2
@@ -547,19 +543,19 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
     assert (counted["committed"], counted["counts"]["chunks deleted"]) == (False, len(chunks))
     assert files(local.url) == {**before, **orphans}
     stdout = run("gc", local.url).stdout
-    # also snapshots: each session that is sent to tasks has one
+    # snapshots are deleted, too: each session that is sent to tasks has one
     assert f" {len(chunks):,} chunks deleted" in stdout
     after = files(local.url)
     assert not orphans.keys() & after.keys()
     assert {name for name in before if name.startswith("chunks/")} <= after.keys()
-    # everything that was readable still is
+    # everything that was readable is still readable
     cohort.assert_same(local.read(), LEFT)
     cohort.assert_same(local.read(tag="release-1"), OLD)
     cohort.assert_same(local.read(snapshot_id=snapshot), LEFT)
     assert vczstore.verify(local.url).ok
     assert json.loads(run("gc", local.url, "--json").stdout)["counts"]["chunks deleted"] == 0
     vczstore.append(local.url, batch, impl="zarr")
-    # the current state was tagged before the garbage collection, which keeps nothing older
+    # release-2 names the current state, so it keeps no older snapshot
     vczstore.remove(local.url, "S0100", impl="zarr")
     vczstore.tag(local.url, "release-2")
     vczstore.gc(local.url)
@@ -569,8 +565,8 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
-def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path) -> None:
-    """Its chunks are deleted, so none of them is committed."""
+def test_an_append_begun_before_gc_is_planned_again(place: Place, tmp_path: Path) -> None:
+    """Its chunks have been deleted, so none of them is committed."""
     new = some_arrays(["S0100"], seed=1)
     batch = write(tmp_path / "batch.vcz", new)
     swept: list[Any] = []
@@ -579,7 +575,7 @@ def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path)
         if what == "writing" and n == total and not swept:
             swept.append(vczstore.gc(place.url, **place.options))
 
-    with pytest.raises(ConflictError):  # the command leaves with status 4
+    with pytest.raises(ConflictError):  # the command exits with status 4
         vczstore.append(place.url, batch, progress=progress, max_retries=0, **place.options)
     cohort.assert_same(place.read(), OLD)
     assert vczstore.verify(place.url, **place.options).ok
@@ -605,8 +601,8 @@ def test_no_gc_while_a_job_runs(place: Place) -> None:
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.slow
-def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path, zarr_format: int) -> None:
-    """Whole chunks are deleted; values in chunks of old samples are overwritten by the next append."""
+def test_gc_on_plain_zarr_deletes_the_leftovers_of_an_interrupted_append(tmp_path: Path, zarr_format: int) -> None:
+    """Whole chunks are deleted; leftover values in chunks of old samples are overwritten by the next append."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
     store = write(tmp_path / "store.vcz", old, zarr_format=zarr_format)
     batch = write(tmp_path / "batch.vcz", new, zarr_format=zarr_format)
@@ -631,8 +627,8 @@ def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
-    """The ledger has the pending batches; the job writes them again."""
+def test_an_interrupted_job_completes_after_gc(tmp_path: Path) -> None:
+    """The ledger contains the pending batches, which the job writes again."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
     store = write(tmp_path / "store.vcz", old)
     write(tmp_path / "inbox" / "batch.vcz", new)
@@ -653,8 +649,8 @@ def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
-    """Two appends would write to the same positions, and gc would take chunks of an append for garbage."""
+def test_plain_zarr_allows_one_writer_at_a_time(tmp_path: Path) -> None:
+    """Otherwise two appends would write to the same positions, and gc would treat chunks of an append as garbage."""
     store, batch = write(tmp_path / "store.vcz", OLD), write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     others: list[Callable[[], object]] = [
         lambda: vczstore.append(store, batch),
@@ -686,7 +682,7 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> None:
+def test_the_report_contains_the_digest_and_no_id(local: Place, tmp_path: Path) -> None:
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     (tmp_path / "ids.txt").write_text("S0001\n\n  S0004\n")
     result = run("verify-removal", local.url, "-S", tmp_path / "ids.txt", "--report", tmp_path / "r", "--json")
@@ -703,7 +699,7 @@ def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> No
     page = (tmp_path / "r" / "report.html").read_text()
     assert "✓ erased" in page
     assert report["sha256"] in page
-    # the sample is still there, since nothing was removed
+    # the sample is still there, because nothing was removed
     run("verify-removal", tmp_path / "plain.vcz", "-S", "-", "--report", tmp_path / "r", status=1, stdin="S0001\n")
     page, text = (tmp_path / "r" / "report.html").read_text(), (tmp_path / "r" / "report.json").read_text()
     assert "✕ not erased" in page
@@ -712,21 +708,21 @@ def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_what_was_never_committed_is_found(local: Place) -> None:
-    """Nothing refers to it, so that readers of snapshots would not notice."""
+def test_uncommitted_chunks_are_found(local: Place) -> None:
+    """Nothing refers to them, so readers of snapshots would not notice them."""
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     assert local.verify().erased
     session = local.repository.writable_session("main")
     zarr.open_group(session.store, mode="r+")["call_DP"][:] = OLD["call_DP"]
-    found = local.verify()
-    assert found.reasons == (f"there are unreferenced objects: 3 chunks; vczstore purge {local.url}",)
+    report = local.verify()
+    assert report.reasons == (f"there are unreferenced objects: 3 chunks; vczstore purge {local.url}",)
     assert vczstore.purge(local.url).counts["chunks deleted"] == 3
     assert local.verify().erased
 
 
 @pytest.mark.slow
 def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
-    """The old sample IDs are inlined in a manifest: a frame within a frame."""
+    """The old sample IDs are inlined in a manifest: a compressed frame within a frame."""
     (manifest,) = [
         p
         for p in (Path(local.url) / "manifests").iterdir()
@@ -737,9 +733,9 @@ def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     assert not manifest.exists()
     manifest.write_bytes(kept)
-    found = local.verify()
-    assert found.reasons[0] == f"1 object holds an ID: manifests/{manifest.name}"
-    assert "unreferenced objects: 1 manifest" in found.reasons[1]
+    report = local.verify()
+    assert report.reasons[0] == f"1 object holds an ID: manifests/{manifest.name}"
+    assert "unreferenced objects: 1 manifest" in report.reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -759,17 +755,17 @@ def test_every_encoding(tmp_path: Path, layout: dict[str, Any]) -> None:
     path = write(tmp_path / "store.vcz", OLD, **layout)
     (kept,) = [p for p in (path / "sample_id").rglob("*0") if p.is_file()]
     chunk = kept.read_bytes()
-    found = vczstore.verify_removal(path, "S0001")
-    assert found.reasons[0] == f"1 object holds an ID: {kept.relative_to(path)}"
+    report = vczstore.verify_removal(path, "S0001")
+    assert report.reasons[0] == f"1 object holds an ID: {kept.relative_to(path)}"
     vczstore.remove(path, GONE, impl="zarr")
     assert vczstore.verify_removal(path, GONE).erased
     (path / "a-copy-of-it").write_bytes(chunk)
-    found = vczstore.verify_removal(path, GONE)
-    assert found.reasons == ("1 object holds an ID: a-copy-of-it",)
-    assert "1 object belongs to no array; their bytes were searched" in found.not_checked
+    report = vczstore.verify_removal(path, GONE)
+    assert report.reasons == ("1 object holds an ID: a-copy-of-it",)
+    assert "1 object belongs to no array; their bytes were searched" in report.not_checked
 
 
-def test_each_thing_that_can_be_left_is_a_reason(tmp_path: Path) -> None:
+def test_every_kind_of_leftover_is_a_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "S0004.vcz", OLD)
     vczstore.remove(path, GONE, impl="zarr")
     group = zarr.open_group(path, mode="r+")
@@ -779,8 +775,8 @@ def test_each_thing_that_can_be_left_is_a_reason(tmp_path: Path) -> None:
     group.attrs["note"] = "without S0004"
     (path / "call_DP" / "c" / "0" / "9").write_bytes(b"x")
     (path / "of-S0001").write_bytes(b"")
-    found = vczstore.verify_removal(path, GONE)
-    assert found.reasons == (
+    report = vczstore.verify_removal(path, GONE)
+    assert report.reasons == (
         "2 objects hold an ID: call_FT/c/0/0, zarr.json",
         "an ID is part of the keys of 1 object",
         "an ID is in the strings of 1 array: call_FT",
@@ -789,23 +785,23 @@ def test_each_thing_that_can_be_left_is_a_reason(tmp_path: Path) -> None:
         "1 chunk lies outside the shapes of the arrays, as a stopped append leaves them; run it again to complete it, "
         "or delete them",
     )
-    assert found.store == "(a name that holds an ID)"
+    assert report.store == "(a name that holds an ID)"
 
 
 @pytest.mark.slow
 def test_short_ids_and_parts_of_others_raise_no_false_alarm(tmp_path: Path) -> None:
     samples = ["1", "12", "NA12", "NA123", "xNA12", "chr1"]
     path = write(tmp_path / "store.vcz", some_arrays(samples))
-    found = vczstore.verify_removal(path, ["1"])
-    assert found.reasons == (f"1 ID is in sample_id now; vczstore remove {path}",)
+    report = vczstore.verify_removal(path, ["1"])
+    assert report.reasons == (f"1 ID is in sample_id now; vczstore remove {path}",)
     vczstore.remove(path, ["1", "NA12"], impl="zarr")
-    found = vczstore.verify_removal(path, ["1", "NA12"])
-    assert found.erased
-    assert "1 ID of fewer than 4 bytes: looked for as whole sample IDs" in found.not_checked[0]
-    # "NA123" and "xNA12" stay, and explain their parts that look like "NA12"; nothing explains this one
+    report = vczstore.verify_removal(path, ["1", "NA12"])
+    assert report.erased
+    assert "1 ID of fewer than 4 bytes: looked for as whole sample IDs" in report.not_checked[0]
+    # "NA12" within the remaining IDs "NA123" and "xNA12" is explained by them; here it is not
     (path / "note").write_text("NA12, NA123")
     assert vczstore.verify_removal(path, ["1", "NA12"]).reasons == ("1 object holds an ID: note",)
-    # whether it is a sample ID is unknown, so its location is reported
+    # it may be a sample ID, so its location is reported
     vczstore.remove(path, "chr1", impl="zarr")
     (where,) = vczstore.verify_removal(path, "chr1").reasons[:1]
     assert where == "1 object holds an ID: contig_id/c/0"
@@ -865,7 +861,7 @@ def test_old_versions_of_objects_are_detected(bucket: Place, s3_server: s3.S3Ser
 
 
 @pytest.mark.slow
-def test_a_store_that_changes_meanwhile_is_not_judged(tmp_path: Path, s3_server: s3.S3Server) -> None:
+def test_a_store_that_changes_while_it_is_read(tmp_path: Path, s3_server: s3.S3Server) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert [tuple(found) for found in Objects.at(tmp_path, {}).read({"a": 3})] == [("a", b"abc", None)]
     url = s3_server.url(f"withdrawal-{uuid4().hex}")
@@ -883,7 +879,7 @@ def test_a_store_that_changes_meanwhile_is_not_judged(tmp_path: Path, s3_server:
 
 
 @pytest.mark.slow
-def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> None:
+def test_refusals_of_verify_removal(tmp_path: Path, local: Place) -> None:
     with pytest.raises(SampleError, match="verify-removal: no samples named"):
         vczstore.verify_removal(local.url, ["", ""])
     with pytest.raises(OptionError, match="a path or URL, not a LocalStore"):
@@ -915,7 +911,7 @@ def test_a_snapshot_that_cannot_be_read_is_no_proof(local: Place) -> None:
 
 
 @pytest.mark.parametrize(("kind", "versions"), [("gs", 3), ("az", 0), ("memory", 0)])
-def test_object_stores_that_do_not_tell_of_old_versions(kind: str, versions: int) -> None:
+def test_object_stores_that_do_not_report_old_versions(kind: str, versions: int) -> None:
     look = _Look(frozenset(GONE), _Needles(frozenset(GONE), []))
     look.at_versions(kind, versions)
     assert look.reasons == []
@@ -932,7 +928,7 @@ def test_uploads_that_were_never_completed_are_not_checked(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_repository_that_is_open_can_be_purged(local: Place) -> None:
+def test_an_open_repository_can_be_purged(local: Place) -> None:
     vczstore.remove(local.url, GONE, impl="zarr")
     assert vczstore.purge(local.repository).snapshot
     assert local.verify().erased

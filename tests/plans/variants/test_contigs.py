@@ -1,4 +1,4 @@
-"""Contigs and alleles as converters other than vcf2zarr write them, and batches that have nothing of the store's."""
+"""Contigs and alleles as converters other than vcf2zarr write them, and batches without variants of the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = {"chr1": 248956422, "chr2": 242193529, "chr10": 133797422, "chrX": 156
 
 
 def text(sample: str, *records: str, lengths: dict[str, int] = LENGTHS) -> str:
-    """A VCF; a record is CHROM POS REF ALT and a genotype, and its contigs are those of the records."""
+    """Return a VCF of one sample with the contigs of its records; a record is CHROM POS REF ALT and a genotype."""
     rows = [record.split() for record in records]
     lines = ["##fileformat=VCFv4.2", '##FILTER=<ID=PASS,Description="">']
     lines += [f"##contig=<ID={c},length={lengths[c]}>" for c in dict.fromkeys(row[0] for row in rows)]
@@ -32,7 +32,7 @@ def text(sample: str, *records: str, lengths: dict[str, int] = LENGTHS) -> str:
 
 
 def to_attributes(place: Path, *, names: bool = True) -> None:
-    """As VCF Zarr 0.2 and sgkit have it: contigs are an attribute."""
+    """Move contigs into attributes, as in VCF Zarr 0.2 and sgkit, or delete them if not `names`."""
     root = zarr.open_group(place, mode="r+", use_consolidated=False)
     contigs, lengths = (root[name][:].tolist() for name in ("contig_id", "contig_length"))
     for name in ("contig_id", "contig_length"):
@@ -62,8 +62,8 @@ def test_contigs_that_are_an_attribute(tmp_path: Path, which: str, kind: str) ->
     refused(store, ("^append: .*new.vcz has contig_id chrX at 0, the store has chr1", "say --harmonise"), batch)
     refused(store, ("^append: 2 of the 2 variants of .*new.vcz match none", "chrX:1000 C/T"), batch, harmonise=True)
     vczstore.append(store, same, harmonise=True)
-    found = cohort.read_vcz(store)
-    assert found["call_genotype"].tolist() == [[[0, 1], [0, 1]]] * 2
+    contents = cohort.read_vcz(store)
+    assert contents["call_genotype"].tolist() == [[[0, 1], [0, 1]]] * 2
     vczstore.create(tmp_path / "union.vcz", store, batch)
     assert cohort.read_vcz(tmp_path / "union.vcz")["contig_id"].tolist() == ["chr1", "chr2", "chrX", "chrY"]
     vczstore.normalise(store, same, tmp_path / "out.vcz")
@@ -73,7 +73,7 @@ def test_contigs_that_are_an_attribute(tmp_path: Path, which: str, kind: str) ->
 
 
 @pytest.mark.slow
-def test_a_side_without_contigs(tmp_path: Path) -> None:
+def test_a_batch_without_contigs(tmp_path: Path) -> None:
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *SEXES))
     to_attributes(batch, names=False)
     words = ("^append: .*new.vcz has no contig_id", "vcf2zarr")
@@ -98,7 +98,7 @@ def test_builds_do_not_mix(tmp_path: Path, harmonise: bool, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
-def test_a_batch_of_which_nothing_is_left(tmp_path: Path, kind: str) -> None:
+def test_a_batch_without_matching_variants(tmp_path: Path, kind: str) -> None:
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *SEXES), kind)
     words = ("^append: all 2 variants of .*new.vcz match none", "its contigs are chrX, chrY, the store's chr1, chr2")
     refused(store, words, batch, harmonise=True, new_variants="drop")
@@ -121,8 +121,8 @@ def write_alleles(place: Path, row: int, alleles: list[str]) -> None:
 @pytest.mark.parametrize("nothing", ["0", ".", ""])
 @pytest.mark.parametrize("order", ["ab", "ba"])
 @pytest.mark.slow
-def test_an_allele_that_is_none(tmp_path: Path, nothing: str, order: str) -> None:
-    """PLINK writes 0 for an allele that no sample has; its calls are of REF alone, and match G/A."""
+def test_an_absent_allele(tmp_path: Path, nothing: str, order: str) -> None:
+    """PLINK writes 0 for an allele that no sample has; the record has only calls of REF, and matches G/A."""
     a, b = text("A1", "chr1 1000 G A 0/0", "chr1 1010 C T 0/1"), text("B1", "chr1 1000 G A 0/1", "chr1 1010 C T 1/1")
     plink, other = make_pair(tmp_path, a, b)
     write_alleles(plink, 0, ["G", nothing])
@@ -139,7 +139,7 @@ def test_an_allele_that_is_none(tmp_path: Path, nothing: str, order: str) -> Non
 
 
 @pytest.mark.slow
-def test_alleles_that_are_none_are_the_same(tmp_path: Path) -> None:
+def test_notations_of_an_absent_allele_are_equal(tmp_path: Path) -> None:
     sites = ["chr1 1000 G A 0/0", "chr1 1010 C T 0/1"]
     store, batch = make_pair(tmp_path, text("A1", *sites), text("B1", *sites))
     write_alleles(store, 0, ["G", "0"])

@@ -1,4 +1,4 @@
-"""Symbolic alleles: how long they are is part of what they are; bcftools is the judge."""
+"""Symbolic alleles: their length is part of their identity; compared with bcftools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vczstore.errors import IncompatibleError
 
 
 def text(sample: str, *records: str, contigs: Sequence[str] = ("chr1",)) -> str:
-    """A VCF; a record is POS REF ALT INFO and a genotype, after its contig if that is not the first."""
+    """Return a VCF; a record is POS REF ALT INFO and a genotype, preceded by its contig if that is not the first."""
     lines = ["##fileformat=VCFv4.2", '##FILTER=<ID=PASS,Description="">']
     lines += [f"##contig=<ID={contig},length=248956422>" for contig in contigs]
     lines += [f'##INFO=<ID={name},Number=1,Type=Integer,Description="">' for name in ("END", "SVLEN")]
@@ -77,14 +77,14 @@ def test_other_lengths_are_other_variants(tmp_path: Path, case: str, kind: str) 
 
     alleles = DIFFERENT[case][0].split()[2]
     refused((f"^append: variant 0 of .*new.vcz is chr1:100 ./{alleles} of (length|SVLEN) [0-9]+, in the store it is",))
-    for more in ({}, {"allow_new_alleles": True}):
-        refused(("^append: 1 of the 2 variants of .*new.vcz match none", "of (length|SVLEN)"), harmonise=True, **more)
+    for extra in ({}, {"allow_new_alleles": True}):
+        refused(("^append: 1 of the 2 variants of .*new.vcz match none", "of (length|SVLEN)"), harmonise=True, **extra)
 
 
 @pytest.mark.parametrize("order", ["AB", "BA"])
 @pytest.mark.slow
-def test_create_has_the_records_that_bcftools_has(tmp_path: Path, order: str) -> None:
-    """bcftools compares END alone; SVLEN, of which END follows, is compared here, too. Each case has a contig."""
+def test_create_has_the_records_of_bcftools_merge(tmp_path: Path, order: str) -> None:
+    """bcftools compares only END; here SVLEN, from which END follows, is compared as well. Each case has a contig."""
     cases = {
         f"chr{i}": records for i, records in enumerate([(REST, REST), *SAME.values(), *DIFFERENT.values()], start=1)
     }
@@ -99,7 +99,7 @@ def test_create_has_the_records_that_bcftools_has(tmp_path: Path, order: str) ->
     shown, merged = view(tmp_path / "store.vcz"), calls_of(pysam.bcftools.merge("--no-version", "-m", "none", *vcfs))
     for number, (contig, records) in enumerate(cases.items()):
         ours, theirs = (
-            sorted((r for r in found if r[0].startswith(f"{contig}\t")), key=str) for found in (shown, merged)
+            sorted((r for r in calls if r[0].startswith(f"{contig}\t")), key=str) for calls in (shown, merged)
         )
         assert len(ours) == (1 if number <= len(SAME) else 2), records
         if "SVLEN" not in "".join(records):
@@ -119,7 +119,7 @@ def test_a_symbolic_allele_keeps_its_length_in_a_created_store(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_record_without_alts_keeps_its_end_in_a_created_store(tmp_path: Path) -> None:
-    """Beside a deletion of another source, and in accord with the lengths."""
+    """Alongside a deletion from another source, and in agreement with variant_length."""
     sources = []
     for name, records in (("A1", ["100 A . END=199 0/0"]), ("B1", ["500 A <DEL> END=600 0/1"])):
         vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, *records, REST))
@@ -132,7 +132,7 @@ def test_a_record_without_alts_keeps_its_end_in_a_created_store(tmp_path: Path) 
 
 @pytest.mark.parametrize(("order", "kind"), [("ab", "format2"), ("ba", "icechunk")])
 @pytest.mark.slow
-def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, order: str, kind: str) -> None:
+def test_a_symbolic_allele_is_not_added_to_a_record_of_bases(tmp_path: Path, order: str, kind: str) -> None:
     records = ["100 A C . 0/1", "100 A <DEL> END=600 0/1"]
     a, b = (text(f"{name.upper()}1", records["ab".index(name)], REST) for name in order)
     store, batch = make_pair(tmp_path, a, b, kind)
@@ -148,8 +148,8 @@ def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, or
     [("store", "variant_length"), ("batch", "variant_END"), ("store", "all"), ("batch", "all"), ("both", "all")],
 )
 @pytest.mark.slow
-def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str) -> None:
-    """Either array will do; where only one side says anything, nothing is guessed."""
+def test_lengths_that_one_side_lacks(tmp_path: Path, side: str, gone: str) -> None:
+    """Either variant_length or variant_END suffices; if only one side has a length, nothing is guessed."""
     for name, records in (("same", SAME["END"]), ("different", DIFFERENT["END"])):
         (tmp_path / name).mkdir()
         a, b = (text(sample, record, REST) for sample, record in zip(("A1", "B1"), records, strict=True))
@@ -159,12 +159,12 @@ def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str
                 if gone in (array, "all"):
                     shutil.rmtree(place / array)
             assert zarr.open_group(place)["variant_allele"][0, 1] == "<DEL>"
-        is_silent = gone == "all" and side == "both"
-        may = is_silent or (name == "same" and gone != "all")
+        lacks_lengths = gone == "all" and side == "both"
+        is_accepted = lacks_lengths or (name == "same" and gone != "all")
         for options in ({}, {"harmonise": True}):
             copy = shutil.copytree(store, tmp_path / name / f"copy{len(options)}.vcz")
             append = functools.partial(vczstore.append, copy, batch, **options)
-            if may:
+            if is_accepted:
                 append()
                 assert len(view(copy)) == 2
             else:
@@ -172,16 +172,16 @@ def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str
 
 
 def retyped(store: Path, dtype: str, *, axis: bool = False) -> Path:
-    """A store whose END and SVLEN are of another dtype, NaN where they are missing, perhaps with an axis of values."""
+    """Convert END and SVLEN to `dtype` (NaN if missing), perhaps with an axis of values, and delete variant_length."""
     for name in ("variant_END", "variant_SVLEN"):
         if not (store / name).exists():
             continue
         values = zarr.open_array(store / name)[:]
         shutil.rmtree(store / name)
-        changed = np.where(values == -1, np.nan, values).astype(dtype) if dtype[0] == "f" else values.astype(dtype)
-        changed = changed[:, np.newaxis] if axis else changed
-        names = ("variants", "FORMAT_X_dim")[: changed.ndim]
-        zarr.create_array(store / name, data=changed, chunks=(2, 1)[: changed.ndim], dimension_names=names)
+        converted = np.where(values == -1, np.nan, values).astype(dtype) if dtype[0] == "f" else values.astype(dtype)
+        converted = converted[:, np.newaxis] if axis else converted
+        names = ("variants", "FORMAT_X_dim")[: converted.ndim]
+        zarr.create_array(store / name, data=converted, chunks=(2, 1)[: converted.ndim], dimension_names=names)
     for lengths in store.glob("variant_length"):
         shutil.rmtree(lengths)
     return store
@@ -190,7 +190,7 @@ def retyped(store: Path, dtype: str, *, axis: bool = False) -> Path:
 @pytest.mark.filterwarnings("error")
 @in_turn(case=("END", "SVLEN", "SVLEN alone"), dtype=("f4", "f8", "i8"), axis=(False, True))
 @pytest.mark.slow
-def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype: str, axis: bool) -> None:
+def test_lengths_of_other_dtypes(tmp_path: Path, case: str, dtype: str, axis: bool) -> None:
     for records, is_same in ((DIFFERENT[case], False), ((DIFFERENT[case][0],) * 2, True)):
         folder = tmp_path / str(is_same)
         folder.mkdir()
@@ -208,7 +208,7 @@ def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype
 @pytest.mark.parametrize("dtype", ["f8", "i8"])
 @pytest.mark.slow
 def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) -> None:
-    """Of contigs longer than 2^31, or of a record that says so."""
+    """On a contig longer than 2^31, or in a record that claims such an END."""
     (tmp_path / "a").mkdir()
     end = 3 * 10**9
     source = make_pair(tmp_path / "a", *(text(s, "100 N <DEL> END=600 0/1", REST) for s in ("A1", "B1")))[0]
@@ -217,9 +217,9 @@ def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) ->
     missing = np.nan if dtype == "f8" else -1
     zarr.create_array(source / "variant_END", data=np.array([end, missing], dtype), dimension_names=("variants",))
     vczstore.create(tmp_path / "store.vcz", source)
-    found = cohort.read_vcz(tmp_path / "store.vcz")
-    assert found["variant_END"].tolist() == [end, -1]
-    assert found["variant_length"].tolist() == [end - 99, 1]
-    assert found["region_index"][0].tolist()[1:4] == [0, 100, 900000]
-    assert found["region_index"][0, 4] == 2**31 - 1  # no query reaches further
+    contents = cohort.read_vcz(tmp_path / "store.vcz")
+    assert contents["variant_END"].tolist() == [end, -1]
+    assert contents["variant_length"].tolist() == [end - 99, 1]
+    assert contents["region_index"][0].tolist()[1:4] == [0, 100, 900000]
+    assert contents["region_index"][0, 4] == 2**31 - 1  # no query reaches further
     assert vczstore.verify(tmp_path / "store.vcz").errors == []

@@ -1,4 +1,4 @@
-"""gVCFs that become a store, beside ``bcftools merge --gvcf``, and where the store has another answer."""
+"""gVCFs merged into a store, compared with ``bcftools merge --gvcf``, and cases in which the results differ."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def start(folder: Path, paths: list[Path], backend: str | None = None, **options
 
 
 def shown(store: Path, *, icechunk: bool = False) -> dict[str, dict[str, str]]:
-    """The values of each variant by sample and field; those that are missing are left out."""
+    """Return the values of each variant by sample and field, without missing ones."""
     text = vcf.vcztools_view(store, icechunk=icechunk)
     return dict(zip(gvcf.sites(store, icechunk=icechunk), calls_of(text), strict=True))
 
 
 @pytest.mark.parametrize(("backend", "impl"), [(None, "cubed"), (None, "zarr"), ("icechunk", "cubed")])
 @pytest.mark.slow
-def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, impl: str) -> None:
-    """All fields of one value; bcftools takes likelihoods of an ALT and <NON_REF> for unknown in a block."""
+def test_the_store_agrees_with_bcftools_merge(tmp_path: Path, backend: str | None, impl: str) -> None:
+    """All fields of one value; in a block, bcftools considers likelihoods of an ALT and <NON_REF> unknown."""
     store = start(tmp_path, sources(tmp_path, a=A, b=B, c=C[:2]), backend, impl=impl)
 
     def plain(calls: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -74,31 +74,31 @@ def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, 
 
 
 @pytest.mark.slow
-def test_vectors_are_those_of_what_was_not_seen(tmp_path: Path) -> None:
-    found = shown(start(tmp_path, sources(tmp_path, a=A, b=B, c=C)))
-    # a block of ./., of which bcftools has the likelihoods, is no call
-    assert "c:PL" not in found["1 1410 A T"]
-    assert found["1 1050 C T"]["a:PL"] == "0,60,900"
-    assert found["1 1100 A C"]["b:PL"] == "0,7,91"
-    assert found["X 1200 A T"] == {
+def test_vectors_of_blocks_are_those_of_the_unseen_allele(tmp_path: Path) -> None:
+    calls = shown(start(tmp_path, sources(tmp_path, a=A, b=B, c=C)))
+    # a block of ./., whose likelihoods bcftools keeps, is no call
+    assert "c:PL" not in calls["1 1410 A T"]
+    assert calls["1 1050 C T"]["a:PL"] == "0,60,900"
+    assert calls["1 1100 A C"]["b:PL"] == "0,7,91"
+    assert calls["X 1200 A T"] == {
         **{"a:GT": "0", "a:DP": "35", "a:GQ": "19", "a:MIN_DP": "21", "a:PL": "0,63"},
         **{"b:GT": "1", "b:DP": "6", "b:GQ": "50", "b:AD": "1,3", "b:PL": "90,0"},
     }
-    assert found["1 1403 G T"] == {
+    assert calls["1 1403 G T"] == {
         **{"b:GT": "0/0", "b:DP": "7", "b:GQ": "41", "b:MIN_DP": "3", "b:PL": "0,7,91"},
         **{"c:GT": "0/1", "c:DP": "6", "c:GQ": "50", "c:AD": "1,3", "c:PL": "90,0,70"},
     }
-    assert found["1 1410 A T"]["b:GT"] == "0|1"
+    assert calls["1 1410 A T"]["b:GT"] == "0|1"
 
 
 @pytest.mark.slow
-def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_path: Path) -> None:
+def test_alleles_that_a_record_lacks_get_the_values_of_the_unseen_allele(tmp_path: Path) -> None:
     first = "1 1000 A C,T,<NON_REF> . GT:AD:PL 1/2:1,2,3,4:0,1,2,3,4,5,6,7,8,9"
     second = "1 1000 A C,<NON_REF> . GT:AD:PL 0/1:5,6,7:10,11,12,13,14,15"
     third = "1 1000 A <NON_REF> 1000 GT:AD:PL 0/0:8,9:20,21,22"
     fourth = "1 1000 A C,<NON_REF> . GT:AD:PL 1/2:5,6,7:10,11,12,13,14,15"
-    found = shown(start(tmp_path, sources(tmp_path, a=(first,), b=(second,), c=(third,), d=(fourth,))))
-    assert found == {
+    calls = shown(start(tmp_path, sources(tmp_path, a=(first,), b=(second,), c=(third,), d=(fourth,))))
+    assert calls == {
         "1 1000 A C,T": {
             **{"a:GT": "1/2", "a:AD": "1,2,3", "a:PL": "0,1,2,3,4,5"},
             **{"b:GT": "0/1", "b:AD": "5,6,7", "b:PL": "10,11,12,13,14,15"},
@@ -110,17 +110,17 @@ def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_pa
 
 @pytest.mark.slow
 def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> None:
-    """With any value of variants that a source lacks, and although a block began before."""
+    """With any value of `absent`, and although a block began before the variant."""
     a = (f"1 1000 A <NON_REF> 1100 {FIELDS} 0/0:30:50:20:0,60,900", "1 1010 AAA A,<NON_REF> . GT:DP 0/1:7")
     b = (
         "1 1011 A C,<NON_REF> . GT:DP 0/1:8",
         "1 1013 A C,<NON_REF> . GT:DP 0/1:9",
         "1 2013 A C,<NON_REF> . GT:DP 0/1:9",
     )
-    found = shown(start(tmp_path, sources(tmp_path, a=a, b=b), absent="reference"))
-    assert found["1 1011 A C"] == {"b:GT": "0/1", "b:DP": "8"}
-    assert found["1 1013 A C"]["a:DP"] == "30"
-    assert found["1 2013 A C"]["a:GT"] == "0/0"  # which no record reaches
+    calls = shown(start(tmp_path, sources(tmp_path, a=a, b=b), absent="reference"))
+    assert calls["1 1011 A C"] == {"b:GT": "0/1", "b:DP": "8"}
+    assert calls["1 1013 A C"]["a:DP"] == "30"
+    assert calls["1 2013 A C"]["a:GT"] == "0/0"  # which no record reaches
 
 
 @pytest.mark.slow
@@ -129,14 +129,14 @@ def test_blocks_below_a_quality_are_missing(tmp_path: Path) -> None:
     store = tmp_path / "store"
     run("create", "--gvcf", store, *paths)
     run("append", "--harmonise", "--gvcf", "--min-gq", "20", "--absent", "reference", store, *paths)
-    found = shown(store)
-    assert not [key for key in found["1 1300 G T"] if key.startswith("a:")]  # GQ is 9
-    assert found["1 1050 C T"]["a:GT"] == "0/0"  # GQ is 50
-    assert found["1 1300 G T"]["b:DP"] == "7"
+    calls = shown(store)
+    assert not [key for key in calls["1 1300 G T"] if key.startswith("a:")]  # GQ is 9
+    assert calls["1 1050 C T"]["a:GT"] == "0/0"  # GQ is 50
+    assert calls["1 1300 G T"]["b:DP"] == "7"
 
 
 @pytest.mark.slow
-def test_a_job_takes_gvcfs(tmp_path: Path) -> None:
+def test_a_job_accepts_gvcfs(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, b=B)
     run("create", "--gvcf", tmp_path / "store", *paths)
     job = {
@@ -145,30 +145,30 @@ def test_a_job_takes_gvcfs(tmp_path: Path) -> None:
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
     run("run", tmp_path / "job.json")
-    found = shown(tmp_path / "store")
-    assert found["1 1050 C T"]["a:DP"] == "30"
-    assert "a:DP" not in found["1 1410 A T"]  # GQ is 19
+    calls = shown(tmp_path / "store")
+    assert calls["1 1050 C T"]["a:DP"] == "30"
+    assert "a:DP" not in calls["1 1410 A T"]  # GQ is 19
 
 
 @pytest.mark.slow
-def test_blocks_tell_the_calls_of_a_batch_that_comes_later(tmp_path: Path) -> None:
-    """Of variants that another batch brought; what the store lacks may be left out."""
+def test_blocks_supply_the_calls_of_a_later_batch(tmp_path: Path) -> None:
+    """They do so at variants of an earlier batch; variants that the store lacks may be left out."""
     first, second = sources(tmp_path, b=B, a=A)
     store = tmp_path / "store.vcz"
     vczstore.create(store, first, gvcf=True, variants_chunk=2, samples_chunk=1)
     vczstore.append(store, first, harmonise=True, gvcf=True)
     before = cohort.digest(store)
-    said = run("append", "--harmonise", "--gvcf", store, second, status=1).stderr
-    assert "2 of the 2 variants of" in said
-    assert "1:1100 A/C,<NON_REF>" in said
+    stderr = run("append", "--harmonise", "--gvcf", store, second, status=1).stderr
+    assert "2 of the 2 variants of" in stderr
+    assert "1:1100 A/C,<NON_REF>" in stderr
     assert cohort.digest(store) == before
-    done = vczstore.append(store, second, harmonise=True, gvcf=True, new_variants="drop")
-    assert (done.counts["variants dropped"], done.counts["reference blocks"]) == (2, 5)
+    result = vczstore.append(store, second, harmonise=True, gvcf=True, new_variants="drop")
+    assert (result.counts["variants dropped"], result.counts["reference blocks"]) == (2, 5)
     assert [calls.get("a:DP") for calls in shown(store).values()] == ["30", "35", "35"]
 
 
 @pytest.mark.slow
-def test_normalise_takes_gvcfs(tmp_path: Path) -> None:
+def test_normalise_accepts_gvcfs(tmp_path: Path) -> None:
     first, second = sources(tmp_path, b=B, a=A)
     store, out = tmp_path / "store.vcz", tmp_path / "out.vcz"
     vczstore.create(store, first, gvcf=True)
@@ -194,6 +194,6 @@ def test_values_of_blocks_that_do_not_fit_are_refused(tmp_path: Path, call: str,
     store = tmp_path / "store.vcz"
     vczstore.create(store, a, b, gvcf=True)
     before = cohort.digest(store)
-    said = run("append", "--harmonise", "--gvcf", store, a, b, status=1).stderr
-    assert re.search(words, said), said
+    stderr = run("append", "--harmonise", "--gvcf", store, a, b, status=1).stderr
+    assert re.search(words, stderr), stderr
     assert cohort.digest(store) == before
