@@ -1,4 +1,4 @@
-"""Harmonising: sources whose variants and alleles are not the store's."""
+"""Harmonising: sources whose variants and alleles differ from those of the store."""
 
 from __future__ import annotations
 
@@ -47,9 +47,6 @@ def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
 
 
-# ---- a cohort -------------------------------------------------------------------------------
-
-
 # ---- the model: slow, and obvious ------------------------------------------------------------
 
 
@@ -60,15 +57,15 @@ def model_append(
     new: bool = False,
     absent: str = "missing",
 ) -> tuple[dict[str, np.ndarray], int]:
-    """The store afterwards, and how many variants of the sources match nothing."""
+    """Return the expected store, and how many variants of the sources match nothing."""
     alleles = [list(s.alleles) for s in sites_of(store)]
     matches, unmatched = [], 0
     for source in sources:
         ours = [Site(s.contig, s.position, tuple(a)) for s, a in zip(sites_of(store), alleles, strict=True)]
-        found = model_match(ours, sites_of(source), new=new)
-        matches.append(found)
-        unmatched += len(sites_of(source)) - len(found)
-        for i, j in found.items():
+        matched = model_match(ours, sites_of(source), new=new)
+        matches.append(matched)
+        unmatched += len(sites_of(source)) - len(matched)
+        for i, j in matched.items():
             known = {a.upper() for a in alleles[i]}
             alleles[i] += [a for a in sites_of(source)[j].alleles if a.upper() not in known]
     width = max([store["variant_allele"].shape[1], *(len(a) for a in alleles)])
@@ -76,19 +73,19 @@ def model_append(
     result: dict[str, np.ndarray] = {}
     for name, values in store.items():
         dims = cohort.DIMENSIONS[name]
-        longer = [(0, lengths.get(d, n) - n) for d, n in zip(dims, values.shape, strict=True)]
+        padding = [(0, lengths.get(d, n) - n) for d, n in zip(dims, values.shape, strict=True)]
         fill: Any = {"i": -2, "f": NAN_FILL, "b": True}.get(values.dtype.kind, "")
-        result[name] = np.pad(values, longer, constant_values=fill)
+        result[name] = np.pad(values, padding, constant_values=fill)
     for i, texts in enumerate(alleles):
         result["variant_allele"][i, : len(texts)] = texts
         if len(texts) > len(sites_of(store)[i].alleles):
             _model_complete(result, i, len(texts))
-    for source, found in zip(sources, matches, strict=True):
+    for source, matched in zip(sources, matches, strict=True):
         for name, values in source.items():
             if "samples" in cohort.DIMENSIONS[name]:
-                mine = _model_calls(name, values, source, result, alleles, found, absent)
+                calls = _model_calls(name, values, source, result, alleles, matched, absent)
                 axis = cohort.DIMENSIONS[name].index("samples")
-                result[name] = np.concatenate([result[name], mine], axis=axis)
+                result[name] = np.concatenate([result[name], calls], axis=axis)
     return result, unmatched
 
 
@@ -96,7 +93,7 @@ KINDS = {"call_AD": "R", "call_RF": "R", "call_EC": "A", "call_PL": "G", "varian
 
 
 def _model_complete(store: dict[str, np.ndarray], row: int, n: int) -> None:
-    """Vectors of a variant that has `n` alleles now get missing values; those that are missing altogether stay."""
+    """Pad the vectors of a variant that now has `n` alleles with missing values; entirely missing vectors stay."""
     for name in KINDS.keys() & store.keys():
         values = store[name][row]
         missing: Any = {"i": -1, "f": NAN_MISSING}[values.dtype.kind]
@@ -142,35 +139,35 @@ def _model_calls(
                 else:
                     row[k, 0] = missing
                 continue
-            given, n = values[found[i], k], len(theirs[found[i]].alleles)
+            vector, n = values[found[i], k], len(theirs[found[i]].alleles)
             upper = [a.upper() for a in alleles[i]]
             to = [upper.index(a.upper()) for a in theirs[found[i]].alleles]
             kind = KINDS.get(name)
             if name == "call_genotype":
-                row[k] = [to[a] if a >= 0 else a for a in given]
+                row[k] = [to[a] if a >= 0 else a for a in vector]
             elif kind is None:
-                row[k] = given
+                row[k] = vector
             elif to == list(range(len(upper))):
-                both = min(len(given), row.shape[1])
-                row[k, :both] = given[:both]
+                both = min(len(vector), row.shape[1])
+                row[k, :both] = vector[:both]
             else:
-                own = [x for x in given if not _is(x, fill)]
+                own = [x for x in vector if not _is(x, fill)]
                 if len(own) == 0 or (
                     len(own) == 1 and _is(own[0], missing) and (kind == "G" or n - (kind == "A") != 1)
                 ):
                     row[k, 0] = missing
                 elif kind == "G":
                     genotype = source["call_genotype"][found[i], k]
-                    # of REF alone a likelihood is one value, and "." is a genotype of any ploidy
+                    # for REF alone, a likelihood is one value, and "." is a genotype of any ploidy
                     ploidy = 2 if n == 1 and (genotype < 0).all() else int((genotype != -2).sum())
                     row[k, : math.comb(len(upper) + ploidy - 1, ploidy)] = missing
                     for g in itertools.combinations_with_replacement(range(n), ploidy):
-                        row[k, _g(sorted(to[a] for a in g))] = given[_g(g)]
+                        row[k, _g(sorted(to[a] for a in g))] = vector[_g(g)]
                 else:
                     first = kind == "A"
                     row[k, : len(upper) - first] = missing
                     for a in range(first, n):
-                        row[k, to[a] - first] = given[a - first]
+                        row[k, to[a] - first] = vector[a - first]
     return result
 
 
@@ -179,7 +176,7 @@ def _is(value: Any, other: Any) -> bool:
 
 
 def _g(genotype: Sequence[int]) -> int:
-    """VCF 4.5, 1.6.2: for a/b, b(b+1)/2 + a; for one allele its number."""
+    """Return the number of a genotype by VCF 4.5, 1.6.2: for a/b, b(b+1)/2 + a; for one allele, the allele."""
     return genotype[0] if len(genotype) == 1 else genotype[1] * (genotype[1] + 1) // 2 + genotype[0]
 
 
@@ -187,7 +184,7 @@ def _g(genotype: Sequence[int]) -> int:
 
 
 def test_genotypes_are_in_the_order_of_the_specification() -> None:
-    """VCF 4.5, section 1.6.2: the examples of the text."""
+    """The examples of VCF 4.5, section 1.6.2."""
     assert ["".join(map(str, g)) for g in genotypes(3, 2)] == ["00", "01", "11", "02", "12", "22"]
     assert ["".join(map(str, g)) for g in genotypes(2, 3)] == ["000", "001", "011", "111"]
     for n, p in itertools.product(range(1, 5), range(1, 5)):
@@ -199,12 +196,12 @@ BASES = ("A", "C", "G", "T", "a", "CT", "<DEL>", "*", "<NON_REF>")
 
 @st.composite
 def variants(draw: st.DrawFn) -> list[tuple[int, tuple[str, ...]]]:
-    """Few positions, so that many are the same."""
-    one = st.tuples(
+    """Variants at few positions, so that many positions coincide."""
+    variant = st.tuples(
         st.integers(1, 3),
         st.lists(st.sampled_from(BASES[:5]), min_size=1, max_size=4, unique_by=lambda a: a.upper()).map(tuple),
     )
-    return sorted(draw(st.lists(one, max_size=6)), key=lambda v: v[0])
+    return sorted(draw(st.lists(variant, max_size=6)), key=lambda v: v[0])
 
 
 def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
@@ -218,7 +215,7 @@ def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
 @given(variants(), variants(), st.booleans())
 @pytest.mark.slow
 def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> None:
-    found = match(
+    matched = match(
         np.array([p for p, _ in store], "i8"),
         _numbers([a for _, a in store], 5),
         np.array([p for p, _ in source], "i8"),
@@ -226,7 +223,7 @@ def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> N
         allow_new_alleles=new,
     )
     expected = model_match([Site("1", p, a) for p, a in store], [Site("1", p, a) for p, a in source], new=new)
-    assert {i: j for i, j in enumerate(found.tolist()) if j >= 0} == expected
+    assert {i: j for i, j in enumerate(matched.tolist()) if j >= 0} == expected
 
 
 # ---- whole appends against the model ---------------------------------------------------------
@@ -284,11 +281,11 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
         with pytest.raises(IncompatibleError, match=r"match none of the store, the first is variant \d+, chr"):
             vczstore.append(folder / "store", *paths, **options)
         assert cohort.digest(folder / "store") == before
-    strangers = [
+    n_unmatched = [
         model_append(old, sources[: i + 1], new=case["new"])[1] - model_append(old, sources[:i], new=case["new"])[1]
         for i in range(len(sources))
     ]
-    if any(n == len(sites) for n, sites in zip(strangers, case["sources"], strict=True)):
+    if any(n == len(sites) for n, sites in zip(n_unmatched, case["sources"], strict=True)):
         with pytest.raises(IncompatibleError, match="drop would leave nothing of it"):
             vczstore.append(folder / "store", *paths, new_variants="drop", **options)
         return
@@ -298,7 +295,7 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
     assert result.counts["variants matched"] == sum(map(len, case["sources"])) - unmatched
 
 
-# ---- bcftools is the judge -------------------------------------------------------------------
+# ---- compared with bcftools ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
@@ -306,7 +303,7 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
     sites, multiallelics = BATCHES[batch]
-    # with new alleles, bcftools would join split variants, too
+    # with new alleles, bcftools would also join split variants
     store_sites = [s for s in STORE_SITES if batch != "new alleles" or s.position != 10]
     old = vcf.write_vcf(tmp_path / "old.vcf.gz", vcf_text(store_sites, ["a", "b", "c"], 1))
     new = vcf.write_vcf(tmp_path / "new.vcf.gz", vcf_text(sites, ["d", "e"], 2))
@@ -324,13 +321,13 @@ def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
     assert sorted(calls_of(shown), key=str) == sorted(calls_of(merged), key=str)
 
 
-# ---- whole stores, and what is refused -------------------------------------------------------
+# ---- whole stores, and refusals --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "executor"), [("format2", "processes"), ("icechunk", "threads")])
 @pytest.mark.slow
 def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
-    """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""
+    """The result is correct in either order: each batch is expressed over the alleles that the store has by then."""
     way = Way(kind, "cubed", executor)
     old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
     batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
@@ -350,7 +347,7 @@ def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, exe
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.parametrize("new", [False, True])
 @pytest.mark.slow
-def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
+def test_normalise_and_append_equals_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
     sites = [Site("chr1", 5, ("A", "C", "T")), Site("chr1", 9, ("A", "G")), Site("chrX", 2, ("C", "A"))]
     theirs = [Site("chr1", 5, ("A", "T", "C")), Site("chr1", 9, ("A", "T", "G") if new else ("A", "G"))]
     cohort.write_vcz(tmp_path / "batch", make(theirs, cohort.ids(10, 5), 2, contigs=CONTIGS[::-1]), samples_chunk=3)
@@ -364,7 +361,7 @@ def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new:
     before = way.read(two)
     vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", output_backend=backend, **rules, **way.options)
     cohort.assert_same(way.read(two), before)
-    if new:  # these are the batch's alone
+    if new:  # the batch has alleles that the store lacks
         words = ("^append: ", "say --harmonise")
         complain(IncompatibleError, words, lambda: vczstore.append(two, tmp_path / "out", **way.options))
         vczstore.append(two, tmp_path / "out", harmonise=True, allow_new_alleles=True, **way.options)
@@ -377,7 +374,7 @@ def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new:
 
 
 @pytest.mark.slow
-def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> None:
+def test_a_created_store_accepts_harmonised_batches(tmp_path: Path) -> None:
     cohorts = [
         make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G"))], cohort.ids(0, 4), 1),
         make([Site("chr1", 5, ("A", "T", "C")), Site("chrX", 2, ("C", "A"))], cohort.ids(10, 3), 2),
@@ -390,28 +387,28 @@ def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> No
     empty = make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G")), Site("chrX", 2, ("C", "A"))], [], 0)
     expected, unmatched = model_append(empty, cohorts)
     assert unmatched == 0
-    found = cohort.read_vcz(tmp_path / "store")
+    contents = cohort.read_vcz(tmp_path / "store")
     calls = [n for n, dims in cohort.DIMENSIONS.items() if n in expected and "samples" in dims]
-    cohort.assert_same({n: found[n] for n in calls}, {n: expected[n] for n in calls})
+    cohort.assert_same({n: contents[n] for n in calls}, {n: expected[n] for n in calls})
 
 
 @pytest.mark.slow
-def test_numbers_of_alleles_that_the_batch_has_no_room_for(tmp_path: Path) -> None:
-    """The store's genotypes are of int16, the batch's of int8; of 200 alleles it has two beyond 127."""
+def test_allele_indices_beyond_the_dtype_of_the_batch(tmp_path: Path) -> None:
+    """Genotypes are int16 in the store and int8 in the batch, which has the alleles 198 and 150 of the store."""
     alleles = ("A", *("A" + "C" * n for n in range(1, 200)))
     keep = ("call_genotype", "call_DP")
     for name, chosen, first, dtype in (("store", alleles, 0, "i2"), ("batch", ("A", *alleles[198:149:-48]), 10, "i1")):
-        made = make([Site("chr1", 5, chosen)], cohort.ids(first, 4), 1)
-        arrays = {n: a for n, a in made.items() if n in keep or n.startswith(("sample_id", "contig", "variant"))}
+        all_arrays = make([Site("chr1", 5, chosen)], cohort.ids(first, 4), 1)
+        arrays = {n: a for n, a in all_arrays.items() if n in keep or n.startswith(("sample_id", "contig", "variant"))}
         arrays["call_genotype"] = np.array([[[0, 1], [2, -1], [1, -2], [2, 2]]], dtype)
         cohort.write_vcz(tmp_path / name, arrays)
     vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
-    found = cohort.read_vcz(tmp_path / "store")["call_genotype"]
-    assert found[0, 4:].tolist() == [[0, 198], [150, -1], [198, -2], [150, 150]]
+    result = cohort.read_vcz(tmp_path / "store")["call_genotype"]
+    assert result[0, 4:].tolist() == [[0, 198], [150, -1], [198, -2], [150, 150]]
 
 
 @pytest.mark.slow
-def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
+def test_unchanged_chunks_are_copied_verbatim(tmp_path: Path) -> None:
     sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
     swapped = [Site("chr1", 7, ("A", "T", "C"))]
     old = make(sites, cohort.ids(0, 6), 1)
@@ -419,10 +416,10 @@ def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) 
     for name, arrays in (("store", old), ("batch", new)):
         cohort.write_vcz(tmp_path / name, arrays, variants_chunk=4, samples_chunk=3)
     result = vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
-    # four rows of two chunks in each array: one row is re-created in the five that go by allele
+    # four rows of two chunks in each array: one row is re-created in the five arrays with values by allele
     arrays = [n for n in new if cohort.DIMENSIONS[n][:2] == ("variants", "samples")]
     assert result.plan.decoded_chunks == 5 * 2
-    assert result.plan.encoded_chunks == 8 * len(arrays) - 5 * 2 + 2 * 2  # and samples themselves
+    assert result.plan.encoded_chunks == 8 * len(arrays) - 5 * 2 + 2 * 2  # and the sample arrays
     cohort.assert_same(cohort.read_vcz(tmp_path / "store"), model_append(old, [new])[0])
 
 
@@ -478,8 +475,8 @@ def test_a_job_that_harmonises(tmp_path: Path) -> None:
         file.write_text(f"store: {store.name}\nsteps: {steps}\n")
         return vczstore.run_job(file)
 
-    one = "append: {source: batch%d.vcz, harmonise: {allow-new-alleles: true}}"
-    complain(IncompatibleError, ("^append: .*batch1.vcz", "in one step"), lambda: run(f"[{one % 0}, {one % 1}]"))
+    step = "append: {source: batch%d.vcz, harmonise: {allow-new-alleles: true}}"
+    complain(IncompatibleError, ("^append: .*batch1.vcz", "in one step"), lambda: run(f"[{step % 0}, {step % 1}]"))
     complain(
         IncompatibleError, ("match none of the store",), lambda: run("[append: {source: batch0.vcz, harmonise: true}]")
     )

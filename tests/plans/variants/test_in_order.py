@@ -1,4 +1,4 @@
-"""Vectors of values by allele and genotype, put in the order of other alleles: bcftools is the judge."""
+"""Vectors of values by allele and genotype, re-ordered for other alleles; compared with bcftools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADER = """##fileformat=VCFv4.2
 
 
 def text(samples: str, *records: str, header: str = HEADER) -> str:
-    """A VCF on contig X; a record is POS REF ALT FORMAT and calls, with spaces between them."""
+    """Return a VCF on contig X; a record is POS REF ALT FORMAT and calls, separated by spaces."""
     lines = [header + "\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples.split()])]
     for record in records:
         position, ref, alt, *calls = record.split()
@@ -39,7 +39,7 @@ def text(samples: str, *records: str, header: str = HEADER) -> str:
 
 
 def new_calls(shown: str, samples: str) -> list[Any]:
-    """What the samples that came in have, in values that say something; GT is in all."""
+    """Return the values of the appended samples at each site, without missing ones."""
     return [(site, {s: calls[s] for s in samples.split()}) for site, calls in calls_of(shown)]
 
 
@@ -72,8 +72,8 @@ BATCHES = {
 @pytest.mark.slow
 def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) -> None:
     store, source = make_pair(tmp_path, OLD, BATCHES[batch], kind)
-    have = cohort.read_vcz(source)
-    lacking = [name for name in ("AD", "PL", "GP") if f"call_{name}" not in have]
+    arrays = cohort.read_vcz(source)
+    lacking = [name for name in ("AD", "PL", "GP") if f"call_{name}" not in arrays]
     impl = "zarr" if kind == "format2" else "cubed"
     vczstore.append(store, source, harmonise=True, drop_fields=lacking, impl=impl, executor="threads")
     both = [str(tmp_path / f"{name}.vcf.gz") for name in ("old", "new")]
@@ -86,7 +86,7 @@ def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) ->
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.slow
 def test_vectors_of_calls_without_alleles(tmp_path: Path, impl: str) -> None:
-    """A genotype of any ploidy may be written as a point: the vector's own length says how many alleles it is of."""
+    """A genotype of any ploidy may be written as "."; the length of the vector then determines the ploidy."""
     new = text("B1 B2", "100 A G,C GT:PL .:1,2,3,4,5,6 .:1,2,3", "110 A G GT:PL ./.:1,2,3 0/.:1,2,3")
     store, source = make_pair(tmp_path, OLD, new)
     vczstore.append(store, source, harmonise=True, drop_fields=["AD", "GP"], impl=impl)
@@ -98,7 +98,7 @@ def test_vectors_of_calls_without_alleles(tmp_path: Path, impl: str) -> None:
 
 @pytest.mark.slow
 def test_a_field_without_genotypes(tmp_path: Path) -> None:
-    """Where there are no genotypes at all, the length alone tells the ploidy."""
+    """If there are no genotypes at all, the length alone determines the ploidy."""
     old = text("A1", "100 A C,G GT:PL:GP 0/1:1,2,3,4,5,6:0,1,0,0,0,0", "110 A C,G GT:PL 0/1:1,2,3,4,5,6")
     new = text("B1 B2", "100 A G,C GT:PL:GP 0/1:1,2,3,4,5,6:0,0,0,0.25,0.25,0.5 1:1,2,3:.", "110 A . GT:PL 0/0:7 1:.")
     store, source = make_pair(tmp_path, old, new)
@@ -106,12 +106,12 @@ def test_a_field_without_genotypes(tmp_path: Path) -> None:
         for folder in place.glob("call_genotype*"):
             shutil.rmtree(folder)
     vczstore.append(store, source, harmonise=True)
-    found = cohort.read_vcz(store)
-    assert found["call_PL"][:, 1:].tolist() == [
+    contents = cohort.read_vcz(store)
+    assert contents["call_PL"][:, 1:].tolist() == [
         [[1, 4, 6, 2, 5, 3], [1, 3, 2, -2, -2, -2]],
         [[7, -1, -1, -1, -1, -1], [-1, -2, -2, -2, -2, -2]],
     ]
-    assert found["call_GP"][0, 1].tolist() == [0, 0.25, 0.5, 0, 0.25, 0]
+    assert contents["call_GP"][0, 1].tolist() == [0, 0.25, 0.5, 0, 0.25, 0]
 
 
 # ---- values that do not fit -----------------------------------------------------------------
@@ -134,24 +134,24 @@ def test_values_that_do_not_fit_the_alleles_are_refused(tmp_path: Path, case: st
     new = text("B1", f"100 {THREE}", record, f"130 {THREE}")
     store, source = make_pair(tmp_path, text("A1", *(f"{p} {THREE}" for p in (100, 120, 130))), new, kind)
     before = cohort.digest(store)
-    for more in ({}, {"dry_run": True}):
+    for extra in ({}, {"dry_run": True}):
         complain(
             IncompatibleError,
             (f"^append: {words}", "variant 1 of .*new.vcz", "--drop-field"),
-            lambda more=more: vczstore.append(store, source, harmonise=True, **more),
+            lambda extra=extra: vczstore.append(store, source, harmonise=True, **extra),
         )
     assert cohort.digest(store) == before
     complain(IncompatibleError, (f"^normalise: {words}",), lambda: vczstore.normalise(store, source, tmp_path / "out"))
     dropped = record.split()[3].split(":")[-1]
     vczstore.append(store, source, harmonise=True, drop_fields=[dropped])
-    found = cohort.read_vcz(cohort.icechunk_store(store) if kind == "icechunk" else store)
+    contents = cohort.read_vcz(cohort.icechunk_store(store) if kind == "icechunk" else store)
     name = "call_genotype" if dropped == "GT" else f"call_{dropped}"
-    assert (found[name][:, 1] < 0).all()
+    assert (contents[name][:, 1] < 0).all()
 
 
 @pytest.mark.slow
-def test_values_that_stay_where_they_are_are_not_looked_at(tmp_path: Path) -> None:
-    """Nothing is lost of a vector that is too long, where no allele gets another number."""
+def test_vectors_that_need_no_re_ordering_are_not_checked(tmp_path: Path) -> None:
+    """A vector that is too long loses nothing if no allele gets another number."""
     record = "120 A G GT:AD 0/1:1,2,3"
     store, source = make_pair(tmp_path, *(text(s, record, "130 A C,G GT:AD 0/1:1,2,3") for s in ("A1", "B1")))
     vczstore.append(store, source, harmonise=True)
@@ -159,8 +159,8 @@ def test_values_that_stay_where_they_are_are_not_looked_at(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
-    """Floats that a converter has padded, of a batch without genotypes: the length could be of one allele or two."""
+def test_a_length_that_does_not_determine_the_ploidy(tmp_path: Path) -> None:
+    """Floats that a converter has padded, in a batch without genotypes: the call may be haploid or diploid."""
     old = text("A1", "100 A C,G GT:GP 0/1:0,1,0,0,0,0")
     store, source = make_pair(tmp_path, old, text("B1 B2", "100 A G,C GT:GP 0/1:0,1,0,0,0,0 1:0,1,0"))
     for place in (store, source):
@@ -173,14 +173,14 @@ def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
     )
 
 
-# ---- a header that says Number=. -------------------------------------------------------------
+# ---- a header with Number=. ------------------------------------------------------------------
 
 DOT = HEADER.replace("ID=AD,Number=R", "ID=AD,Number=.")
 
 
 @pytest.mark.slow
-def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> None:
-    """AD with Number=., as GATK 3 and the 1000 Genomes have it."""
+def test_a_field_with_an_unknown_number(tmp_path: Path) -> None:
+    """AD with Number=., as in files of GATK 3 and the 1000 Genomes."""
     old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
     new = text("B1", "100 A G,C GT:AD 0/1:4,5,6", "110 A C GT:AD 1/1:7,8", header=DOT)
     store, source = make_pair(tmp_path, old, new)
@@ -205,8 +205,8 @@ def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> No
 @pytest.mark.parametrize("dot", ["store", "batch"])
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
-def test_a_number_that_one_header_says(tmp_path: Path, dot: str, kind: str) -> None:
-    """Number=R on one side and Number=. on the other: the user says that they are the same."""
+def test_a_number_that_only_one_header_has(tmp_path: Path, dot: str, kind: str) -> None:
+    """Number=R on one side and Number=. on the other: the user declares that they are the same."""
     mine, theirs = (DOT, HEADER) if dot == "store" else (HEADER, DOT)
     old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=mine)
     new = text("B1", "100 A G,C GT:AD 0/1:4,5,6", "110 A C GT:AD 1/1:7,8", header=theirs)

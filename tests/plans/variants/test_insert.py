@@ -1,4 +1,4 @@
-"""Variants that a store lacks are inserted: laws, bcftools merge, and what is rewritten and what is not."""
+"""Insertion of variants that a store lacks: laws, a comparison with bcftools merge, and what is rewritten."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from vczstore.errors import IncompatibleError, OptionError, UnsuitableError
 
 INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
 KEEP = {**INSERT, "on_ref_mismatch": "keep"}
-"""The pool of sites has several REFs at one position."""
+"""Options for the pool of sites, which has several REFs at one position."""
 KINDS = ("format2", "format3", "icechunk")
 BY_ALLELE = {"call_AD": 0, "call_RF": 0, "call_EC": 1}
-"""Fields of one value per allele, and the first allele that has one."""
+"""Fields with one value per allele, and the first allele that has one."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +46,14 @@ def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calls(store: Path, kind: str) -> Counter[Any]:
-    """What a store says of each sample at each record; the order of records, ALTs and samples does not count."""
+    """Count the calls of each sample at each record; the order of records, ALTs and samples does not matter."""
     arrays = Way(kind, "cubed").read(store)
-    found: Counter[Any] = Counter()
+    counts: Counter[Any] = Counter()
     for i, site in enumerate(sites.sites_of(arrays)):
         key = (site.contig, site.position, site.alleles[0], frozenset(site.alleles[1:]))
         for j, sample in enumerate(arrays["sample_id"]):
-            found[key, sample, _call(arrays, site, i, j)] += 1
-    return found
+            counts[key, sample, _call(arrays, site, i, j)] += 1
+    return counts
 
 
 def _call(arrays: Mapping[str, np.ndarray], site: Site, i: int, j: int) -> tuple[Any, ...]:
@@ -62,13 +62,13 @@ def _call(arrays: Mapping[str, np.ndarray], site: Site, i: int, j: int) -> tuple
     for name, first in BY_ALLELE.items():
         vector = arrays[name][i, j]
         is_none = np.isnan(vector).all() if vector.dtype.kind == "f" else (vector < 0).all()
-        mine = {} if is_none else dict(zip(site.alleles[first:], map(repr, vector), strict=False))
-        values.append(frozenset(mine.items()))
+        by_allele = {} if is_none else dict(zip(site.alleles[first:], map(repr, vector), strict=False))
+        values.append(frozenset(by_allele.items()))
     return (*values, int(arrays["call_DP"][i, j]), str(arrays["call_FT"][i, j]))
 
 
 def alts_of(found: Counter[Any]) -> Counter[Any]:
-    """The ALTs that each sample carries, in any record."""
+    """Count the ALTs that each sample carries, over all records."""
     return Counter(
         ((contig, position, ref, allele, sample), n)
         for ((contig, position, ref, _), sample, (genotype, *_)), n in found.items()
@@ -78,7 +78,7 @@ def alts_of(found: Counter[Any]) -> Counter[Any]:
 
 
 def write(folder: Path, number: int, mine: Sequence[Site], chunk: int) -> Path:
-    """A batch of two samples that have these variants."""
+    """Write a batch of two samples with these variants."""
     path = folder / f"{number}.vcz"
     arrays = sites.make(mine, cohort.ids(10 * number, 2), number)
     cohort.write_vcz(path, arrays, variants_chunk=chunk, samples_chunk=2 + number % 2)
@@ -86,7 +86,7 @@ def write(folder: Path, number: int, mine: Sequence[Site], chunk: int) -> Path:
 
 
 def created(folder: Path, name: str, kind: str, chunk: int, *sources: Path) -> Path:
-    """A store over the variants of some sources, with their samples."""
+    """Create a store over the variants of the sources, and append their samples."""
     store = folder / name
     backend = "icechunk" if kind == "icechunk" else None
     vczstore.create(store, *sources, variants_chunk=chunk, samples_chunk=3, backend_storage=backend)
@@ -106,8 +106,8 @@ def batches(*, ref_alone: bool) -> st.SearchStrategy[tuple[list[Site], ...]]:
 @given(batches=batches(ref_alone=False), chunk=st.integers(1, 4), kind=st.sampled_from(["format3", "icechunk"]))
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.slow
-def test_to_insert_is_to_create_with_all(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
-    """In any order, and together; but for the order of ALTs."""
+def test_insertion_equals_creation_from_all_sources(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
+    """In any order, and all at once; only the order of ALTs may differ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
@@ -122,8 +122,8 @@ def test_to_insert_is_to_create_with_all(batches: tuple[list[Site], ...], chunk:
 @given(batches=batches(ref_alone=False), chunk=st.integers(1, 4), kind=st.sampled_from(["format3", "icechunk"]))
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.slow
-def test_to_update_is_to_remove_and_append(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
-    """But for the order of samples and ALTs."""
+def test_update_equals_remove_and_append(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
+    """Except for the order of samples and ALTs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         before = [write(folder, i, mine, chunk) for i, mine in enumerate(batches[:2])]
@@ -143,7 +143,7 @@ def test_to_update_is_to_remove_and_append(batches: tuple[list[Site], ...], chun
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.slow
 def test_records_of_ref_alone_lose_no_alt(batches: tuple[list[Site], ...], chunk: int) -> None:
-    """What record such a one is joined with depends on what is there, as it does for bcftools; no ALT does."""
+    """The record that such a record is joined with depends on those present, as in bcftools; but no ALT is lost."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
@@ -170,8 +170,8 @@ NEW = [
 @pytest.mark.parametrize(("kind", "merge"), [("format2", "none"), ("format3", "both"), ("icechunk", "none")])
 @pytest.mark.slow
 def test_bcftools_merge(tmp_path: Path, kind: str, merge: str) -> None:
-    for name, some, seed in (("old", OLD, 1), ("new", NEW, 2)):
-        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", sites.vcf_text(some, cohort.ids(10 * seed, 3), seed))
+    for name, records, seed in (("old", OLD, 1), ("new", NEW, 2)):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", sites.vcf_text(records, cohort.ids(10 * seed, 3), seed))
         vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
     store = tmp_path / "old.vcz"
     if kind == "icechunk":
@@ -179,13 +179,13 @@ def test_bcftools_merge(tmp_path: Path, kind: str, merge: str) -> None:
         vczstore.copy_store_to_icechunk(tmp_path / "old.vcz", store, impl="zarr")
     vczstore.append(store, tmp_path / "new.vcz", **INSERT, allow_new_alleles=merge == "both")
     model = pysam.bcftools.merge("-m", merge, *(str(tmp_path / f"{name}.vcf.gz") for name in ("old", "new")))
-    found = sites.calls_of(vcf.vcztools_view(store, icechunk=kind == "icechunk"))
-    assert sorted(map(_by_allele, found), key=str) == sorted(map(_by_allele, sites.calls_of(model)), key=str)
+    shown = sites.calls_of(vcf.vcztools_view(store, icechunk=kind == "icechunk"))
+    assert sorted(map(_by_allele, shown), key=str) == sorted(map(_by_allele, sites.calls_of(model)), key=str)
     assert vczstore.verify(store).errors == []
 
 
 def _by_allele(record: tuple[str, dict[str, dict[str, str]]]) -> tuple[Any, ...]:
-    """A record in which alleles are named, not numbered; PL by the alleles of a genotype."""
+    """Return a record with alleles named instead of numbered, and PL keyed by the alleles of a genotype."""
     contig, position, ref, alts = record[0].split("\t")
     alleles = [ref, *alts.split(",")]
     pairs = [frozenset({a, b}) for j, b in enumerate(alleles) for a in alleles[: j + 1]]
@@ -204,7 +204,7 @@ def _by_allele(record: tuple[str, dict[str, dict[str, str]]]) -> tuple[Any, ...]
     return contig, position, ref, frozenset(alts.split(",")), samples
 
 
-# ---- what else variants have ----------------------------------------------------------------
+# ---- other fields of variants ---------------------------------------------------------------
 
 HEAD = """##fileformat=VCFv4.3
 ##FILTER=<ID=PASS,Description="All filters passed">
@@ -249,7 +249,7 @@ def text(samples: str, records: str, more: str) -> str:
 
 
 def make(folder: Path, kind: str) -> tuple[Path, list[Path]]:
-    """A store, and two batches with variants, filters and a contig that it lacks."""
+    """Return a store, and two batches with variants, filters and a contig that it lacks."""
     contigs = "".join(f"##contig=<ID={name},length=1000>\n" for name in ("1", "X"))
     filters = '##FILTER=<ID=q10,Description="q">\n'
     more = '##contig=<ID=2,length=500>\n##FILTER=<ID=s50,Description="half">\n'
@@ -290,9 +290,9 @@ def test_fields_of_new_variants(tmp_path: Path, kind: str, options: dict[str, An
     store, batches = make(tmp_path, kind)
     result = vczstore.append(store, *batches, **INSERT, absent="reference", **options)
     assert result.counts["variants inserted"] == 5
-    found = lines(store, kind)
-    assert [" ".join(fields[:8]) for fields in found] == INSERTED
-    genotypes = {tuple(fields[:2]): fields[9:] for fields in found}
+    records = lines(store, kind)
+    assert [" ".join(fields[:8]) for fields in records] == INSERTED
+    genotypes = {tuple(fields[:2]): fields[9:] for fields in records}
     assert genotypes["1", "25"] == ["0/0", "0/0", "0/0", "1/3", "0|0", "0/3"]
     assert genotypes["1", "40"] == ["0/1", "2/2", "0/0", "0/3", "0|2", "0/0"]
     assert genotypes["X", "60"] == ["0", "0", "0", "0", "1/1", "0"]
@@ -313,14 +313,14 @@ def test_fields_of_new_variants(tmp_path: Path, kind: str, options: dict[str, An
 
 
 @pytest.mark.slow
-def test_the_order_of_batches_and_one_by_one(tmp_path: Path) -> None:
+def test_batches_together_or_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     (one, together), (two, batches) = make(tmp_path / "one", "format3"), make(tmp_path / "two", "format3")
     vczstore.append(one, *together, **INSERT)
     for batch in batches:
         vczstore.append(two, batch, **INSERT)
-    # what has come in with the first batch says what the second finds there
+    # the second batch is matched with the store as the first batch left it
     assert [f[:2] + f[9:] for f in lines(one, "format3")] == [f[:2] + f[9:] for f in lines(two, "format3")]
 
 
@@ -341,8 +341,8 @@ GVCFS = {
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
-def test_reference_blocks_of_the_samples_that_come_in(tmp_path: Path, kind: str) -> None:
-    """As in a store that has been created with all variants; what the blocks of other samples said is not kept."""
+def test_reference_blocks_of_appended_samples(tmp_path: Path, kind: str) -> None:
+    """As in a store created over all variants, except that the blocks of the earlier samples were not kept."""
     paths = [gvcf.make(tmp_path, name, gvcf.text([name], *records)) for name, records in GVCFS.items()]
     backend = "icechunk" if kind == "icechunk" else None
     every, one = tmp_path / "every", tmp_path / "one"
@@ -359,7 +359,7 @@ def test_reference_blocks_of_the_samples_that_come_in(tmp_path: Path, kind: str)
     assert {fields[9].split(":")[0] for fields in ours if fields[1] in ("1050", "1201")} == {"./."}
 
 
-# ---- what is rewritten ----------------------------------------------------------------------
+# ---- rewritten chunks -----------------------------------------------------------------------
 
 
 def _sites_with(*positions: int) -> list[Site]:
@@ -380,7 +380,7 @@ def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> 
     if before:
         assert len([p for p in kept if p.name not in (".zarray", ".zattrs", "zarr.json")]) >= n_calls * 4 * 2
     plan_of_old = sum(w.decoded_chunks for w in _rewrites(result.plan) if w.name == "call_DP")
-    assert plan_of_old == 2  # of ten chunks of the old samples: those of the last row
+    assert plan_of_old == 2  # of ten chunks of the old samples, those of the last row
 
 
 def _rewrites(plan: Any) -> list[Any]:
@@ -391,20 +391,20 @@ def _rewrites(plan: Any) -> list[Any]:
 @pytest.mark.parametrize("old", [0, 4, 6])
 @pytest.mark.slow
 def test_any_first_column_of_the_samples(tmp_path: Path, kind: str, old: int) -> None:
-    some, theirs = _sites_with(3, 5, 7, 9, 11), _sites_with(1, 5, 6, 9, 12)
-    first = sites.make(some, cohort.ids(0, old), 1)
+    ours, theirs = _sites_with(3, 5, 7, 9, 11), _sites_with(1, 5, 6, 9, 12)
+    first = sites.make(ours, cohort.ids(0, old), 1)
     second = sites.make(theirs, cohort.ids(10, 4), 2)
     store = Way(kind, "cubed").make(tmp_path, first, variants_chunk=2, samples_chunk=3)
     cohort.write_vcz(tmp_path / "batch", second, variants_chunk=4, samples_chunk=2)
     vczstore.append(store, tmp_path / "batch", **INSERT)
-    found = Way(kind, "cubed").read(store)
-    every = sorted({*some, *theirs})
-    assert sites.sites_of(found) == every
+    contents = Way(kind, "cubed").read(store)
+    union = sorted({*ours, *theirs})
+    assert sites.sites_of(contents) == union
     for name in ("call_genotype", "call_PL", "call_DP", "call_FT"):
-        for arrays, mine, columns in ((first, some, slice(0, old)), (second, theirs, slice(old, old + 4))):
-            rows = [every.index(site) for site in mine]
-            np.testing.assert_array_equal(found[name][rows][:, columns], arrays[name])
-            others = np.delete(found[name][:, columns], rows, axis=0)
+        for arrays, mine, columns in ((first, ours, slice(0, old)), (second, theirs, slice(old, old + 4))):
+            rows = [union.index(site) for site in mine]
+            np.testing.assert_array_equal(contents[name][rows][:, columns], arrays[name])
+            others = np.delete(contents[name][:, columns], rows, axis=0)
             first_values = others if others.ndim == 2 else others[..., 0]
             assert (first_values == ("." if name == "call_FT" else -1)).all()
     assert vczstore.verify(store).errors == []
@@ -418,16 +418,16 @@ def test_shards_and_strings_of_fixed_width(tmp_path: Path) -> None:
     long = [Site("chr1", 4, ("ACGT", "A")), Site("chr1", 5, ("A", "C"))]
     cohort.write_vcz(tmp_path / "batch", sites.make(long, cohort.ids(10, 3), 2))
     vczstore.append(tmp_path / "store.vcz", tmp_path / "batch", **INSERT)
-    found = cohort.read_vcz(tmp_path / "store.vcz")
-    assert [site.alleles[0] for site in sites.sites_of(found)] == ["A", "ACGT", "A", "A", "A", "A"]
-    np.testing.assert_array_equal(np.delete(found["call_PL"][:, :4], 1, axis=0), first["call_PL"])
+    contents = cohort.read_vcz(tmp_path / "store.vcz")
+    assert [site.alleles[0] for site in sites.sites_of(contents)] == ["A", "ACGT", "A", "A", "A", "A"]
+    np.testing.assert_array_equal(np.delete(contents["call_PL"][:, :4], 1, axis=0), first["call_PL"])
     assert vczstore.verify(tmp_path / "store.vcz").errors == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_alleles_come_in(tmp_path: Path, kind: str) -> None:
-    """Every record that matches nothing is joined with one of the store."""
+def test_only_alleles_are_added(tmp_path: Path, kind: str) -> None:
+    """Every record without a match is joined with a record of the store."""
     store = Way(kind, "cubed").make(tmp_path, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
     cohort.write_vcz(tmp_path / "batch", sites.make([Site("chr1", 5, ("A", "C", "T"))], cohort.ids(10, 2), 2))
     result = vczstore.append(store, tmp_path / "batch", **INSERT)
@@ -448,9 +448,9 @@ def test_fields_of_samples_that_become_wider(tmp_path: Path, kind: str, old: int
     store = Way(kind, "cubed").make(tmp_path, first)
     cohort.write_vcz(tmp_path / "batch", second)
     vczstore.append(store, tmp_path / "batch", **INSERT)
-    found = Way(kind, "cubed").read(store)
-    assert found["sample_sex"].tolist() == [*first["sample_sex"].tolist(), 1, 300, 2]
-    assert found["call_DP"][0].tolist() == [*first["call_DP"][0].tolist(), 1, 2, 70_000]
+    contents = Way(kind, "cubed").read(store)
+    assert contents["sample_sex"].tolist() == [*first["sample_sex"].tolist(), 1, 300, 2]
+    assert contents["call_DP"][0].tolist() == [*first["call_DP"][0].tolist(), 1, 2, 70_000]
     assert vczstore.verify(store).errors == []
 
 
@@ -502,7 +502,7 @@ def test_a_job_inserts_once(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.parametrize("first", ["remove: [a1]", "append: {plain}"])
 def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> None:
-    """On Icechunk what an earlier step has written cannot be read while it is rewritten; on plain Zarr it is there."""
+    """On Icechunk, data of an earlier step cannot be read while they are rewritten; on plain Zarr they can."""
     store, batches = make(tmp_path, kind)
     plain = tmp_path / "plain.vcz"
     vcf.write_vcf(tmp_path / "plain.vcf.gz", (tmp_path / "a.txt").read_text().replace("a1\ta2\ta3", "p1\tp2\tp3"))
@@ -516,14 +516,14 @@ def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> 
         assert lines(store, kind) == before
     else:
         vczstore.run_job(file)
-        found = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
-        assert found["1", "10"][:2] == (["0|0", "1/1"] if "remove" in first else ["0/1", "0|0"])
+        genotypes = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
+        assert genotypes["1", "10"][:2] == (["0|0", "1/1"] if "remove" in first else ["0/1", "0|0"])
         if "append" in first:
-            assert found["1", "10"][3:6] == ["0/1", "0|0", "1/1"]
+            assert genotypes["1", "10"][3:6] == ["0/1", "0|0", "1/1"]
 
 
 @pytest.mark.slow
-def test_nothing_is_matched_with_what_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_step_does_not_match_variants_that_an_earlier_step_inserts(tmp_path: Path) -> None:
     store, batches = make(tmp_path, "format3")
     steps = [f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}" for batch in batches[::-1]]
     before = cohort.digest(store)
@@ -538,24 +538,24 @@ def test_samples_are_removed_after_an_insertion(tmp_path: Path, kind: str) -> No
     store, batches = make(tmp_path, kind)
     insert = f"append: {{source: {batches[0]}, harmonise: {{new-variants: insert}}}}"
     vczstore.run_job(_job(tmp_path, store, insert, "remove: [a2]"))
-    found = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
-    assert found["1", "10"] == ["0/1", "1/1", "./.", "./."]
-    assert found["1", "25"] == ["./.", "./.", "1/3", "0|0"]
+    genotypes = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
+    assert genotypes["1", "10"] == ["0/1", "1/1", "./.", "./."]
+    assert genotypes["1", "25"] == ["./.", "./.", "1/3", "0|0"]
     assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.slow
 def test_tasks_are_sent_no_sample_ids(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store", sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
-    some = [Site("chr1", 4, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
-    cohort.write_vcz(tmp_path / "batch", sites.make(some, cohort.ids(10, 2), 2))
+    new_sites = [Site("chr1", 4, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
+    cohort.write_vcz(tmp_path / "batch", sites.make(new_sites, cohort.ids(10, 2), 2))
     plan = vczstore.plan("append", tmp_path / "store", tmp_path / "batch", **INSERT)
     for write in (write for step in plan.steps for write in step.writes):
-        sent = cloudpickle.dumps(write)
-        assert not [sample for sample in cohort.ids(0, 12) if sample.encode() in sent], write.name
+        pickled = cloudpickle.dumps(write)
+        assert not [sample for sample in cohort.ids(0, 12) if sample.encode() in pickled], write.name
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -590,7 +590,7 @@ def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_update_that_harmonises(tmp_path: Path) -> None:
-    """In a job, and what is left out or refused; samples that are not named keep what they have."""
+    """Also in a job, and with variants that are dropped or refused; samples that are not named keep their values."""
     first, again = (tmp_path / name for name in ("first.vcz", "again.vcz"))
     ours, theirs = [("chr1", 5, "A", "C"), ("chr1", 9, "A", "G")], [("chr1", 7, "A", "T"), ("chr1", 9, "A", "G")]
     for path, mine, ids, seed in ((first, ours, cohort.ids(0, 3), 1), (again, theirs, cohort.ids(1, 1), 2)):
@@ -627,8 +627,8 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
     for name, ref in (("same", "AC"), ("any", "NT"), ("other", "G")):
-        some = [Site("chr1", 5, (ref, "T")), Site("chr1", 9, ("A", "C"))]
-        cohort.write_vcz(tmp_path / name, sites.make(some, cohort.ids(10, 2), 2))
+        new_sites = [Site("chr1", 5, (ref, "T")), Site("chr1", 9, ("A", "C"))]
+        cohort.write_vcz(tmp_path / name, sites.make(new_sites, cohort.ids(10, 2), 2))
     before = cohort.digest(store)
     words = (
         "^append: at chr1:5 the REF is G in .*other, and A in .*store.vcz",
@@ -645,13 +645,13 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
     complain(OptionError, words, lambda: vczstore.append(store, tmp_path / "same", **alone))
 
 
-# ---- what is stopped ------------------------------------------------------------------------
+# ---- killed operations ----------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["command", "job", "update"])
 def test_killed(tmp_path: Path, how: str) -> None:
-    """On plain Zarr the store is as before or as after, whenever the process is killed; the same again completes it."""
+    """On plain Zarr, a kill at any point leaves the store as before or as after; the same operation completes it."""
     store, (batch, _) = make(tmp_path, "format3")
     shutil.copytree(store, tmp_path / "template.vcz")
     code = f"vczstore.append(store, {str(batch)!r}, harmonise=True, new_variants='insert', impl='zarr')"
@@ -669,16 +669,16 @@ def test_killed(tmp_path: Path, how: str) -> None:
         vczstore.rename_samples(again, tmp_path / "names.tsv")
         code = f"vczstore.update(store, {str(again)!r}, harmonise=True, new_variants='insert', impl='zarr')"
     code = f"import vczstore\n{code}"
-    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=171 if how == "job" else 131)
+    *copies, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=171 if how == "job" else 131)
     before, after = lines(store, "format3"), lines(whole, "format3")
-    seen = Counter()
-    for place in left:
-        found = lines(place, "format3")
-        assert found in (before, after)
-        seen[found == after] += 1
-        if found == before or how == "job":
-            exec(code, {"store": place})
-            assert lines(place, "format3") == after
-        if found == before:
-            assert not [path for path in place.parent.iterdir() if "vczstore-compact" in path.name]
-    assert seen[False] > 3
+    outcomes = Counter()
+    for copy in copies:
+        records = lines(copy, "format3")
+        assert records in (before, after)
+        outcomes[records == after] += 1
+        if records == before or how == "job":
+            exec(code, {"store": copy})
+            assert lines(copy, "format3") == after
+        if records == before:
+            assert not [path for path in copy.parent.iterdir() if "vczstore-compact" in path.name]
+    assert outcomes[False] > 3

@@ -1,4 +1,4 @@
-"""Variants are inserted into a copy: ``append --output``, which is the same as in place, and leaves the store alone."""
+"""Insertion of variants into a copy: ``append --output`` gives the same result as in place, and keeps the store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sites_with(*positions: int) -> list[Site]:
 
 
 def make(folder: Path, kind: str, old: int, rows: str) -> tuple[Path, Path]:
-    """A store of chunks of 2 x 3, and a batch of four samples with wider values."""
+    """Return a store in chunks of 2 x 3, and a batch of four samples with a wider dtype of DP."""
     first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, old), 1)
     second = sites.make(_sites_with(*ROWS[rows]), cohort.ids(10, 4), 2)
     second["call_DP"] = second["call_DP"].astype("i4") + (70_000 if rows == "all new" else 0)
@@ -55,7 +55,7 @@ def make(folder: Path, kind: str, old: int, rows: str) -> tuple[Path, Path]:
     ],
 )
 @pytest.mark.slow
-def test_a_copy_is_what_the_store_would_be(
+def test_a_copy_equals_an_insertion_in_place(
     tmp_path: Path, kind: str, old: int, rows: str, options: dict[str, Any]
 ) -> None:
     store, batch = make(tmp_path, kind, old, rows)
@@ -63,14 +63,14 @@ def test_a_copy_is_what_the_store_would_be(
         result = vczstore.append(store, batch, **INSERT, output=tmp_path / "out.vcz", **options)
     assert result.committed
     vczstore.append(store, batch, **INSERT)
-    found = cohort.read_vcz(tmp_path / "out.vcz")
-    cohort.assert_same(found, Way(kind, "cubed").read(store))
-    assert len(found["sample_id"]) == old + 4
+    copied = cohort.read_vcz(tmp_path / "out.vcz")
+    cohort.assert_same(copied, Way(kind, "cubed").read(store))
+    assert len(copied["sample_id"]) == old + 4
     assert vczstore.verify(tmp_path / "out.vcz").errors == []
 
 
 @pytest.mark.slow
-def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
+def test_a_dry_run_and_refusals(tmp_path: Path) -> None:
     store, batch = make(tmp_path, "format3", 4, "some new")
     out = tmp_path / "out.vcz"
     with unchanged(store):
@@ -96,7 +96,7 @@ def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
-    """Those that return are no longer removed there; the others are, by the same key, which goes along."""
+    """Samples that return are no longer removed in it; the others are, by the same key, which is copied."""
     store, batch = make(tmp_path, "format3", 4, "some new")
     vczstore.remove(store, cohort.ids(1, 1))
     cohort.write_vcz(tmp_path / "again", sites.make(_sites_with(2, 5), cohort.ids(1, 1), 3))
@@ -115,7 +115,7 @@ def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
-    """Where nothing can be inserted in place."""
+    """Nothing can be inserted in place there, only into a copy."""
     first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, 4), 1)
     store = s3_cloud.put("store", first, variants_chunk=2, samples_chunk=3)
     batch = s3_cloud.put("batch", sites.make(_sites_with(6, 9), cohort.ids(10, 3), 2))
@@ -128,6 +128,6 @@ def test_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
     vczstore.append(local, batch, **options, output=f"{s3_cloud.url}/from-here")
     cohort.assert_same(s3_cloud.read("from-here", "format3"), s3_cloud.read("out", "format3"))
     assert before <= set(s3_cloud.listing())
-    found = s3_cloud.read("out", "format3")
-    assert sites.sites_of(found) == _sites_with(3, 5, 6, 7, 9, 11)
-    np.testing.assert_array_equal(np.delete(found["call_PL"][:, :4], 2, axis=0), first["call_PL"])
+    contents = s3_cloud.read("out", "format3")
+    assert sites.sites_of(contents) == _sites_with(3, 5, 6, 7, 9, 11)
+    np.testing.assert_array_equal(np.delete(contents["call_PL"][:, :4], 2, axis=0), first["call_PL"])

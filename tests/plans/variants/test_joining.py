@@ -1,4 +1,4 @@
-"""Which records of several sources become one: bcftools is the judge, and every record has to be found again."""
+"""Which records of several sources become one: compared with bcftools; and every record must be found again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.records import Record, joined
 from tests.support.sites import DIMENSIONS, POOL, Site, make, model_match, sites_of
 
 type Union = list[tuple[frozenset[str], list[int]]]
-"""Of each record at one position: its ALTs, and which sources have it."""
+"""For each record at one position: its ALTs, and the sources that have it."""
 
 HEADER = """##fileformat=VCFv4.3
 ##contig=<ID=1,length=100000>
@@ -32,7 +32,7 @@ HEADER = """##fileformat=VCFv4.3
 
 
 def by_bcftools(folder: Path, places: Sequence[Sequence[tuple[int, tuple[str, ...]]]], n: int) -> list[Union]:
-    """What `bcftools merge` makes of records with REF A: of the sources and ALTs at each place."""
+    """Return the records that `bcftools merge` makes of the sources and ALTs at each place; REF is A."""
     for source in range(n):
         lines = [
             "\t".join(["1", str(10 * i), ".", "A", ",".join(alts) or ".", ".", ".", ".", "GT", "0/0"])
@@ -54,18 +54,18 @@ def by_bcftools(folder: Path, places: Sequence[Sequence[tuple[int, tuple[str, ..
 def ours(records: Sequence[tuple[int, tuple[str, ...]]]) -> Union:
     rows = [(source, Record("1", 1, ("A", *alts))) for source, alts in records]
     return [
-        (frozenset(a for i in some for a in rows[i][1].alleles[1:]), sorted(rows[i][0] for i in some))
-        for some in joined(rows)
+        (frozenset(a for i in group for a in rows[i][1].alleles[1:]), sorted(rows[i][0] for i in group))
+        for group in joined(rows)
     ]
 
 
 def is_found(union: Union, records: Sequence[tuple[int, tuple[str, ...]]]) -> bool:
-    """Whether each record of each source matches one of the union, one that the source has; by the slow model."""
+    """Whether each record of each source matches a record of the union that the source has; by the slow model."""
     store = [Site("1", 1, ("A", *sorted(alts))) for alts, _ in union]
     for source in {s for s, _ in records}:
         mine = [Site("1", 1, ("A", *alts)) for s, alts in records if s == source]
-        found = model_match(store, mine, new=False)
-        if len(found) < len(mine) or any(source not in union[i][1] for i in found):
+        matched = model_match(store, mine, new=False)
+        if len(matched) < len(mine) or any(source not in union[i][1] for i in matched):
             return False
     return True
 
@@ -81,7 +81,7 @@ def draw(rng: random.Random, n_sources: int, alts: Sequence[str], most: int) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("alts", [("C", "T", "G"), ("C", "T", "AT", "AGG"), ("C", "T", "<NON_REF>")], ids=str)
 def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[str, ...]) -> None:
-    """Where each source has one; but for those that would not be found again."""
+    """Each source has at most one record. Records that would not be found again are excepted."""
     rng = random.Random(1)
     places = [draw(rng, n, alts, 1) for n in (2, 3, 5) for _ in range(200)]
     differ = 0
@@ -97,24 +97,24 @@ def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[s
 
 @pytest.mark.slow
 def test_a_store_of_joined_records(tmp_path: Path) -> None:
-    """From VCFs to a VCF, by bio2zarr, create and vcztools: the records that bcftools makes of them."""
+    """From VCFs to a VCF by bio2zarr, create and vcztools: the records are those of bcftools merge."""
     rng = random.Random(3)
     places = [draw(rng, 3, ("C", "T", "AT"), 1) for _ in range(120)]
     merged = by_bcftools(tmp_path, places, 3)
     paths = [vcf.to_vcz(tmp_path / f"{i}.vcf.gz", tmp_path / f"{i}.vcz", 3, 16 - i, 1) for i in range(3)]
     vczstore.create(tmp_path / "store", *paths)
     rows = [line.split("\t") for line in vcf.records(vcf.vcztools_view(tmp_path / "store"))[1:]]
-    found: list[list[frozenset[str]]] = [[] for _ in places]
+    shown: list[list[frozenset[str]]] = [[] for _ in places]
     for row in rows:
-        found[int(row[1]) // 10 - 1].append(frozenset(row[4].split(",")) - {"."})
+        shown[int(row[1]) // 10 - 1].append(frozenset(row[4].split(",")) - {"."})
     assert [int(row[1]) for row in rows] == sorted(int(row[1]) for row in rows)
     compared = 0
-    for mine, theirs, records in zip(found, merged, places, strict=True):
+    for mine, theirs, records in zip(shown, merged, places, strict=True):
         if is_found(theirs, records):
             compared += 1
             assert Counter(mine) == Counter(alts for alts, _ in theirs)
     assert compared > 110
-    assert max(len(alts) for mine in found for alts in mine) == 3
+    assert max(len(alts) for mine in shown for alts in mine) == 3
 
 
 def _counted(union: Union) -> Counter[Any]:
@@ -122,8 +122,8 @@ def _counted(union: Union) -> Counter[Any]:
 
 
 @pytest.mark.slow
-def test_all_that_is_joined_is_found_again() -> None:
-    """However many records a source has; where nothing has to do with anything, nothing is joined."""
+def test_joined_records_are_found_again() -> None:
+    """For any number of records of a source; a joined record has at most one record of each source."""
     rng, joined_somewhere = random.Random(2), 0
     for _ in range(1500):
         records = draw(rng, 4, ("C", "T", "G", "AT", "*", "<*>"), 3)
@@ -156,7 +156,7 @@ def test_join(alts: list[list[str]], sources: list[list[int]], expected: list[in
     assert join(alts, sources) == expected
 
 
-# ---- a store that was created, and the sources appended ---------------------------------------
+# ---- a created store, and its sources appended ------------------------------------------------
 
 sites = st.lists(st.sampled_from([*POOL, Site("chr1", 5, ("a", "c", "G"))]), min_size=1, max_size=9)
 
@@ -164,12 +164,12 @@ sites = st.lists(st.sampled_from([*POOL, Site("chr1", 5, ("a", "c", "G"))]), min
 @pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(sites, min_size=1, max_size=3), st.integers(1, 4), st.data())
-def test_what_was_created_takes_its_sources(made: list[list[Site]], rows: int, data: st.DataObject) -> None:
-    """All of them, without new alleles, in any order: every call says what it said."""
+def test_a_created_store_accepts_its_sources(made: list[list[Site]], rows: int, data: st.DataObject) -> None:
+    """All of them, without new alleles, in any order; every call keeps its alleles."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         for array, dims in DIMENSIONS.items():
             patch.setitem(cohort.DIMENSIONS, array, dims)
-        sources = [make(some, cohort.ids(10 * i, 2), i) for i, some in enumerate(made)]
+        sources = [make(source_sites, cohort.ids(10 * i, 2), i) for i, source_sites in enumerate(made)]
         paths = [Path(name, str(i)) for i in range(len(sources))]
         for path, arrays in zip(paths, sources, strict=True):
             cohort.write_vcz(path, arrays, variants_chunk=rows)
@@ -177,19 +177,19 @@ def test_what_was_created_takes_its_sources(made: list[list[Site]], rows: int, d
         vczstore.create(Path(name, "store"), *paths, **options)
         order = data.draw(st.permutations(range(len(paths))))
         store, appended = Path(name, "store"), [paths[i] for i in order]
-        one, *others = appended
-        counts = [vczstore.append(store, one, harmonise=True, **options).counts]
+        first, *others = appended
+        counts = [vczstore.append(store, first, harmonise=True, **options).counts]
         if others:
             counts.append(vczstore.append(store, *others, harmonise=True, **options).counts)
         assert sum(c["variants matched"] for c in counts) == sum(map(len, made))
         assert sum(c["alleles added"] + c["variants dropped"] for c in counts) == 0
-        found = cohort.read_vcz(store)
+        contents = cohort.read_vcz(store)
         for arrays in sources:
-            assert _calls(found, arrays["sample_id"].tolist()) == _calls(arrays, arrays["sample_id"].tolist())
+            assert _calls(contents, arrays["sample_id"].tolist()) == _calls(arrays, arrays["sample_id"].tolist())
 
 
 def _calls(arrays: dict[str, np.ndarray], samples: list[str]) -> Counter[Any]:
-    """The genotypes at each position and REF, by the names of alleles; without those of which nothing is known."""
+    """Count the genotypes at each position and REF, by the names of alleles; entirely missing records are left out."""
     result: Counter[Any] = Counter()
     columns = [arrays["sample_id"].tolist().index(sample) for sample in samples]
     for i, row in enumerate(sites_of(arrays)):

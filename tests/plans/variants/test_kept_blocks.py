@@ -1,4 +1,4 @@
-"""Reference blocks that a store keeps: they tell calls at variants that come later, and go with their sample."""
+"""Reference blocks that a store keeps: they supply calls at later variants, and are removed with their sample."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def create(folder: Path, name: str, kind: str, *over: Path) -> Path:
 
 
 def as_format_2(store: Path) -> None:
-    """The same store, with consolidated metadata."""
+    """Rewrite a store in format 2, with consolidated metadata."""
     before = zarr.open_group(store.rename(store.with_name(f"{store.name}.format3")), mode="r")
     group = zarr.create_group(store, zarr_format=2, attributes=dict(before.attrs))
     for name, array in before.arrays():
@@ -85,7 +85,7 @@ def as_format_2(store: Path) -> None:
 
 
 def start(folder: Path, kind: str, *paths: Path) -> Path:
-    """A store over the variants of the first gVCF, which keeps the blocks of them all."""
+    """Create a store over the variants of the first gVCF, which keeps the blocks of all gVCFs."""
     store = create(folder, "store", kind, paths[0])
     vczstore.append(store, *paths, **KEEP, new_variants="drop")
     return store
@@ -96,15 +96,15 @@ def read(store: Path, kind: str) -> dict[str, np.ndarray]:
 
 
 def told(arrays: dict[str, np.ndarray]) -> Counter[Any]:
-    """What is said of each sample at each variant, as far as blocks tell it; the order of ALTs does not count."""
-    found: Counter[Any] = Counter()
+    """Count the calls of each sample at each variant, in fields that blocks supply; the order of ALTs is ignored."""
+    counts: Counter[Any] = Counter()
     for i, row in enumerate(arrays["variant_allele"].tolist()):
         alleles = [a for a in row if a]
         site = (*(int(arrays[f"variant_{n}"][i]) for n in ("contig", "position")), alleles[0], frozenset(alleles[1:]))
         for j, sample in enumerate(arrays["sample_id"].tolist()):
             genotype, *others = (arrays[name][i, j].tolist() for name in TOLD)
-            found[site, sample, tuple(alleles[a] if a >= 0 else a for a in genotype), *others] += 1
-    return found
+            counts[site, sample, tuple(alleles[a] if a >= 0 else a for a in genotype), *others] += 1
+    return counts
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_sample_in_chunks_of_a_thousand(tmp_path: Path) -> None:
-    """As `create` makes stores: what is read at once is bounded by what there is, so the usual memory is enough."""
+    """In a store as `create` makes it, reads are bounded by the samples that exist, so the usual memory is enough."""
     for name, position in (("A", 1100), ("B", 1050)):
         call = f"1 {position} A C,<NON_REF> . GT:DP:GQ:PL 0/1:31:99:9,0,9,9,9,9"
         block = f"1 {position + 1} A <NON_REF> 1400 GT:DP:GQ:PL 0/0:77:9:0,9,9"
@@ -127,7 +127,7 @@ def test_one_sample_in_chunks_of_a_thousand(tmp_path: Path) -> None:
 
 
 def test_a_copy_with_new_variants(tmp_path: Path) -> None:
-    """It keeps the blocks, as the store would; and what is inserted into it later is what would be inserted there."""
+    """The copy keeps the blocks like the store, and later insertions have the same result in both."""
     first, *others, later = sources(tmp_path, A=A, B=B, C=C, D=B, E=C)
     store = start(tmp_path, kind := "flexible", first)
     out = tmp_path / "out"
@@ -142,12 +142,12 @@ def test_a_copy_with_new_variants(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three records of a sample in a chunk, and two runs, so that both arrays become longer."""
+    """Chunks of three records of a sample, and of two runs, so that both arrays become longer."""
     for name, n in (("MIN_ROWS", 3), ("CELLS", 6), ("RUNS_CHUNK", 2)):
         monkeypatch.setattr(keep_blocks, name, n)
 
 
-# ---- what they tell -------------------------------------------------------------------------
+# ---- calls from kept blocks -----------------------------------------------------------------
 
 
 @settings(
@@ -180,18 +180,18 @@ def test_calls_are_those_of_a_store_created_with_all(
         for name, n in (("MIN_ROWS", data.draw(st.integers(1, 4))), ("CELLS", 1), ("RUNS_CHUNK", 2)):
             patch.setattr(keep_blocks, name, n)
         options = {"min_gq": min_gq, "absent": absent}
-        every = create(folder, "every", kind, *paths)
-        vczstore.append(every, *paths, **GVCF, **options)
-        one = create(folder, "one", kind, paths[0])
-        vczstore.append(one, paths[0], **KEEP, **options)
+        model = create(folder, "every", kind, *paths)
+        vczstore.append(model, *paths, **GVCF, **options)
+        store = create(folder, "one", kind, paths[0])
+        vczstore.append(store, paths[0], **KEEP, **options)
         for path in data.draw(st.permutations(paths[1:])):
-            vczstore.append(one, path, **INSERT, **options)
-    assert told(read(one, kind)) == told(read(every, kind))
+            vczstore.append(store, path, **INSERT, **options)
+    assert told(read(store, kind)) == told(read(model, kind))
 
 
 @pytest.mark.parametrize(("kind", "at_once"), [("format3", LOOKED_UP), ("icechunk", 1)])
 def test_bcftools_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int) -> None:
-    """Also where the calls of one variant are looked up at a time."""
+    """Including a lookup of the calls of one variant at a time."""
     monkeypatch.setattr("plans.variants.kept_calls.LOOKED_UP", at_once)
     paths = sources(tmp_path, a=A, b=B, c=C)
     store = start(tmp_path, kind, paths[0])
@@ -208,8 +208,8 @@ def test_bcftools_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: s
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_store_goes_on_to_keep_blocks(tmp_path: Path) -> None:
-    """Also of gVCFs that come without the flag; of what is no gVCF, nothing is known."""
+def test_a_store_keeps_the_blocks_of_later_gvcfs(tmp_path: Path) -> None:
+    """Even if they are appended without the flag; samples of other sources have no blocks."""
     paths = sources(tmp_path, a=A, c=C, plain=PLAIN, b=B)
     store = start(tmp_path, kind := "icechunk", paths[0])
     vczstore.append(store, paths[1], **GVCF, new_variants="drop")
@@ -225,7 +225,7 @@ def test_a_store_goes_on_to_keep_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "flexible"])
 def test_a_store_begins_to_keep_blocks(tmp_path: Path, kind: str) -> None:
-    """Of the samples that it has, nothing is known."""
+    """The samples that are already in the store have no blocks."""
     paths = sources(tmp_path, a=A, c=C, b=B)
     store = create(tmp_path, "store", kind, paths[0])
     vczstore.append(store, paths[0], **GVCF)
@@ -237,22 +237,20 @@ def test_a_store_begins_to_keep_blocks(tmp_path: Path, kind: str) -> None:
     assert arrays["call_genotype_mask"][row].tolist() == [[True, True], [False, False], [False, False]]
 
 
-def test_a_quality_that_is_asked_for_later(tmp_path: Path) -> None:
+def test_a_minimum_quality_that_is_given_later(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, b=B)
     store = start(tmp_path, "format3", paths[0])
     vczstore.append(store, paths[1], **INSERT, min_gq=20)
     arrays = read(store, "format3")
-    known = {
+    depths = {
         (int(c), int(p)): int(d)
         for c, p, d in zip(arrays["variant_contig"], arrays["variant_position"], arrays["call_DP"][:, 0], strict=True)
     }
-    assert (known[0, 1050], known[0, 1500], known[1, 1500]) == (30, -1, 36)
+    assert (depths[0, 1050], depths[0, 1500], depths[1, 1500]) == (30, -1, 36)
 
 
 def test_two_stores_that_keep_blocks(tmp_path: Path) -> None:
-    """Appended together, each tells the calls of its samples at variants of the other; values that a store has no
-    room for make it wider.
-    """
+    """Appended together, each supplies calls at the variants of the other; values that do not fit widen the store."""
     deep = (*A[:4], f"1 1404 T <NON_REF> 2000 {FIELDS_OF_BLOCK} 0/0:300:99", *A[5:])
     paths = sources(tmp_path, a=deep, b=B, c=C)
     kept = []
@@ -260,7 +258,7 @@ def test_two_stores_that_keep_blocks(tmp_path: Path) -> None:
         kept.append(create(tmp_path, name, "format3", path))
         vczstore.append(kept[-1], path, **KEEP)
     group = zarr.open_group(kept[0], use_consolidated=False)
-    narrow = group["call_DP"][...].astype("i1")  # those of its variants
+    narrow = group["call_DP"][...].astype("i1")  # the depths at its variants
     group.create_array("call_DP", data=narrow, chunks=(3, 2), dimension_names=["variants", "samples"], overwrite=True)
     store = create(tmp_path, "store", "format3", paths[2])
     vczstore.append(store, paths[2], **KEEP)
@@ -276,8 +274,8 @@ def test_two_stores_that_keep_blocks(tmp_path: Path) -> None:
     assert 300 in read(tmp_path / "x.normalised.vcz", "format3")["call_DP"]
 
 
-def test_blocks_that_the_store_has_no_room_for(tmp_path: Path) -> None:
-    """Variants that are inserted make its arrays wider before anything is written."""
+def test_blocks_whose_values_do_not_fit_the_store(tmp_path: Path) -> None:
+    """Inserted variants widen its arrays before anything is written."""
     paths = sources(tmp_path, a=A, b=B)
     store = start(tmp_path, "format3", paths[0])
     array = zarr.open_array(store / BLOCKS, mode="r+")
@@ -287,8 +285,8 @@ def test_blocks_that_the_store_has_no_room_for(tmp_path: Path) -> None:
     assert (arrays["call_DP"].dtype, arrays["call_DP"].max()) == ("i4", 70_000)
 
 
-def test_another_store_takes_them(tmp_path: Path) -> None:
-    """With other contigs in its table; into one that keeps none they do not come unasked."""
+def test_another_store_accepts_kept_blocks(tmp_path: Path) -> None:
+    """Its contig table may differ; a store that keeps no blocks accepts the source only if they are dropped."""
     paths = sources(tmp_path, a=A, b=B)
     ours = start(tmp_path, "format3", paths[0])
     text = gvcf.text(["x"], "X 1000 T C . GT:DP:GQ 0/1:1:2", "1 1100 A C . GT:DP:GQ 0/1:1:2")
@@ -299,23 +297,23 @@ def test_another_store_takes_them(tmp_path: Path) -> None:
     vczstore.append(other, paths[1], **INSERT)
     arrays = read(other, "format3")
     contigs = arrays["contig_id"][arrays["variant_contig"]].tolist()
-    known = dict(
+    depths = dict(
         zip(zip(contigs, arrays["variant_position"].tolist(), strict=True), arrays["call_DP"][:, 0], strict=True)
     )
-    assert (known["1", 1050], known["1", 1500], known["X", 1200]) == (30, 35, 37)
+    assert (depths["1", 1050], depths["1", 1500], depths["X", 1200]) == (30, 35, 37)
     keeps_none = create(tmp_path, "none", "format3", paths[0])
     vczstore.append(keeps_none, paths[1], **GVCF, new_variants="drop")
     with unchanged(keeps_none):
-        said = fails("append", "--harmonise", keeps_none, ours)
-    assert f"has {BLOCKS} and {RUNS}" in said.replace(", ", " and ")
-    assert f"--drop-field {BLOCKS}" in said
+        stderr = fails("append", "--harmonise", keeps_none, ours)
+    assert f"has {BLOCKS} and {RUNS}" in stderr.replace(", ", " and ")
+    assert f"--drop-field {BLOCKS}" in stderr
     run("append", "--harmonise", "--drop-field", BLOCKS, keeps_none, ours)
     assert BLOCKS not in read(keeps_none, "format3")
 
 
 @pytest.mark.parametrize(("kind", "is_normalised"), [("format3", True), ("icechunk", False)])
 def test_another_store_without_some_of_its_variants(tmp_path: Path, kind: str, is_normalised: bool) -> None:
-    """A call that was left out is missing at its variant when that comes later, and not the reference."""
+    """A call that was left out is missing, not reference, when its variant is inserted later."""
     records = (
         B[1],
         "1 1100 A C,<NON_REF> . GT:DP:GQ 0/1:6:50",
@@ -333,11 +331,11 @@ def test_another_store_without_some_of_its_variants(tmp_path: Path, kind: str, i
     again = gvcf.make(tmp_path, "d", gvcf.text(["d"], *records))
     vczstore.append(ours, again, paths[2], **INSERT, absent="reference")
     arrays = read(ours, kind)
-    known = dict(zip(arrays["variant_position"].tolist(), arrays["call_genotype"][:, 1].tolist(), strict=True))
-    assert (known[1050], known[1402], known[1300]) == ([-1, -1], [-1, -1], [0, 0])
+    genotypes = dict(zip(arrays["variant_position"].tolist(), arrays["call_genotype"][:, 1].tolist(), strict=True))
+    assert (genotypes[1050], genotypes[1402], genotypes[1300]) == ([-1, -1], [-1, -1], [0, 0])
 
 
-def test_a_normalised_gvcf_brings_its_blocks(tmp_path: Path) -> None:
+def test_a_normalised_gvcf_has_its_blocks(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, c=C, b=B)
     store = start(tmp_path, "format3", paths[0])
     vczstore.normalise(store, paths[1], tmp_path / "c.normalised.vcz", gvcf=True, new_variants="drop")
@@ -359,7 +357,7 @@ def test_a_job_keeps_blocks(tmp_path: Path) -> None:
     assert told(read(store, "icechunk")) == told(read(model, "format3"))
 
 
-# ---- what becomes of a sample's -------------------------------------------------------------
+# ---- blocks of removed and updated samples --------------------------------------------------
 
 
 SECRET = "2 4000 A <NON_REF> 31321 GT:DP:GQ 0/0:12345:77"
@@ -368,13 +366,13 @@ NUMBERS = (31321, 12345)
 
 
 def secretive(folder: Path, kind: str) -> Path:
-    """A store of three samples, of which the second has the block."""
+    """Create a store of three samples, of which the second has the block SECRET."""
     zarr_format = 2 if kind == "format2" else 3
     return start(folder, kind, *sources(folder, zarr_format=zarr_format, a=A, secret=(*A[:6], SECRET, *A[6:]), b=B))
 
 
 def chunks(store: Path) -> Iterator[np.ndarray]:
-    """All that plain Zarr has of the two arrays: every file, decoded, chunks beyond the edge too."""
+    """Yield every chunk of the two arrays on plain Zarr, decoded, including chunks beyond the edge."""
     for name, dtype in ((BLOCKS, "<i4"), (RUNS, "<i8")):
         for path in (store / name).rglob("*"):
             if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"):
@@ -382,14 +380,14 @@ def chunks(store: Path) -> Iterator[np.ndarray]:
 
 
 def holds(store: Path, kind: str) -> bool:
-    """Whether any number of the block is in the arrays as they are, or in any file of plain Zarr."""
+    """Whether any of NUMBERS is in the arrays of blocks, or in any of their files on plain Zarr."""
     arrays = read(store, kind)
-    found = [arrays[BLOCKS], arrays[RUNS], *(chunks(store) if kind != "icechunk" else ())]
-    return any(np.isin(NUMBERS, values).any() for values in found)
+    parts = [arrays[BLOCKS], arrays[RUNS], *(chunks(store) if kind != "icechunk" else ())]
+    return any(np.isin(NUMBERS, values).any() for values in parts)
 
 
 @pytest.mark.parametrize("kind", ["format2", "flexible", "icechunk"])
-def test_a_removed_sample_has_none(tmp_path: Path, kind: str) -> None:
+def test_a_removed_sample_has_no_blocks(tmp_path: Path, kind: str) -> None:
     store = secretive(tmp_path, kind)
     before = read(store, kind)
     assert holds(store, kind)
@@ -401,9 +399,9 @@ def test_a_removed_sample_has_none(tmp_path: Path, kind: str) -> None:
         assert (np.delete(after[name], 1, axis=0) == np.delete(before[name], 1, axis=0)).all()
     assert vczstore.verify(store).ok
     vczstore.purge(store)
-    found = vczstore.verify_removal(store, ["secret"])
-    assert found.erased, found.reasons
-    # and it has none at variants that come later, with any value for absent ones
+    report = vczstore.verify_removal(store, ["secret"])
+    assert report.erased, report.reasons
+    # nor has it calls at variants that are inserted later, for any value of `absent`
     (path,) = sources(tmp_path, late=("2 4100 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",))
     vczstore.append(store, path, **INSERT, absent="reference")
     row = read(store, kind)["variant_position"].tolist().index(4100)
@@ -412,7 +410,7 @@ def test_a_removed_sample_has_none(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
-def test_compaction_drops_them(tmp_path: Path, kind: str) -> None:
+def test_compaction_drops_the_blocks_of_removed_samples(tmp_path: Path, kind: str) -> None:
     store = secretive(tmp_path, kind)
     before = read(store, kind)
     vczstore.remove(store, ["secret"])
@@ -424,24 +422,24 @@ def test_compaction_drops_them(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("format2", BLOCKS), ("flexible", RUNS)])
-def test_what_is_left_of_a_removed_sample_is_found(tmp_path: Path, kind: str, name: str) -> None:
+def test_leftover_blocks_of_a_removed_sample_are_found(tmp_path: Path, kind: str, name: str) -> None:
     store = secretive(tmp_path, kind)
     before = read(store, kind)[name]
     vczstore.remove(store, ["secret"])
     array = zarr.open_array(store / name, mode="r+")
     row = int(np.flatnonzero((before[1] > 0).any(axis=1))[-1])
     array[1, row] = before[1, row]
-    found = vczstore.verify_removal(store, ["secret"])
-    assert not found.erased
-    assert name in " ".join(found.reasons)
+    report = vczstore.verify_removal(store, ["secret"])
+    assert not report.erased
+    assert name in " ".join(report.reasons)
     assert not vczstore.verify(store).ok
     vczstore.repair(store)
     assert (read(store, kind)[name][1] < 0).all()
     assert vczstore.verify_removal(store, ["secret"]).erased
 
 
-def test_an_update_replaces_them(tmp_path: Path) -> None:
-    """Blocks of the earlier calls are dropped; a normalised gVCF brings its own."""
+def test_an_update_replaces_blocks(tmp_path: Path) -> None:
+    """Blocks of the earlier calls are dropped; a normalised gVCF has blocks of its own."""
     store = secretive(tmp_path, kind := "flexible")
     plain = gvcf.make(tmp_path, "plain", gvcf.text(["secret"], *PLAIN))
     vczstore.normalise(store, plain, tmp_path / "plain.normalised.vcz")
@@ -475,7 +473,7 @@ def test_verify_finds_blocks_that_are_out_of_order(
 
 
 def test_an_update_inserts_variants(tmp_path: Path) -> None:
-    """The others have the calls of their blocks there, and the updated sample has its new blocks."""
+    """Other samples get calls from their blocks there, and the updated sample has its new blocks."""
     (tmp_path / "again").mkdir()
     paths = sources(tmp_path, a=A, c=C)
     again = gvcf.make(tmp_path / "again", "c", gvcf.text(["c"], *B))
@@ -490,7 +488,7 @@ def test_an_update_inserts_variants(tmp_path: Path) -> None:
 
 
 def test_another_sample_grid(tmp_path: Path) -> None:
-    """They are cut as the other arrays are, and removed samples leave nothing in either grid."""
+    """The arrays of blocks are chunked like other arrays, and removed samples leave nothing in either grid."""
     store = secretive(tmp_path, "format3")
     before = read(store, "format3")
     for grid in ("flexible", "regular"):
@@ -505,8 +503,8 @@ def test_another_sample_grid(tmp_path: Path) -> None:
     assert vczstore.verify_removal(store, ["secret"]).erased
 
 
-def test_an_export_of_regions_has_none(tmp_path: Path) -> None:
-    """They would say what samples have everywhere else; and it says so, with or without variants there."""
+def test_an_export_of_regions_has_no_blocks(tmp_path: Path) -> None:
+    """Blocks would reveal calls outside of the regions; the omission is reported, with or without variants there."""
     store = start(tmp_path, "format3", *sources(tmp_path, A=A, B=B))
     vczstore.export(store, tmp_path / "whole")
     assert {BLOCKS, RUNS} <= {*zarr.open_consolidated(tmp_path / "whole")}
@@ -519,7 +517,7 @@ def test_an_export_of_regions_has_none(tmp_path: Path) -> None:
         assert vczstore.verify(out).ok
 
 
-def test_names_and_copies(tmp_path: Path) -> None:
+def test_blocks_are_kept_when_samples_are_renamed_and_stores_copied(tmp_path: Path) -> None:
     store = secretive(tmp_path, "format3")
     (tmp_path / "names.txt").write_text("secret\tother\n")
     vczstore.rename_samples(store, tmp_path / "names.txt")
@@ -540,8 +538,8 @@ def test_names_and_copies(tmp_path: Path) -> None:
     [("format2", "drop"), ("flexible", "insert"), ("icechunk", "insert")],
 )
 @pytest.mark.usefixtures("small_chunks")
-def test_gvcfs_with_more_records_come_later(tmp_path: Path, kind: str, new_variants: str) -> None:
-    """The other samples have none there, even if a stopped append left data beyond the edge of plain Zarr's arrays."""
+def test_later_gvcfs_with_more_records(tmp_path: Path, kind: str, new_variants: str) -> None:
+    """Other samples are padded with fill, even if an interrupted append left data beyond the edge on plain Zarr."""
     paths = sources(tmp_path, c=C, d=C, a=A)
     store = start(tmp_path, kind, *paths[:2])
     before = read(store, kind)
@@ -561,30 +559,30 @@ def test_gvcfs_with_more_records_come_later(tmp_path: Path, kind: str, new_varia
         assert (after[name][:2, edge:] == -2).all()
 
 
-# ---- what is stopped, and what is refused ---------------------------------------------------
+# ---- killed operations, and refusals --------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:Object at .*partial is not recognized")
 @pytest.mark.parametrize(("kind", "insert"), [("format2", False), ("format3", True)])
 @pytest.mark.usefixtures("small_chunks")
 def test_killed(tmp_path: Path, kind: str, insert: bool) -> None:
-    """Readers see the old samples, or all of the new ones; the same again completes it, to the same blocks."""
+    """Readers see the old samples, or all of the new ones; the same append completes it, with the same blocks."""
     paths = sources(tmp_path, c=C, a=A)
     store = start(tmp_path, kind, paths[0])
     store.rename(tmp_path / "template.vcz")
     options = {**GVCF, "new_variants": "insert" if insert else "drop", "impl": "zarr"}
     code = f"import vczstore\nvczstore.append(store, {str(paths[1])!r}, **{options!r})"
-    where = {"step": 97} if insert else {"step": 5, "last": 30}  # what writes chunks is as in any append
-    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, **where)
+    where = {"step": 97} if insert else {"step": 5, "last": 30}  # chunks are written as in any append
+    *copies, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, **where)
     model = read(whole, kind)
-    assert len(left) > 4
-    for place in left:
-        found = read(place, kind)
-        if found["sample_id"].tolist() == ["c"] or not insert:
-            exec(code, {"store": place})
-            found = read(place, kind)
-        assert sorted(found) == sorted(model)
-        assert all((found[name] == model[name]).all() for name in (BLOCKS, RUNS, *TOLD))
+    assert len(copies) > 4
+    for copy in copies:
+        contents = read(copy, kind)
+        if contents["sample_id"].tolist() == ["c"] or not insert:
+            exec(code, {"store": copy})
+            contents = read(copy, kind)
+        assert sorted(contents) == sorted(model)
+        assert all((contents[name] == model[name]).all() for name in (BLOCKS, RUNS, *TOLD))
 
 
 @pytest.mark.parametrize(
@@ -598,7 +596,7 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: Sequence[str],
     assert words in run("append", *options, tmp_path / "store.vcz", tmp_path / "a.vcz", status=2).stderr
 
 
-def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+def test_blocks_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     path, wide = sources(tmp_path, a=A, wide=("1 1000 A C,<NON_REF> . GT:DP " + "/".join("0" * 15) + ":3",))
     store = create(tmp_path, "store", "format3", path)
     arguments = ("append", "--harmonise", "--gvcf", "--keep-blocks", "--new-variants", "drop", store)
@@ -607,13 +605,13 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     depths = read(path, "format3")["call_DP"].astype("f4")
     group.create_array("call_DP", data=depths, dimension_names=["variants", "samples"], overwrite=True)
     with unchanged(store):
-        assert "call_DP of " in (said := fails(*arguments, tmp_path / "floats.vcz"))
-        assert "has dtype float32, and kept reference blocks have integers" in said
+        assert "call_DP of " in (stderr := fails(*arguments, tmp_path / "floats.vcz"))
+        assert "has dtype float32, and kept reference blocks have integers" in stderr
         assert "has ploidy 15, and reference blocks are kept of genotypes of up to 14" in fails(*arguments, wide)
 
 
 def test_a_record_takes_few_bytes(tmp_path: Path) -> None:
-    """Of blocks of random lengths, one after the other, with GQ in bands of ten."""
+    """Blocks of random lengths, back to back, with GQ in bands of ten."""
     n, rng = 2**13, np.random.default_rng(1)
     starts = np.cumsum(rng.integers(1, 120, n))
     alleles = np.broadcast_to(np.array(["A", "<NON_REF>"], dtype=object), (n, 2))
@@ -635,8 +633,8 @@ def test_a_record_takes_few_bytes(tmp_path: Path) -> None:
     assert read(store, "format3")[BLOCKS].shape == (1, n, len(FIELDS))
 
 
-def test_what_fields_there_are(tmp_path: Path) -> None:
-    """As documented: records of each sample in order, and where its runs are."""
+def test_the_layout_of_kept_blocks(tmp_path: Path) -> None:
+    """As documented: the records of each sample in order."""
     store = start(tmp_path, "format3", *sources(tmp_path, a=A))
     arrays = read(store, "format3")
     start_at, end, variant_end, genotype, quality, depth = np.moveaxis(arrays[BLOCKS][0, : len(A)], 1, 0).tolist()

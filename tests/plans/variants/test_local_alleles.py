@@ -1,4 +1,4 @@
-"""Local alleles: what a call says of alleles by their names stays the same. And fields that are dropped."""
+"""Local alleles: calls keep their meaning in terms of allele names. And fields that are dropped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def localised(sites: Sequence[Site], samples: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """A cohort with local fields: at most two ALTs of a call count, in any order; calls of one or two alleles."""
+    """Return a cohort with local fields: haploid and diploid calls with at most two local ALTs, in any order."""
     rng = np.random.default_rng([7, seed])
     arrays = make(sites, samples, seed)
     for name in FULL:
@@ -55,7 +55,7 @@ def localised(sites: Sequence[Site], samples: Sequence[str], seed: int) -> dict[
     for i, site in enumerate(sites_of(arrays)):
         for j in range(n):
             kind, ploidy = rng.integers(0, 8), 1 + int((arrays["call_genotype"][i, j] != -2).all())
-            if kind == 0:  # nothing is known
+            if kind == 0:  # everything is missing
                 laa[i, j, 0] = lad[i, j, 0] = lpl[i, j, 0] = -1
                 lgp[i, j, 0] = cohort.MISSING
                 continue
@@ -63,7 +63,7 @@ def localised(sites: Sequence[Site], samples: Sequence[str], seed: int) -> dict[
             chosen = rng.permutation(alts)[: rng.integers(0, 1 + min(2, len(alts)))]
             laa[i, j, : len(chosen)] = chosen
             if not len(chosen):
-                laa[i, j, 0] = rng.choice([-1, -2])  # of REF alone, which is written in either way
+                laa[i, j, 0] = rng.choice([-1, -2])  # REF alone, which is written in either way
             k = len(chosen) + 1
             g = math.comb(k + ploidy - 1, ploidy)
             lad[i, j, :k], lpl[i, j, :g] = rng.integers(-1, 99, k), rng.integers(-1, 999, g)
@@ -73,13 +73,13 @@ def localised(sites: Sequence[Site], samples: Sequence[str], seed: int) -> dict[
 
 
 def genotypes(alleles: Sequence[str], ploidy: int) -> list[tuple[str, ...]]:
-    """VCF 4.5, section 1.6.2: of two, b(b+1)/2 + a."""
+    """Return the genotypes in the order of VCF 4.5, section 1.6.2: for two alleles, b(b+1)/2 + a."""
     pairs = [(alleles[a], alleles[b]) for b in range(len(alleles)) for a in range(b + 1)]
     return [tuple(sorted(p)) for p in pairs] if ploidy == 2 else [(a,) for a in alleles]
 
 
 def said(arrays: Mapping[str, np.ndarray], samples: Sequence[str]) -> dict[Any, Any]:
-    """What each call says: values by the names of alleles."""
+    """Return the values of each call, keyed by the names of alleles."""
     result = {}
     for i, site in enumerate(sites_of(arrays)):
         for j in (arrays["sample_id"].tolist().index(s) for s in samples):
@@ -127,7 +127,7 @@ STORE = [
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[Site]:
-    """Some of the store's variants, with some of their alleles, in any order; a new one may come in."""
+    """Some of the store's variants, with some of their alleles, in any order, and perhaps a new one."""
     result = []
     for site in draw(st.lists(st.sampled_from(STORE), unique=True, min_size=1)):
         alts = draw(st.permutations(site.alleles[1:]))[: draw(st.integers(1, len(site.alleles) - 1))]
@@ -144,7 +144,7 @@ def batches(draw: st.DrawFn) -> list[Site]:
     kind=st.sampled_from(["format2", "format3"]),
     impl=st.sampled_from(["cubed", "zarr"]),
 )
-def test_calls_say_the_same_by_the_names_of_alleles(case: list[list[Site]], rows: int, kind: str, impl: str) -> None:
+def test_calls_keep_their_meaning_by_allele_names(case: list[list[Site]], rows: int, kind: str, impl: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         old = localised(STORE, cohort.ids(0, 3), 1)
@@ -154,24 +154,24 @@ def test_calls_say_the_same_by_the_names_of_alleles(case: list[list[Site]], rows
             cohort.write_vcz(folder / str(i), arrays, variants_chunk=2, samples_chunk=2)
         paths = [folder / str(i) for i in range(len(sources))]
         vczstore.append(store, *paths, harmonise=True, allow_new_alleles=True, impl=impl, executor="single-threaded")
-        found = cohort.read_vcz(store)
+        contents = cohort.read_vcz(store)
         for arrays in [old, *sources]:
             ids = arrays["sample_id"].tolist()
-            here, there = said(arrays, ids), said(found, ids)
-            assert {key: there[key] for key in here} == here
-            absent = [i for i, s in enumerate(sites_of(found)) if not any(s[:2] == key[:2] for key in here)]
-            columns = [found["sample_id"].tolist().index(sample) for sample in ids]
+            before, after = said(arrays, ids), said(contents, ids)
+            assert {key: after[key] for key in before} == before
+            absent = [i for i, s in enumerate(sites_of(contents)) if not any(s[:2] == key[:2] for key in before)]
+            columns = [contents["sample_id"].tolist().index(sample) for sample in ids]
             for field, (missing, fill) in NOTHING.items():
-                nothing = np.array([missing, *[fill] * (found[field].shape[2] - 1)], dtype=found[field].dtype)
-                assert all(found[field][i, j].tobytes() == nothing.tobytes() for i in absent for j in columns)
-            assert (found["call_LGT"][np.ix_(absent, columns)] == ".").all()
+                nothing = np.array([missing, *[fill] * (contents[field].shape[2] - 1)], dtype=contents[field].dtype)
+                assert all(contents[field][i, j].tobytes() == nothing.tobytes() for i in absent for j in columns)
+            assert (contents["call_LGT"][np.ix_(absent, columns)] == ".").all()
 
 
-# ---- bcftools and bio2zarr are the judges ----------------------------------------------------
+# ---- compared with bcftools and bio2zarr -----------------------------------------------------
 
 
 def by_alleles(vcz: Path, samples: Sequence[str]) -> dict[Any, Any]:
-    """What bio2zarr's LAD and LPL say that is not missing, by the numbers of alleles in LA."""
+    """Return the values of bio2zarr's LAD and LPL that are not missing, keyed by the numbers of alleles in LA."""
     arrays, result = cohort.read_vcz(vcz), {}
     for i, site in enumerate(sites_of(arrays)):
         for sample in samples:
@@ -191,8 +191,8 @@ def by_alleles(vcz: Path, samples: Sequence[str]) -> dict[Any, Any]:
 
 @pytest.mark.parametrize("batch", ["reordered", "symbolic"])
 @pytest.mark.slow
-def test_local_alleles_of_what_bcftools_merges(tmp_path: Path, batch: str) -> None:
-    """To localise and harmonise is to merge and localise."""
+def test_local_alleles_agree_with_bcftools_merge(tmp_path: Path, batch: str) -> None:
+    """Localising and harmonising equals merging and localising."""
     sites, multiallelics = BATCHES[batch]
     samples = ["a", "b", "c", "d", "e"]
     vcf.write_vcf(tmp_path / "old.vcf.gz", vcf_text(STORE_SITES, samples[:3], 1))
@@ -218,7 +218,7 @@ def test_local_alleles_of_what_bcftools_merges(tmp_path: Path, batch: str) -> No
         ("call_LAF", ("variants", "samples", "alt_alleles"), "A", False),
     ],
 )
-def test_what_is_local(tmp_path: Path, name: str, dims: tuple[str, ...], number: str, expected: bool) -> None:
+def test_is_local(tmp_path: Path, name: str, dims: tuple[str, ...], number: str, expected: bool) -> None:
     root = zarr.create_group(tmp_path / "x")
     array = root.create_array(name, shape=(1, 1, 1), dtype="i1", dimension_names=dims)
     assert is_local(name, array, number) is expected
@@ -245,8 +245,8 @@ DROPPED: dict[str, tuple[Callable[..., None], Callable[..., None], list[str], st
 @pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("icechunk", "cubed")])
 @pytest.mark.parametrize("case", DROPPED)
 @pytest.mark.slow
-def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
-    """The store keeps the array, and what comes in is missing there; all else is harmonised."""
+def test_dropped_fields(tmp_path: Path, kind: str, impl: str, case: str) -> None:
+    """The store keeps the array, in which appended samples are missing; all other fields are harmonised."""
     change_store, change_batch, fields, words = DROPPED[case]
     old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SWAPPED, cohort.ids(10, 5), 2)
     change_store(old)
@@ -272,23 +272,23 @@ def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
     result = vczstore.append(store, tmp_path / "batch.vcz", harmonise=True, **options)
     if impl == "cubed":
         assert result.chunks == result.plan.encoded_chunks + result.plan.decoded_chunks
-    found = way.read(store)
+    contents = way.read(store)
     for name in fields:
-        mine = found[f"call_{name}"]
+        mine = contents[f"call_{name}"]
         cohort.assert_same({name: mine[:, :4]}, {name: old[f"call_{name}"]})
         missing: Any = {"i": -1, "f": cohort.MISSING, "O": "."}[old[f"call_{name}"].dtype.kind]
         fill: Any = {"i": -2, "f": cohort.FILL, "O": ""}[old[f"call_{name}"].dtype.kind]
         expected = np.full(mine[:, 4:].shape, fill, dtype=old[f"call_{name}"].dtype)
         expected[(slice(None), slice(None), *[0] * (mine.ndim - 2))] = missing
         cohort.assert_same({name: mine[:, 4:]}, {name: expected})
-    # genotypes can be harmonised, and are: they may be dropped, and are not
+    # genotypes can be harmonised, so they are kept although they may be dropped
     swapped = np.where(batch["call_genotype"] > 0, 3 - batch["call_genotype"], batch["call_genotype"])
-    np.testing.assert_array_equal(found["call_genotype"][:, 4:], swapped)
+    np.testing.assert_array_equal(contents["call_genotype"][:, 4:], swapped)
     two = tmp_path / "two"
     two.mkdir()
     other = way.make(two, old, samples_chunk=2)
     vczstore.append(other, tmp_path / "out")
-    cohort.assert_same(way.read(other), found)
+    cohort.assert_same(way.read(other), contents)
 
 
 @pytest.mark.slow
@@ -302,11 +302,11 @@ def test_dropped_by_command_and_by_job(tmp_path: Path) -> None:
     flags = [x for name in ("LAD", "LPL", "LGP", "call_LGT") for x in ("--drop-field", name)]
     arguments = ("append", tmp_path / "one.vcz", tmp_path / "batch.vcz", *flags)
     assert "or say --harmonise" in run_cli(*arguments, status=1).stderr
-    told = run_cli(*arguments, "--harmonise", "--dry-run").stdout
-    assert "2 fields by allele" not in told
-    assert "1 field by allele, 4 fields dropped" in told
-    assert "  fields  by allele: call_genotype; as they are: call_genotype_mask, call_genotype_phased; dropped" in told
-    assert "  absent  genotypes missing; of one allele on chrX (haploid contigs: X, chrX, Y, chrY, M, MT, chrM)" in told
+    text = run_cli(*arguments, "--harmonise", "--dry-run").stdout
+    assert "2 fields by allele" not in text
+    assert "1 field by allele, 4 fields dropped" in text
+    assert "  fields  by allele: call_genotype; as they are: call_genotype_mask, call_genotype_phased; dropped" in text
+    assert "  absent  genotypes missing; of one allele on chrX (haploid contigs: X, chrX, Y, chrY, M, MT, chrM)" in text
     run_cli(*arguments, "--harmonise")
     job = tmp_path / "job.yaml"
     step = "{append: {source: batch.vcz, harmonise: {drop-fields: [LAD, LPL, LGP, LGT]}}}"
@@ -318,7 +318,7 @@ def test_dropped_by_command_and_by_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_without_samples_takes_no_field_that_is_dropped(tmp_path: Path) -> None:
+def test_a_store_without_samples_gets_no_dropped_field(tmp_path: Path) -> None:
     batch = localised([*SWAPPED, Site("chr1", 9, ("A", "G"))], cohort.ids(10, 5), 2)
     _without_laa(batch)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
@@ -326,17 +326,17 @@ def test_a_store_without_samples_takes_no_field_that_is_dropped(tmp_path: Path) 
     vczstore.create(tmp_path / "store", tmp_path / "swapped.vcz", tmp_path / "batch.vcz")
     fields = ["LAD", "LPL", "LGP", "LGT"]
     vczstore.append(tmp_path / "store", tmp_path / "batch.vcz", harmonise=True, drop_fields=fields)
-    found = cohort.read_vcz(tmp_path / "store")
-    assert not {f"call_{name}" for name in fields} & set(found)
-    # and what the store does not have, another source may drop
-    more = [*fields, "LAA"]
-    vczstore.append(tmp_path / "store", tmp_path / "swapped.vcz", harmonise=True, drop_fields=more)
+    contents = cohort.read_vcz(tmp_path / "store")
+    assert not {f"call_{name}" for name in fields} & set(contents)
+    # another source may drop fields that the store does not have
+    dropped = [*fields, "LAA"]
+    vczstore.append(tmp_path / "store", tmp_path / "swapped.vcz", harmonise=True, drop_fields=dropped)
     assert cohort.read_vcz(tmp_path / "store")["sample_id"].tolist() == cohort.ids(10, 5) + cohort.ids(0, 2)
 
 
 @pytest.mark.slow
-def test_local_fields_do_not_come_without_what_the_store_has(tmp_path: Path) -> None:
-    """LPL beside a LAA that is missing would speak of REF alone; so both are left missing, or neither."""
+def test_local_fields_are_not_added_without_their_alleles(tmp_path: Path) -> None:
+    """LPL alongside a missing LAA would mean REF alone, so either both are left missing or neither is."""
     old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SITES, cohort.ids(10, 5), 2)
     _without_laa(batch)
     cohort.write_vcz(tmp_path / "store", old)
@@ -354,19 +354,19 @@ def test_local_fields_do_not_come_without_what_the_store_has(tmp_path: Path) -> 
     assert cohort.digest(tmp_path / "store") == before
     fields = ["LAA", "LAD", "LPL", "LGP", "LGT"]
     vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True, drop_fields=fields)
-    found = cohort.read_vcz(tmp_path / "store")
-    assert (found["call_LAA"][:, 4:] == [-1, -2]).all()
-    assert (found["call_LPL"][:, 4:, 0] == -1).all()
-    np.testing.assert_array_equal(found["call_genotype"][:, 4:], batch["call_genotype"])
+    contents = cohort.read_vcz(tmp_path / "store")
+    assert (contents["call_LAA"][:, 4:] == [-1, -2]).all()
+    assert (contents["call_LPL"][:, 4:, 0] == -1).all()
+    np.testing.assert_array_equal(contents["call_genotype"][:, 4:], batch["call_genotype"])
 
 
 @pytest.mark.slow
-def test_a_mask_of_genotypes_is_what_the_values_say(tmp_path: Path) -> None:
-    """It does not say itself of how many alleles each call's genotypes are."""
+def test_a_mask_of_genotypes_follows_the_values(tmp_path: Path) -> None:
+    """The mask itself does not determine how many alleles the genotypes of each call have."""
     old, batch = (make(sites, cohort.ids(10 * i, 3), i) for i, sites in enumerate((SITES, SWAPPED)))
     for name, arrays in (("store", old), ("batch", batch)):
         _genotypes_mask(arrays)
         cohort.write_vcz(tmp_path / name, arrays)
     vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
-    found = cohort.read_vcz(tmp_path / "store")
-    np.testing.assert_array_equal(found["call_PL_mask"][:, 3:], found["call_PL"][:, 3:] < 0)
+    contents = cohort.read_vcz(tmp_path / "store")
+    np.testing.assert_array_equal(contents["call_PL_mask"][:, 3:], contents["call_PL"][:, 3:] < 0)

@@ -1,4 +1,4 @@
-"""Alleles that come in later: what is in a store already gets missing values for them."""
+"""Alleles that are added later: calls that are already in a store get missing values for them."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from vczstore.cli.main import main
 @in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
 @pytest.mark.slow
 def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: str) -> None:
-    """VCF 4.5, section 1.4.2: a vector has a value for each allele, or is missing as a whole."""
+    """VCF 4.5, section 1.4.2: a vector has one value for each allele, or is missing as a whole."""
     is_ice = kind == "icechunk"
     store = make(tmp_path, "a", text(["A1"], f"1 5 C AC=1;MLEAC=1 {CALL}"), kind)
     batch = make(tmp_path, "b", text(["B1"], f"1 5 G AC=1;MLEAC=1 {CALL}"))
     vczstore.append(store, batch, **ALLOWED, **Way(kind, impl).options)
     ours, theirs = "0/1:5,6,.:6,.:30,0,40,.,.,.", "0/2:5,.,6:.,6:30,.,.,0,.,40"
     assert shown(store, icechunk=is_ice) == [["C,G", "AC=1,.;MLEAC=1,.", FORMAT, ours, theirs]]
-    # other tools read it: bcftools refuses INFO of Number=A that has another number of values than of ALTs
+    # other tools can read it: bcftools refuses INFO of Number=A with more or fewer values than ALTs
     export = vcf.write_vcf(tmp_path / "export.vcf.gz", vcf.vcztools_view(store, icechunk=is_ice))
     split = [line.split("\t")[7:] for line in vcf.records(pysam.bcftools.norm("--no-version", "-m-", str(export)))[1:]]
     assert split == [
         ["AC=1;MLEAC=1", FORMAT, "0/1:5,6:6:30,0,40", "0/0:5,.:.:30,.,."],
         ["AC=.;MLEAC=.", FORMAT, "0/0:5,.:.:30,.,.", "0/1:5,6:6:30,0,40"],
     ]
-    # and as a batch it comes out right in any order of alleles
+    # as a batch, it is harmonised correctly in any order of alleles
     other = make(tmp_path, "c", text(["C1"], "1 5 G,C . 0/1:5,6,0:6,0:30,0,40,50,60,70"), kind)
     vczstore.append(other, store, harmonise=True, **Way(kind, impl).options)
     (record,) = shown(other, icechunk=is_ice)
@@ -54,13 +54,13 @@ def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: s
 
 @pytest.mark.slow
 def test_haploid_calls_and_missing_vectors(tmp_path: Path) -> None:
-    """Ploidy is that of the genotype; floats of haploid calls are padded with missing values by bio2zarr."""
+    """Ploidy is that of the genotype; bio2zarr pads floats of haploid calls with missing values."""
     keys = "GT:AD:GL:NM:PL"
     calls = ["0/1:5,6:-3,-1,-4:x,y:30,0,40", "1:.:-2,-1:.:9,0", ".:3,4:.:y,.:1,2,3", "./.:.,.:.:.:."]
     other = "0/1:.:.:.:."
-    folder = [text(["A", "B", "C", "D"], f"X 5 C . {' '.join(calls)}", keys=keys)]
-    folder.append(text(["E"], f"X 5 G . {other}", keys=keys))
-    store, batch = (make(tmp_path, str(i), one, chunks=(2, 5)) for i, one in enumerate(folder))
+    texts = [text(["A", "B", "C", "D"], f"X 5 C . {' '.join(calls)}", keys=keys)]
+    texts.append(text(["E"], f"X 5 G . {other}", keys=keys))
+    store, batch = (make(tmp_path, str(i), content, chunks=(2, 5)) for i, content in enumerate(texts))
     vczstore.append(store, batch, **ALLOWED)
     (record,) = shown(store)
     assert record[3:7] == [
@@ -73,7 +73,7 @@ def test_haploid_calls_and_missing_vectors(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_floats_that_are_padded_with_missing_values(tmp_path: Path) -> None:
-    """bio2zarr pads those of a haploid call up to the longest of the record."""
+    """bio2zarr pads the floats of a haploid call to the longest vector of the record."""
     store = make(tmp_path, "a", text(["A", "B"], "X 5 C,G . 0/1:1,2,3,4,5,6 2:7,8,9", keys="GT:GL"), chunks=(1, 3))
     padded = cohort.read_vcz(store)["call_GL"][0, 1].view("u4").tolist()
     assert padded[3:] == [0x7F800001] * 3
@@ -85,8 +85,8 @@ def test_floats_that_are_padded_with_missing_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
-def test_info_whose_dimension_does_not_say_that_it_goes_by_alleles(tmp_path: Path, kind: str) -> None:
-    """As bio2zarr wrote it before 0.1.6: then the VCF header says so."""
+def test_info_by_allele_without_a_known_dimension(tmp_path: Path, kind: str) -> None:
+    """As written by bio2zarr before 0.1.6: then the VCF header has the Number."""
     store = make(tmp_path, "a", text(["A"], f"1 5 C MLEAC=1 {CALL}", f"1 9 C MLEAC=2 {CALL}"), kind, (1, 1))
     group = zarr.open_group(store, mode="a")
     del group["variant_MLEAC"]
@@ -108,7 +108,7 @@ def _named(group: zarr.Group, name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_batch_that_an_earlier_version_left_with_short_vectors(tmp_path: Path) -> None:
-    """Three likelihoods of three alleles could be those of a haploid call: the genotype tells that they are not."""
+    """Three likelihoods of three alleles could be those of a haploid call; the genotype shows that they are not."""
     batch = make(tmp_path, "a", text(["A", "B"], "1 5 C,G . 0/1:5,6:6:30,0,40 1:5,6:6:9,0"))
     store = make(tmp_path, "c", text(["C"], "1 5 G,C . 0/1:5,6,0:6,0:30,0,40,50,60,70"))
     vczstore.append(store, batch, harmonise=True)
@@ -116,11 +116,11 @@ def test_a_batch_that_an_earlier_version_left_with_short_vectors(tmp_path: Path)
     assert record[4:] == ["0/2:5,.,6:.,6:30,.,.,0,.,40", "2:5,.,6:.,6:9,.,0"]
 
 
-# ---- bcftools is the judge -------------------------------------------------------------------
+# ---- compared with bcftools ------------------------------------------------------------------
 
 
 def cohorts(seed: int, names: Sequence[str], alts: Sequence[str]) -> str:
-    """Random calls of one and two alleles, with fields of each Number and type; the ALTs of each site are drawn."""
+    """Return a VCF of random haploid and diploid calls, with fields of each Number and type, and random ALTs."""
     rng = random.Random(seed)
     records = []
     for contig, position in (("1", 5), ("1", 6), ("1", 9), ("X", 2)):
@@ -141,7 +141,7 @@ def cohorts(seed: int, names: Sequence[str], alts: Sequence[str]) -> str:
 
 
 def said(record: str) -> list[Any]:
-    """What a record of a VCF says: the site and each call, without fields that are missing as a whole."""
+    """Return the site and the calls of a VCF record, without fields that are missing as a whole."""
     fields = record.split("\t")
     calls = [dict(zip(fields[8].split(":"), call.split(":"), strict=False)) for call in fields[9:]]
     return [fields[:2], fields[3:5], [{k: v for k, v in call.items() if set(v) - set(".,")} for call in calls]]
@@ -154,7 +154,7 @@ def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         texts = [cohorts(seed, ["a", "b", "c"], ["C", "G"]), cohorts(seed + 1, ["d", "e"], ["T", "G", "C"])]
-        store, batch = (make(place, str(i), one, kind) for i, one in enumerate(texts))
+        store, batch = (make(place, str(i), content, kind) for i, content in enumerate(texts))
         vczstore.append(store, batch, **ALLOWED, executor="single-threaded")
         vcf.write_vcf(place / "export.vcf.gz", vcf.vcztools_view(store))
         merged = ("--no-version", "-m", "both", "-Oz", "-o", str(place / "merged.vcf.gz"))
@@ -167,21 +167,21 @@ def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
             assert ours == theirs
 
 
-# ---- only what has to be is rewritten --------------------------------------------------------
+# ---- rewritten chunks ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
-def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_chunks_without_new_alleles_are_unchanged(tmp_path: Path, kind: str) -> None:
     sites = [f"1 {position} C,T MLEAC=1,2 " + " ".join(["0/1:5,6,7:6,7:30,0,40,1,2,3"] * 4) for position in range(1, 9)]
     sites[4] = "1 5 C MLEAC=1 " + " ".join([CALL] * 4)
     store = make(tmp_path, "a", text(["A", "B", "C", "D"], *sites), kind)
     batch = make(tmp_path, "b", text(["E"], f"1 5 G . {CALL}"))
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     command = ["append", str(store), str(batch), "--harmonise", "--allow-new-alleles", "--dry-run"]
-    # of four rows of two chunks of calls one row is, in three fields; of INFO and of the alleles one chunk of four
-    said = r"rewritten 8 chunks \([0-9,]+ bytes\) of call_AD, call_AO, call_PL, variant_MLEAC, variant_allele\n"
-    assert re.search(said, CliRunner().invoke(main, command).stdout)
+    # one of four rows of two chunks in three call fields; one of four chunks of INFO, and one of the alleles
+    message = r"rewritten 8 chunks \([0-9,]+ bytes\) of call_AD, call_AO, call_PL, variant_MLEAC, variant_allele\n"
+    assert re.search(message, CliRunner().invoke(main, command).stdout)
     vczstore.append(store, batch, **ALLOWED)
     changed = [path.relative_to(store) for path, old in before.items() if path.read_bytes() != old]
     chunks = {str(path).replace("/c/", "/").replace(".", "/") for path in changed if "json" not in path.name}
@@ -201,28 +201,28 @@ def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
-    """A reader who sees an allele sees vectors that have a place for it, and running the command again completes it."""
+    """A reader who sees an allele sees vectors with a value for it, and running the command again completes it."""
     three = "0/2:5,6,7:6,7:30,0,40,1,2,3"
     records = [f"1 5 C MLEAC=1 {CALL} 1:5,6:6:9,0 .:5,6:6:9,0", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
     store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
     batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=29)
+    *copies, whole = killed(store, tmp_path / "killed", code, step=29)
     expected = cohort.read_vcz(whole)
     assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
     assert expected["call_PL"][0, 1:3].tolist() == [[9, 0, -1, *[-2] * 7]] * 2
-    assert len(left) > 3
-    seen = set()
-    for one in left:
-        found = cohort.read_vcz(one)
-        n_alleles = (found["variant_allele"] != "").sum(axis=1)
-        seen.add(tuple(n_alleles.tolist()))
+    assert len(copies) > 3
+    allele_counts = set()
+    for copy in copies:
+        contents = cohort.read_vcz(copy)
+        n_alleles = (contents["variant_allele"] != "").sum(axis=1)
+        allele_counts.add(tuple(n_alleles.tolist()))
         for row, n in enumerate(n_alleles.tolist()):
-            lengths = (found["call_AD"][row, :3] != -2).sum(axis=1)
+            lengths = (contents["call_AD"][row, :3] != -2).sum(axis=1)
             assert (lengths >= n).all()
-            assert (found["variant_MLEAC"][row] != -2).sum() >= n - 1
-        if len(found["sample_id"]) == 3:  # else it was done
-            vczstore.append(one, batch, **ALLOWED, executor="single-threaded")
-        cohort.assert_same(cohort.read_vcz(one), expected)
-    assert len(seen) > 1
+            assert (contents["variant_MLEAC"][row] != -2).sum() >= n - 1
+        if len(contents["sample_id"]) == 3:  # otherwise the append was complete
+            vczstore.append(copy, batch, **ALLOWED, executor="single-threaded")
+        cohort.assert_same(cohort.read_vcz(copy), expected)
+    assert len(allele_counts) > 1
     assert np.array_equal(expected["sample_id"], np.array(["A", "B", "C", "D"], dtype=object))

@@ -1,4 +1,4 @@
-"""Reference blocks of gVCFs: they are no variants, and tell the genotypes of the variants that lie in them."""
+"""Reference blocks of gVCFs: they are no variants, and supply the genotypes of the variants that lie in them."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ def test_blocks_are_refused_without_the_flag(
     tmp_path: Path, records: tuple[str, ...], positions: tuple[int, ...]
 ) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], *records))
-    said = fails("create", tmp_path / "store.vcz", source)
+    stderr = fails("create", tmp_path / "store.vcz", source)
     first = records[0].split()
-    assert f"variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block" in said
-    assert "--gvcf" in said
+    assert f"variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block" in stderr
+    assert "--gvcf" in stderr
     assert not (tmp_path / "store.vcz").exists()
     store = gvcf.make(tmp_path, "old", gvcf.text(["s0"], *[f"1 {p} A C . GT 0/1" for p in positions]))
     with unchanged(store):
         for options in ((), ("--new-variants", "drop"), ("--allow-new-alleles",)):
-            said = fails("append", "--harmonise", *options, store, source)
-            assert f"append: variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block" in said
-            assert "--gvcf" in said
+            stderr = fails("append", "--harmonise", *options, store, source)
+            assert f"append: variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block" in stderr
+            assert "--gvcf" in stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
-def test_create_takes_what_is_no_block(tmp_path: Path, backend: str) -> None:
+def test_create_skips_reference_blocks(tmp_path: Path, backend: str) -> None:
     sources = [
         gvcf.make(tmp_path, "a", gvcf.text(["s1"], *BLOCKS)),
         gvcf.make(
@@ -91,8 +91,8 @@ def test_create_takes_what_is_no_block(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
-    """FORMAT's LEN of a sample that is reference is no length of the variant."""
+def test_lengths_of_reference_samples_are_not_those_of_variants(tmp_path: Path) -> None:
+    """FORMAT/LEN of a sample that is reference is not the length of the variant."""
     source = gvcf.make(
         tmp_path,
         "a",
@@ -106,7 +106,7 @@ def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("has_lengths", [False, True])
 def test_lengths_of_blocks_are_no_field_of_variants(tmp_path: Path, has_lengths: bool) -> None:
-    """gVCFs with END and with LEN go together, in any order; a store that has LEN keeps it for its own samples."""
+    """gVCFs with END and with LEN can be combined, in any order; a store that has LEN keeps it for its own samples."""
     batches = {
         "ends": ("1 1000 A <NON_REF> 1099 GT:DP 0/0:30", "1 1100 A C,<NON_REF> . GT:DP 0/1:31"),
         "lengths": (
@@ -133,9 +133,9 @@ def test_lengths_of_blocks_are_no_field_of_variants(tmp_path: Path, has_lengths:
 
 
 def refused(folder: Path, source: Path, words: str, *options: str) -> None:
-    """By both operations; nothing is written."""
-    said = fails("create", "--gvcf", folder / "store.vcz", source) if not options else words
-    assert words in said
+    """Assert that `append`, and `create` if there are no options, refuse the source, and that nothing is written."""
+    stderr = fails("create", "--gvcf", folder / "store.vcz", source) if not options else words
+    assert words in stderr
     assert not (folder / "store.vcz").exists()
     store = gvcf.make(folder, "old", gvcf.text(["s0"], "1 1005 A C . GT 0/1"))
     with unchanged(store):
@@ -143,13 +143,13 @@ def refused(folder: Path, source: Path, words: str, *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_no_gvcf_is_refused(tmp_path: Path) -> None:
+def test_a_source_that_is_no_gvcf_is_refused(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A C . GT 0/1"))
     refused(tmp_path, source, f": {source} has neither <NON_REF> nor <*>")
 
 
 @pytest.mark.slow
-def test_blocks_without_the_quality_that_is_asked_for_are_refused(tmp_path: Path) -> None:
+def test_blocks_without_the_requested_quality_are_refused(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <NON_REF> 1010 GT 0/0"))
     refused(tmp_path, source, f"append: {source} has no call_GQ", "--min-gq", "20")
 
@@ -176,7 +176,7 @@ def test_blocks_that_run_backwards_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -> None:
+def test_unseen_alleles_of_an_ordinary_source_are_kept(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <*> . GT 0/0", "1 1001 A C,<*> . GT 0/1"))
     vczstore.create(tmp_path / "store.vcz", source)
     assert gvcf.sites(tmp_path / "store.vcz") == ["1 1000 A <*>", "1 1001 A C,<*>"]
@@ -190,14 +190,14 @@ def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -
     max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to find a smaller example takes minutes
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking an example takes minutes
 )
 @given(data=st.data())
 def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("model")
     min_gq = data.draw(st.sampled_from([0, 0, 30]))
     kind = data.draw(st.sampled_from(["format2", "format3", "icechunk"]))
-    sources, known = [], []
+    sources, drawn = [], []
     for i, n in enumerate(data.draw(st.sampled_from([(1,), (2, 1), (1, 1, 3)]))):
         with_length = data.draw(st.booleans())
         records = data.draw(gvcf.some_records(n, with_length=with_length))
@@ -207,7 +207,7 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
         cohort.write_vcz(folder / f"{i}.vcz", arrays, variants_chunk=chunk, zarr_format=2 if kind == "format2" else 3)
         if any(len(r.alleles) > len(r.seen) for r in records):
             sources.append(folder / f"{i}.vcz")
-            known.append((n, records))
+            drawn.append((n, records))
     if not sources:
         return
     store = folder / "store"
@@ -216,23 +216,23 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
         patch.setattr(reference_blocks, "SLAB_CALLS", data.draw(st.sampled_from([1, 4, 2**14])))
         vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2, backend_storage=backend)
         vczstore.append(store, *sources, harmonise=True, gvcf=True, min_gq=min_gq or None)
-    found = cohort.read_vcz(cohort.icechunk_store(store) if backend else store)
+    contents = cohort.read_vcz(cohort.icechunk_store(store) if backend else store)
     column = 0
-    for n, records in known:
-        matches = gvcf.matches(found, records)
+    for n, records in drawn:
+        matches = gvcf.matches(contents, records)
         for j in range(n):
             for i, match in enumerate(matches):
-                alleles = [a for a in found["variant_allele"][i].tolist() if a]
-                position = int(found["variant_position"][i])
-                wanted = gvcf.call_at(records, j, position, alleles, match, min_gq)
-                assert gvcf.call_of(found, i, column) == gvcf.shown(wanted), (i, column, alleles)
+                alleles = [a for a in contents["variant_allele"][i].tolist() if a]
+                position = int(contents["variant_position"][i])
+                expected = gvcf.call_at(records, j, position, alleles, match, min_gq)
+                assert gvcf.call_of(contents, i, column) == gvcf.shown(expected), (i, column, alleles)
             column += 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slab", [1, 4, 2**14])
 def test_blocks_far_from_the_variants_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slab: int) -> None:
-    """They are read by themselves, or with the variants, and tell the same: before, between and behind these."""
+    """Blocks before, between and after the variants are read separately or with them, with the same result."""
     monkeypatch.setattr(reference_blocks, "SLAB_CALLS", slab)
     records = [f"1 {at} A <NON_REF> {at + 9} GT:DP 0/0:{at // 10}" for at in range(10, 400, 10)]
     records[19:19] = ["1 195 A C,<NON_REF> . GT:DP 0/1:99"]
@@ -245,16 +245,16 @@ def test_blocks_far_from_the_variants_of_a_sample(tmp_path: Path, monkeypatch: p
     store = tmp_path / "store"
     vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2)
     vczstore.append(store, *sources, harmonise=True, gvcf=True)
-    found = cohort.read_vcz(store)
-    depths = dict(zip(found["variant_position"].tolist(), found["call_DP"][:, 0].tolist(), strict=True))
+    contents = cohort.read_vcz(store)
+    depths = dict(zip(contents["variant_position"].tolist(), contents["call_DP"][:, 0].tolist(), strict=True))
     assert depths == {15: 1, 105: 10, 195: 99, 255: 25, 295: 98, 395: 39}
-    genotypes = found["call_genotype"][:, 0].tolist()
+    genotypes = contents["call_genotype"][:, 0].tolist()
     assert genotypes == [[0, 0], [0, 0], [0, 1], [0, 0], [1, 1], [0, 0]]
 
 
 @pytest.mark.slow
-def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
-    """Each is of one sample, and has its own blocks; columns of chunks are written once."""
+def test_many_gvcfs_are_appended_with_few_open_files(tmp_path: Path) -> None:
+    """Each gVCF has one sample with its own blocks; chunk columns are written once."""
     number = (5, 9, (1, 2, 3), (2, 3), (1, 2, 3, 4, 5, 6))
     sources = []
     for i in range(60):
@@ -274,14 +274,14 @@ def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
         vczstore.run("append", tmp_path / "store", *sources, harmonise=True, gvcf=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    found = cohort.read_vcz(tmp_path / "store")
-    # a block before the variant ends at 19; of those behind it, the ones that begin at or before 22 tell
-    wanted = [[5 if i % 3 == v else i if i % 3 < v else -1 for i in range(60)] for v in range(3)]
-    assert found["call_DP"].tolist() == wanted
+    contents = cohort.read_vcz(tmp_path / "store")
+    # variants after a sample's own lie in its second block; variants before it lie in no block
+    expected = [[5 if i % 3 == v else i if i % 3 < v else -1 for i in range(60)] for v in range(3)]
+    assert contents["call_DP"].tolist() == expected
     n_chunks = sum(
         math.prod(a.cdata_shape) for n, a in zarr.open_group(tmp_path / "store").arrays() if n[:5] == "call_"
     )
-    assert plan.decoded_chunks + plan.encoded_chunks == n_chunks + 3  # and those of sample_id
+    assert plan.decoded_chunks + plan.encoded_chunks == n_chunks + 3  # and the chunks of sample_id
 
 
 @pytest.mark.slow

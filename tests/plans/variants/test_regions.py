@@ -1,4 +1,4 @@
-"""Regions, as they are written on the command line and in files."""
+"""Regions as they are written on the command line and in files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read(path: Path, content: bytes) -> list[Region]:
 
 
 def test_positions_beyond_any_genome(tmp_path: Path) -> None:
-    """They are as far as positions go: the region takes all that is behind its start."""
-    found = [parse_region("export", f"1:5-{FAR}", ["1"]), parse_region("export", f"1:{'0' * 30}5-", ["1"])]
-    found += read(tmp_path / "x.bed", f"1\t4\t{FAR}\n".encode())
-    assert found == [Region("1", 5)] * 3
-    found = [parse_region("export", f"1:{FAR}", ["1"]), *read(tmp_path / "x.tsv", f"1\t{FAR}\n".encode())]
-    overlap = Overlap.of([*found, Region("2", 5)], ["1", "2"])
+    """They are capped at the largest position: the region includes everything from its start on."""
+    parsed = [parse_region("export", f"1:5-{FAR}", ["1"]), parse_region("export", f"1:{'0' * 30}5-", ["1"])]
+    parsed += read(tmp_path / "x.bed", f"1\t4\t{FAR}\n".encode())
+    assert parsed == [Region("1", 5)] * 3
+    parsed = [parse_region("export", f"1:{FAR}", ["1"]), *read(tmp_path / "x.tsv", f"1\t{FAR}\n".encode())]
+    overlap = Overlap.of([*parsed, Region("2", 5)], ["1", "2"])
     assert overlap.has(np.array([0, 1]), np.array([9, 9]), np.ones(2)).tolist() == [False, True]
     complain(
         OptionError,
@@ -45,7 +45,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     complain(OptionError, ("is no UTF-8 text",), lambda: read(tmp_path / "x.bed", b"1\t5\t9\n\xff\t5\t9\n"))
 
 
-def test_contigs_that_are_called_as_lines_of_a_header(tmp_path: Path) -> None:
+def test_contigs_that_are_named_like_header_lines(tmp_path: Path) -> None:
     named = b"track7\t1\t9\nbrowser\t1\t9\ntrack\t1\t9\n"
     assert [region.contig for region in read(tmp_path / "x.tsv", named)] == ["track7", "browser", "track"]
     header = b"#comment\nbrowser position chr1:1-9\ntrack name=x\ntrack\n\n"
@@ -58,7 +58,7 @@ def test_only_line_feeds_end_lines(tmp_path: Path) -> None:
     assert read(tmp_path / "x.tsv", content) == [Region("a\x0cb", 1, 9), Region("c\x85\u2028d", 2, 2)]
     for text in ("a\t\u0663\t\u0669\n", "a\t1_0\n", "a\t+1\n", "a\t1\x0c2\n"):
         complain(OptionError, ("is no region",), lambda text=text: read(tmp_path / "x.tsv", text.encode()))
-    assert parse_region("export", "a:\u0663-\u0669", ["a"]) == Region("a:\u0663-\u0669")  # which is no contig
+    assert parse_region("export", "a:\u0663-\u0669", ["a"]) == Region("a:\u0663-\u0669")  # read as a contig's name
 
 
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])

@@ -1,4 +1,4 @@
-"""Records that repeat an allele, or have REF among their ALTs: what belongs to each allele stays with it."""
+"""Records that repeat an allele, or have REF among their ALTs: the values of each allele stay with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD = [
 
 
 def make(folder: Path, sample: str) -> Path:
-    """The records as a VCZ of one sample."""
+    """Write the records as a VCZ of one sample."""
     fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", sample]
     lines = [["1", at, ".", ref, alt, ".", ".", ".", "GT:AD:FA", call] for at, ref, alt, call in CALLS]
     text = "\n".join([*HEAD, *("\t".join(line) for line in [fixed, *lines])]) + "\n"
@@ -36,7 +36,7 @@ def make(folder: Path, sample: str) -> Path:
 
 
 def shown(store: Path, kind: str = "format3") -> list[list[str]]:
-    """Alleles and calls, as vcztools shows them."""
+    """Return alleles and calls as vcztools shows them."""
     lines = vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk"))[1:]
     return [[*line.split("\t")[3:5], *line.split("\t")[9:]] for line in lines]
 
@@ -53,14 +53,14 @@ def test_values_stay_with_their_alleles(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_normalised_is_the_same(tmp_path: Path) -> None:
+def test_a_normalised_vcz_has_the_same_values(tmp_path: Path) -> None:
     a, b = make(tmp_path, "A"), make(tmp_path, "B")
     vczstore.normalise(a, b, tmp_path / "out")
     assert shown(tmp_path / "out") == [[ref, alt, call] for _, ref, alt, call in CALLS]
 
 
 @pytest.mark.slow
-def test_a_store_that_lacks_the_repetition_is_no_match(tmp_path: Path) -> None:
+def test_a_store_without_the_repetition_does_not_match(tmp_path: Path) -> None:
     store, batch = make(tmp_path, "A"), make(tmp_path, "B")
     group = cohort.read_vcz(store)
     alleles = group["variant_allele"]

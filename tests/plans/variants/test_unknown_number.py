@@ -1,4 +1,4 @@
-"""A FORMAT field of which one header says Number=. and the other Number=R: what is said of it, and what mends it."""
+"""A FORMAT field with Number=. in one header and Number=R in the other: the error, and the option that resolves it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER = """\
 
 
 def batch(folder: Path, sample: str, number: str, *records: str) -> Path:
-    """Of records that are ``POS ALT GT AD``."""
+    """Write a VCZ of one sample; the records are ``POS ALT GT AD``."""
     rows = [record.split() for record in records]
     text = "".join(f"1\t{pos}\t.\tG\t{alt}\t.\tPASS\t.\tGT:AD\t{gt}:{ad}\n" for pos, alt, gt, ad in rows)
     path = vcf.write_vcf(folder / f"{sample}.vcf.gz", HEADER.format(number=number, sample=sample) + text)
@@ -34,7 +34,7 @@ def batch(folder: Path, sample: str, number: str, *records: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("R", "."), (".", "R")])
-def test_what_a_number_mends(first: str, second: str, tmp_path: Path) -> None:
+def test_a_number_resolves_the_conflict(first: str, second: str, tmp_path: Path) -> None:
     a = batch(tmp_path, "A", first, "10 A,T 0/1 1,2,3", "20 C 0/1 4,5")
     b = batch(tmp_path, "B", second, "10 T,A 0/1 6,7,8", "20 C 1/1 0,9")
     store = tmp_path / "store.vcz"
@@ -48,6 +48,6 @@ def test_what_a_number_mends(first: str, second: str, tmp_path: Path) -> None:
     job.write_text(f"store: {store}\nsteps:\n  - append: {{source: {b}, harmonise: {{numbers: [AD=R]}}}}\n")
     assert run_job(job).status == "done"
     shown = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store))]
-    of_ad = [row[8].split(":").index("AD") for row in shown[1:]]
-    found = [[call.split(":")[at] for call in row[9:]] for row, at in zip(shown[1:], of_ad, strict=True)]
-    assert found == [["1,2,3", "6,8,7"], ["4,5", "0,9"]]
+    ad_indices = [row[8].split(":").index("AD") for row in shown[1:]]
+    depths = [[call.split(":")[at] for call in row[9:]] for row, at in zip(shown[1:], ad_indices, strict=True)]
+    assert depths == [["1,2,3", "6,8,7"], ["4,5", "0,9"]]
