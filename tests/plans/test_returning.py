@@ -190,25 +190,25 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
     assert "S0001" not in error  # jobs log no IDs
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert [result.counts.get("samples left out as removed before") for result in job_results[-1].results] == [None, 1]
-    expected = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
-    cohort.assert_same(way.read(store), expected)
+    remaining = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
+    cohort.assert_same(way.read(store), remaining)
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
     batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # all of its samples are left out, recorded once
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
     assert run("append: inbox/*.vcz") == "nothing to do"
-    cohort.assert_same(way.read(store), expected)
+    cohort.assert_same(way.read(store), remaining)
     batch(tmp_path, some(["S0001"], seed=4), name="inbox/d.vcz")
     more = some(["N3"], seed=5)
     batch(tmp_path, more, name="inbox/e.vcz")
     assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
     assert run("append: inbox/*.vcz") == "nothing to do"
-    expected = cohort.expected_append(expected, more)
+    remaining = cohort.expected_append(remaining, more)
     batch(tmp_path, some(["S0001", "N2"], seed=3), name="inbox/b.vcz")
     with unchanged(store):
         complain(SampleError, ["was removed"], lambda: run("update: {source: inbox/b.vcz, insert: true}"))
     assert run("update: {source: inbox/b.vcz, insert: true, allow-returning: true}") == "done"
-    cohort.assert_same(way.read(store), cohort.expected_append(expected, some(["S0001", "N2"], seed=3)))
+    cohort.assert_same(way.read(store), cohort.expected_append(remaining, some(["S0001", "N2"], seed=3)))
 
 
 def test_the_key_is_next_to_the_store_and_hidden_from_others(tmp_path: Path) -> None:
