@@ -122,18 +122,9 @@ class Conversions:
         budget: int,
     ) -> list[Vcz]:
         """
-        Convert files that are not in the cache, and return their VCZs.
+        Convert files that are not in the cache to a layout, and return the VCZs of all files.
 
-        Parameters
-        ----------
-        operation
-            Name of the operation, for messages.
-        files
-            The VCF files.
-        layout
-            Layout of their VCZs.
-        workers, budget
-            Maximum number of processes, and of bytes in memory for each.
+        At most `workers` processes convert, and each holds at most `budget` bytes of a file in memory.
 
         Raises
         ------

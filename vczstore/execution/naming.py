@@ -26,7 +26,7 @@ class Aborted(NamedTuple):
 
     @property
     def words(self) -> str:
-        """State and way out, for the end of a message."""
+        """The state and the remedy, for the end of a message."""
         return f"{self.state}; {self.way_out}" if self.way_out else self.state
 
 

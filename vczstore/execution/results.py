@@ -66,7 +66,7 @@ class FoundInParts:
 
     @property
     def is_all(self) -> bool:
-        """Whether its output is all it is for: nothing was changed in any part."""
+        """Whether the output is the only purpose of the operation: it has changed nothing in any part."""
         return all(getattr(part, "is_all", False) for part in self.parts.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Result:
 
     @property
     def is_all(self) -> bool:
-        """Whether its output is all it is for: that of a dry run."""
+        """Whether the output is the only purpose of the operation: after a dry run."""
         return not self.committed
 
     @property
@@ -271,7 +271,7 @@ class SetResult:
 
     @property
     def is_all(self) -> bool:
-        """Whether its output is all it is for: that of a dry run."""
+        """Whether the output is the only purpose of the operation: after a dry run."""
         return not self.committed
 
     @property

@@ -46,9 +46,9 @@ def afterwards(
     Parameters
     ----------
     operations
-        The operations.
+        The operations, in order of their phases.
     do
-        Runs one of them within the job.
+        Runs one operation within the job, and returns its outcome.
     give_tags
         Creates the tags; its argument is the result of the last operation with a commit of its own, None without any.
     branch

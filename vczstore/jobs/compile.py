@@ -107,10 +107,8 @@ class CompiledJob:
     ----------
     job
         The parsed job file.
-    store
-        The store.
     base
-        The `Vcz.state` that it was compiled against.
+        The `Vcz.state` of the store that it was compiled against.
     steps
         The steps that edit the store within the job's commit.
     tags

@@ -422,17 +422,10 @@ class Branches(Protocol):
         """
         Whether a branch has snapshots that main does not have; False if there is no such branch.
 
-        Parameters
-        ----------
-        name
-            The branch.
-        publishing
-            Whether the branch is about to be published.
-
         Raises
         ------
         StaleError
-            If it is about to be published, and main has diverged from it.
+            If it is about to be published (`publishing`), and main has diverged from it.
         """
 
     def prepare(self, name: str) -> None:
@@ -440,14 +433,7 @@ class Branches(Protocol):
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
         """
-        Fast-forward the main branch to the head of another branch.
-
-        Parameters
-        ----------
-        name
-            The branch to publish.
-        before
-            Called before main is moved; may refuse by raising.
+        Fast-forward the main branch to the head of another branch; `before` is called right before that.
 
         Returns
         -------
@@ -571,27 +557,15 @@ class Store(Lockable, Protocol):
         """
         Context for writing a plan of `Plan.first`, which precedes another plan of the same operation.
 
-        Parameters
-        ----------
-        transaction
-            The transaction of the operation.
-        check
-            Called before the commit of a separate transaction.
-
-        Returns
-        -------
-        context manager of Transaction
-            The same transaction; for a folder that is replaced, a separate one, committed on exit.
+        It yields the operation's `transaction`; for a folder that is replaced, a separate transaction that is committed
+        on exit, after a call of `check`.
         """
 
     def in_place(self) -> "Store":
         """
         Return a store in which existing chunks can be rewritten without readers seeing a mixture of old and new.
 
-        Returns
-        -------
-        Store
-            The store itself if commits are atomic; on plain Zarr, a store that replaces the folder as a whole.
+        This is the store itself if commits are atomic; on plain Zarr, a store that replaces the folder as a whole.
 
         Raises
         ------
@@ -711,10 +685,5 @@ class Store(Lockable, Protocol):
         """
         Describe the state of the store after a failed operation, for messages.
 
-        Parameters
-        ----------
-        if_stopped
-            Description used if the store does not commit atomically; see `Plan.if_stopped`.
-        visible
-            Number of earlier plans that readers already see.
+        Without atomic commits, this depends on the plan's `Plan.if_stopped`, and on the number of `visible` plans.
         """

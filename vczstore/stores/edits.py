@@ -153,8 +153,6 @@ class SetItems:
 
     Attributes
     ----------
-    array
-        The array.
     positions
         Indices of the elements, in increasing order.
     values
@@ -177,12 +175,8 @@ class SetNoFill:
     """
     Set the fill value of a one-dimensional format 2 string array to null.
 
-    CF-compliant readers such as xarray show elements that are equal to the fill value as missing.
-
-    Attributes
-    ----------
-    array
-        The array with its new metadata.
+    CF-compliant readers such as xarray show elements that are equal to the fill value as missing. `array` has the new
+    metadata.
     """
 
     array: AnyArray

@@ -133,7 +133,7 @@ class ReplacedStore(ZarrBacked):
         return ()
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
-        """The old store is unchanged."""
+        """State that the old store is unchanged."""
         return UNCHANGED
 
     @contextmanager

@@ -104,17 +104,10 @@ class IcechunkStore:
         cls, url: str, options: Mapping[str, Any], samples_chunks: int, *, no_lock: bool = False
     ) -> "IcechunkStore":
         """
-        Open a repository, or create an empty one.
+        Open a repository, or create an empty one, whose manifests hold `samples_chunks` chunk columns of a field each.
 
-        Parameters
-        ----------
-        url, options
-            Location of the repository.
-        samples_chunks
-            Chunk columns of a field per manifest. A commit rewrites every manifest that it touches: split along the
-            samples axis, an append rewrites the last manifest and adds its own, regardless of the size of the store.
-        no_lock
-            As in `open_store`.
+        A commit rewrites every manifest that it touches. Since they are split along the samples axis, an append only
+        rewrites the last manifest and adds its own, regardless of the size of the store.
         """
         require_writable(url)
         storage, folder = storage_of(url, options)
@@ -281,15 +274,15 @@ class IcechunkStore:
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
-        """Delete, or count, unreferenced objects and half-written local files."""
+        """See `Store.collect_garbage`. Half-written local files are included."""
         return self.history.collect_garbage(before=before, dry_run=dry_run, keep=keep)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """None: all edits are in one commit."""
+        """Drop all edits: they are in one commit."""
         return ()
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
-        """Nothing was committed."""
+        """State that nothing was committed."""
         return UNCHANGED
 
     def _last_update(self) -> datetime | None:
@@ -306,7 +299,7 @@ class IcechunkStore:
         return False
 
     def was_swept(self, main: str) -> bool:
-        """Whether a purge or gc has begun since main was at snapshot `main`; both commit to that branch only."""
+        """Whether a purge or gc has begun since main was at snapshot `main`; these commit to main only."""
         for info in self.repository.ancestry(branch=BRANCH):
             if str(info.id) == main:
                 break

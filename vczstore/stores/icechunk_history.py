@@ -48,8 +48,6 @@ class IcechunkHistory:
 
     Attributes
     ----------
-    repository
-        The repository.
     label
         Name of the store in messages.
     folder
@@ -305,7 +303,7 @@ class IcechunkHistory:
         return [name for name in tags if name not in keep], branches
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
-        """Refuse `pins`, except those allowed to remain, which a group of a repository cannot have."""
+        """See `History.refuse_pins`; for a group of a repository, `keep` has to be empty."""
         self._refuse_staged()
         if self.group and keep:
             raise TagError(

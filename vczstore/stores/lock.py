@@ -283,14 +283,10 @@ class _LockedFile:
 
     Attributes
     ----------
-    url
-        Name of the store in messages.
     path, file
         Path of the lock file, and its open descriptor.
     by_existence
         Whether the file's existence is the lock, rather than a lock of the kernel on it.
-    ended, touching
-        Event that ends the heartbeat, and its thread; None if there is no heartbeat.
     """
 
     url: str
@@ -514,12 +510,8 @@ class _Lease:
 
     Attributes
     ----------
-    url
-        Name of the store in messages.
     objects, key
         The obstore store, and the key of the object in it.
-    id, holder
-        Random identifier of this lease, and the description of its holder.
     version
         Version of the object as this process last wrote it; empty before that.
     lost

@@ -83,7 +83,7 @@ class NoHistory:
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str | None, dict[str, int], list[str]]:
-        """Delete half-written files, and return their number; removed data are already overwritten."""
+        """Delete half-written files, and return their count; removed data are already overwritten."""
         return None, delete_half_written(self.folder), []
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:

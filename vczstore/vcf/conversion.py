@@ -167,12 +167,8 @@ class Conversion:
 
     Attributes
     ----------
-    operation
-        For messages.
-    file
-        The file to convert.
     folder
-        The folder of the result and of intermediate files.
+        The folder of the result and of intermediate files; created by `begin`.
     layout
         The layout of the result.
     budget

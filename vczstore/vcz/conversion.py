@@ -174,7 +174,7 @@ def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:
     Parameters
     ----------
     array
-        An array; if it has a Blosc compressor, its shuffle is kept.
+        The array; the shuffle of an existing Blosc compressor is kept.
     compressor, level
         Blosc's ``cname`` and ``clevel``.
     """

@@ -97,16 +97,7 @@ def count_outside(array: AnyArray) -> int:
 
 def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int, int]:
     """
-    Delete the chunks of an array that lie outside its grid, or only count them.
-
-    Parameters
-    ----------
-    array
-        The array as stored.
-    store
-        The array's store, writable.
-    dry_run
-        Count only, delete nothing.
+    Delete the chunks of an array that lie outside its grid, in the writable `store`; with `dry_run`, only count them.
 
     Returns
     -------

@@ -281,7 +281,7 @@ class Vcz:
 
     @cached_property
     def contig_lengths(self) -> dict[str, int]:
-        """The lengths in bp by contig ID, of the contigs whose length is known and positive."""
+        """The lengths, by contig ID, of the contigs whose length is known and positive."""
         if "contig_length" in self.arrays:
             lengths = arrays.read(self.arrays["contig_length"], (slice(None),)).tolist()
         else:
@@ -369,7 +369,7 @@ class Vcz:
 
     @cached_property
     def identity(self) -> str:
-        """Location-independent identifier: that of `file`, or a digest of all arrays' metadata and the sample IDs."""
+        """Location-independent identifier: that of `file`, or a digest of `arrays`' metadata and the sample IDs."""
         return self._digest(self.arrays) if self.file is None else self.file.identity
 
     @cached_property

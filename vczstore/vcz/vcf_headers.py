@@ -1,4 +1,4 @@
-"""Remove sample names from the VCF header that bio2zarr keeps in attributes of a VCZ's root group."""
+"""Remove sample IDs from the VCF header that bio2zarr keeps in attributes of a VCZ's root group."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 TEXT, LINES = "vcf_header", "vcf_meta_information"
 _WORDS = ("sample", "pedigree", "command", "cmd")
 _FILES = re.compile(r"analysis_type=|input_file=|\.(bam|cram|sam|fastq|fq|[gb]?vcf|bcf)\b", re.IGNORECASE)
-"""Marks of a command line in the value of a header line with any key: arguments of GATK before 3, and file names."""
+"""Arguments of GATK before 3, and file names: the value of a header line that has any was a command line."""
 _DEFINITIONS = frozenset(("fileformat", "contig", "INFO", "FORMAT", "FILTER", "ALT"))
 """Keys of lines that define the VCF's fields, which are always kept."""
 _ON_THE_FILE = frozenset(("fileDate", "phasing", "source"))
@@ -37,16 +37,9 @@ def without_samples(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def without(attributes: Mapping[str, Any], removed: Collection[str], present: Collection[str]) -> dict[str, Any]:
     """
-    Return the header attributes that name removed samples, without the lines and columns that name them.
+    Return the root group's header attributes that name removed samples, without the lines and columns that name them.
 
-    Parameters
-    ----------
-    attributes
-        Of the root group.
-    removed
-        The IDs of removed samples.
-    present
-        The IDs of the remaining samples, of which a removed ID may be a substring.
+    `present` are the IDs of the remaining samples, which may contain a removed ID.
     """
     names = _Named(frozenset(removed), frozenset(present), sum(1 for _ in all_lines(attributes))).by
     return _changed(attributes, names, lambda columns: _other_columns(columns, frozenset(removed).__contains__))
@@ -66,10 +59,8 @@ def without_dropped(
 
     Parameters
     ----------
-    attributes
-        Of the root group, in the earlier state.
-    now
-        Of the root group, in the current state.
+    attributes, now
+        Attributes of the root group in the earlier and in the current state.
     present
         The IDs of samples whose columns are kept.
     dropped

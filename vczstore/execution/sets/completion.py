@@ -63,7 +63,7 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
 
 
 def _publish(group: StoreSet, name: str, record: Record, store: Store) -> bool:
-    """Publish the pending commit of a part; return False if it is visible, or another commit made the same change."""
+    """Publish the pending commit of a part; return False if it is visible, or another commit has the same effect."""
     part = record.parts[name]
     assert part.snapshot is not None
     if store.history.shows(part.snapshot, record.branch):
