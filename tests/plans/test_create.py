@@ -118,35 +118,35 @@ def expected_chunk(sources: Sequence[Source]) -> int:
     return max([s.chunk for s in sources if s.chunk < len(s.records)], default=1000)
 
 
-def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
+def holds(contents: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
     """Assert that the contents of a store are the union of the sources."""
     contigs, records = expected(sources)
     written = (len(r.alleles) for s in sources for r in s.records)
     width = max([1, *written, *(s.width for s in sources), *(len(r.alleles) for r in records)])
-    assert found["contig_id"].tolist() == contigs
-    assert [contigs[i] for i in found["variant_contig"]] == [r.contig for r in records]
-    assert found["variant_position"].tolist() == [r.position for r in records]
+    assert contents["contig_id"].tolist() == contigs
+    assert [contigs[i] for i in contents["variant_contig"]] == [r.contig for r in records]
+    assert contents["variant_position"].tolist() == [r.position for r in records]
     padded = [[*r.alleles, *[""] * (width - len(r.alleles))] for r in records]
-    assert found["variant_allele"].shape == (len(records), width)
-    assert found["variant_allele"].tolist() == padded
-    assert found["variant_length"].tolist() == [r.length for r in records]
+    assert contents["variant_allele"].shape == (len(records), width)
+    assert contents["variant_allele"].tolist() == padded
+    assert contents["variant_length"].tolist() == [r.length for r in records]
     if any("variant_id" in s.fields for s in sources):
-        assert found["variant_id"].tolist() == [r.id for r in records]
-        assert found["variant_id_mask"].tolist() == [r.id == "." for r in records]
+        assert contents["variant_id"].tolist() == [r.id for r in records]
+        assert contents["variant_id_mask"].tolist() == [r.id == "." for r in records]
     else:
-        assert "variant_id" not in found
-    assert found["sample_id"].shape == (0,)
+        assert "variant_id" not in contents
+    assert contents["sample_id"].shape == (0,)
     filters = list(dict.fromkeys(f for s in sources for f in s.filters))
-    assert found["filter_id"].tolist() == filters
-    assert found["filter_description"].tolist() == [f"all about {f}" for f in filters]
-    assert found["variant_filter"].shape == (len(records), len(filters))
-    assert not found["variant_filter"].any()
-    known = {c for s in sources if "contig_length" in s.fields for c in s.contigs}
-    assert ("contig_length" in found) == (known == set(contigs))
-    if "contig_length" in found:
-        assert found["contig_length"].tolist() == [1000 + ord(c[-1]) for c in contigs]
-    assert found["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, expected_chunk(sources))
-    assert not {name for name in found if name.startswith(("call_", "variant_DP", "variant_quality"))}
+    assert contents["filter_id"].tolist() == filters
+    assert contents["filter_description"].tolist() == [f"all about {f}" for f in filters]
+    assert contents["variant_filter"].shape == (len(records), len(filters))
+    assert not contents["variant_filter"].any()
+    contigs_with_length = {c for s in sources if "contig_length" in s.fields for c in s.contigs}
+    assert ("contig_length" in contents) == (contigs_with_length == set(contigs))
+    if "contig_length" in contents:
+        assert contents["contig_length"].tolist() == [1000 + ord(c[-1]) for c in contigs]
+    assert contents["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, expected_chunk(sources))
+    assert not {name for name in contents if name.startswith(("call_", "variant_DP", "variant_quality"))}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -173,11 +173,11 @@ def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> No
     numbers: dict[Any, int] = {}
     groups = [numbers.setdefault(site(r)[:4], len(numbers)) for _, r in rows]
     assert group_sites(contig, position, alleles).tolist() == groups
-    seen: Counter[Any] = Counter()
+    counts: Counter[Any] = Counter()
     repeats = []
     for s, g in zip(source.tolist(), groups, strict=True):
-        repeats.append(seen[s, g])
-        seen[s, g] += 1
+        repeats.append(counts[s, g])
+        counts[s, g] += 1
     assert count_repeats(np.array(groups, dtype="i8"), source).tolist() == repeats
     members = sorted(joined(rows), key=lambda group: (contig[min(group)], position[min(group)], min(group)))
     extents = np.array([extent(r) for _, r in rows], dtype="i8")

@@ -209,7 +209,7 @@ def test_a_file_of_regions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
 def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) -> None:
     """The header names no sample that is left out or removed, and keeps lines that do not concern samples."""
-    removed, left_out, *left = vcf.CALLS.samples
+    removed, left_out, *remaining = vcf.CALLS.samples
     naming = [f"##SAMPLE=<ID={sample},Sex=F>" for sample in (removed, left_out)]
     naming += [f"##bcftools_viewCommand=view -s {removed},{left_out} in.vcf", f"##cmdline=call {left_out}"]
     first, *others = vcf.CALLS.make().splitlines()
@@ -235,7 +235,7 @@ def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) ->
     text = pysam.bcftools.view("--no-version", "-h", str(file))
     assert "##reference=hg38" in text.splitlines()
     assert all(start in text for start in ("##contig=<ID=", "##INFO=<ID=", "##FORMAT=<ID="))
-    assert text.splitlines()[-1].split("\t")[9:] == left
+    assert text.splitlines()[-1].split("\t")[9:] == remaining
     for word in (removed, left_out, "##SAMPLE", "viewCommand", "cmdline"):
         assert not [content for content in (*written, text.encode()) if word.encode() in content]
     assert cohort.digest(store) == before
@@ -328,7 +328,7 @@ def test_samples_that_were_removed_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gone", "left"), [("S1", ["S1 ", "S2"]), ("S1 ", ["S1", "S2"]), (["S1", "S1 "], ["S2"])])
 def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[str], tmp_path: Path) -> None:
-    """A sample does not count as removed because one whose ID differs in spaces was; on `old`, both exist."""
+    """A removal does not affect a sample whose ID differs only in spaces; on `old`, both exist."""
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, ["S1 ", "S1", "S2"]))
     vczstore.branch(store, "old")
     if gone == "S1 ":

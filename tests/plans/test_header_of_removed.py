@@ -104,8 +104,8 @@ def test_removed(kind: str, tmp_path: Path) -> None:
 
 
 def header_of(kind: str, store: Path) -> dict[str, Any]:
-    found = dict(zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r").attrs)
-    return {name: found[name] for name in AFTER}
+    attrs = dict(zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r").attrs)
+    return {name: attrs[name] for name in AFTER}
 
 
 @pytest.mark.slow

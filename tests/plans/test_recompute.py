@@ -211,7 +211,7 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
         for field in ALL:
             name = f"variant_{field}"
             mine, theirs = (a[name].reshape(len(is_allele), -1) for a in (computed, expected))
-            if field in PER_ALLELE:  # bio2zarr makes all values of a row missing for a single dot
+            if field in PER_ALLELE:  # bio2zarr turns a single dot into a row of missing values
                 fill = np.isnan(mine[~is_allele]) if field not in INTEGERS else mine[~is_allele] == -2
                 assert fill.all()
                 mine, theirs = mine[is_allele], theirs[is_allele]
@@ -397,8 +397,8 @@ def test_processes(store: Path) -> None:
     repository = store.with_name("repository")
     vczstore.copy_store_to_icechunk(store, repository, impl="zarr")
     vczstore.recompute(repository, ALL, executor="processes", max_workers=2)
-    found = cohort.read_vcz(cohort.icechunk_store(repository))
-    assert_fields(found, expected_fields(cohort.read_vcz(store)))
+    contents = cohort.read_vcz(cohort.icechunk_store(repository))
+    assert_fields(contents, expected_fields(cohort.read_vcz(store)))
 
 
 # ---- stale fields ---------------------------------------------------------------------------

@@ -235,7 +235,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("store", ["format2", "format3"], indirect=True)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_errors_are_named(store: Path, name: str) -> None:
-    damage, where = OTHERS[name]
+    damage, array = OTHERS[name]
     damage(store)
     before = cohort.digest(store)
     errors = vczstore.verify(store).errors
@@ -245,7 +245,7 @@ def test_other_errors_are_named(store: Path, name: str) -> None:
         assert (text.exit_code, as_json.exit_code) == (1, 1)
         assert [d["array"] for d in json.loads(as_json.stdout)["errors"]] == [d.array for d in errors]
         assert "left that repair does not fix" in text.stdout
-        assert f"error {where}" in text.stdout
+        assert f"error {array}" in text.stdout
     assert cohort.digest(store) == before
 
 

@@ -55,8 +55,8 @@ def batch(folder: Path, arrays: dict[str, np.ndarray] = BACK, name: str = "back.
 
 
 def attribute(store: Path, way: Way) -> dict[str, Any]:
-    found = zarr.open_group(cohort.icechunk_store(store) if way.is_icechunk else store, mode="r").attrs
-    return dict(found[ATTRIBUTE])  # type: ignore[call-overload]
+    attrs = zarr.open_group(cohort.icechunk_store(store) if way.is_icechunk else store, mode="r").attrs
+    return dict(attrs[ATTRIBUTE])  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -65,7 +65,10 @@ def test_a_removed_sample_that_returns(kind: str, tmp_path: Path) -> None:
     gone = cohort.expected_remove(OLD, ["S0001", "S0004"])
     source = batch(tmp_path)
     with unchanged(store):
-        words = [r"append: 1 of the incoming samples was removed from .*store\.vcz before; .*--allow-returning", "S0001"]
+        words = [
+            r"append: 1 of the incoming samples was removed from .*store\.vcz before; .*--allow-returning",
+            "S0001",
+        ]
         complain(SampleError, words, lambda: vczstore.append(store, source, impl="zarr"))
         (tmp_path / "ids").write_text("S0002 S0004\n")
         words = ["rename-samples: 1 of the incoming samples was removed", "S0004", "--allow-returning"]

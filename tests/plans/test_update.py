@@ -429,10 +429,10 @@ def test_split_known(tmp_path: Path) -> None:
     assert (known.tolist(), new.tolist()) == ([1, 3], [0, 2, 4])
     assert source.select(new).sample_ids.tolist() == ["S9", "", "S8"]
     assert source.select(new).select(np.array([2, 0])).sample_ids.tolist() == ["S8", "S9"]
-    nothing, every = split_known(store, source.select(np.array([0, 4])))
-    assert (nothing.tolist(), every.tolist()) == ([], [0, 1])
+    no_positions, all_positions = split_known(store, source.select(np.array([0, 4])))
+    assert (no_positions.tolist(), all_positions.tolist()) == ([], [0, 1])
     with pytest.raises(SampleError, match="no samples; leave it out"):
-        plan_append(tmp_path / "store.vcz", source.select(nothing))
+        plan_append(tmp_path / "store.vcz", source.select(no_positions))
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})

@@ -803,8 +803,8 @@ def test_short_ids_and_parts_of_others_raise_no_false_alarm(tmp_path: Path) -> N
     assert vczstore.verify_removal(path, ["1", "NA12"]).reasons == ("1 object holds an ID: note",)
     # it may be a sample ID, so its location is reported
     vczstore.remove(path, "chr1", impl="zarr")
-    (where,) = vczstore.verify_removal(path, "chr1").reasons[:1]
-    assert where == "1 object holds an ID: contig_id/c/0"
+    (reason,) = vczstore.verify_removal(path, "chr1").reasons[:1]
+    assert reason == "1 object holds an ID: contig_id/c/0"
 
 
 @pytest.mark.slow
@@ -863,7 +863,7 @@ def test_old_versions_of_objects_are_detected(bucket: Place, s3_server: s3.S3Ser
 @pytest.mark.slow
 def test_a_store_that_changes_while_it_is_read(tmp_path: Path, s3_server: s3.S3Server) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert [tuple(found) for found in Objects.at(tmp_path, {}).read({"a": 3})] == [("a", b"abc", None)]
+    assert [tuple(item) for item in Objects.at(tmp_path, {}).read({"a": 3})] == [("a", b"abc", None)]
     url = s3_server.url(f"withdrawal-{uuid4().hex}")
     store = S3Store(
         url.removeprefix("s3://"),

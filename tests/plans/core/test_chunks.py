@@ -86,11 +86,11 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     assert cubed_backend.tasks_of(cubed_backend.compile_plan([written, same], "test")) == {}, (
         "names have to tell operations apart"
     )
-    left = cubed_backend.without(plan, {operation: {(0, 0), (2, 1)}})
-    assert left is not None
-    assert left.num_tasks == 7
+    remaining = cubed_backend.without(plan, {operation: {(0, 0), (2, 1)}})
+    assert remaining is not None
+    assert remaining.num_tasks == 7
     engine, reports = executors.create(name, max_workers=2), list[task_report.TaskReport]()
-    cubed_backend.execute([(left, reports.append)], engine)
+    cubed_backend.execute([(remaining, reports.append)], engine)
     engine.close()
     others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
     assert sorted(r.task or ("", ()) for r in reports) == sorted(others)

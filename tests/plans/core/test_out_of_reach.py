@@ -44,7 +44,7 @@ def test_an_array_without_a_samples_dimension_is_named(tmp_path: Path, case: str
     refused(store, name, "append", str(store), str(batch))
     refused(store, name, "compact", str(store))
     errors = [error.what for error in vczstore.verify(store, quick=True).errors if error.array == name]
-    assert any("seems to hold samples" in what for what in errors)
+    assert any("seems to hold samples" in message for message in errors)
     report = vczstore.verify_removal(store, ["S9999"])
     assert not report.erased
     assert name in report.reasons[0]

@@ -326,7 +326,7 @@ def test_forms_join_in_any_order(forms: list[Form]) -> None:
         return result
 
     joined = [join(list(order)) for order in permutations(forms)]
-    assert all(one == joined[0] for one in joined)
+    assert all(candidate == joined[0] for candidate in joined)
     kinds = {form.dtype.kind for form in forms}
     assert (joined[0] is not None) == any(kinds <= set(group) for group in ("iu", "f", "b", "UTS"))
     if joined[0] is not None:

@@ -49,16 +49,16 @@ def beside(store: Path) -> list[str]:
     return [path.name for path in store.parent.iterdir() if "compact" in path.name]
 
 
-def state(found: dict[str, np.ndarray]) -> str:
+def state(arrays: dict[str, np.ndarray]) -> str:
     """Return which of the allowed states a store is in, and fail if it is in none of them."""
-    n = len(found["sample_id"])  # readers do not see beyond it
+    n = len(arrays["sample_id"])  # readers do not see beyond it
     axes = {name: cohort.DIMENSIONS[name].index("samples") for name in ("call_genotype", "call_DP")}
-    found = {k: v.take(range(n), axes[k]) if k in axes else v for k, v in found.items()}
+    arrays = {k: v.take(range(n), axes[k]) if k in axes else v for k, v in arrays.items()}
     if n > len(OLD["sample_id"]):
-        cohort.assert_same(found, AFTER)
+        cohort.assert_same(arrays, AFTER)
         return "appended"
-    name = "as before" if found["call_DP"].dtype == OLD["call_DP"].dtype else "wider"
-    cohort.assert_same(found, OLD if name == "as before" else WIDER)
+    name = "as before" if arrays["call_DP"].dtype == OLD["call_DP"].dtype else "wider"
+    cohort.assert_same(arrays, OLD if name == "as before" else WIDER)
     return name
 
 
@@ -71,18 +71,18 @@ def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
     *copies, whole = killed(store, tmp_path / "killed", code, step=17)
     cohort.assert_same(cohort.read_vcz(whole), AFTER)
     assert len(copies) > 5
-    seen = set()
+    states = set()
     for copy in copies:
         current = state(cohort.read_vcz(copy))
-        seen.add(current)
+        states.add(current)
         if current == "appended":
-            vczstore.repair(copy, quick=True)  # consolidated metadata come last of all
+            vczstore.repair(copy, quick=True)  # consolidated metadata are written last
         else:
             vczstore.append(copy, batch, impl="zarr")
         cohort.assert_same(cohort.read_vcz(copy), AFTER)
         assert vczstore.verify(copy).errors == []
         assert beside(copy) == []
-    assert {"as before", "wider"} <= seen
+    assert {"as before", "wider"} <= states
 
 
 @pytest.mark.slow
@@ -177,15 +177,15 @@ def test_the_lock_is_held_without_hard_links(tmp_path: Path, monkeypatch: pytest
     def link(*_: object, **__: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    seen = []
+    phases = []
 
     def look(what: str, *_: int) -> None:
         if what.startswith("writing"):
             with pytest.raises(BusyError):
                 vczstore.remove(store, "S0001")
-            seen.append(what)
+            phases.append(what)
 
     monkeypatch.setattr("os.link", link)
     vczstore.append(store, batch, progress=look)
-    assert len(seen) > 1
+    assert len(phases) > 1
     cohort.assert_same(cohort.read_vcz(store), AFTER)

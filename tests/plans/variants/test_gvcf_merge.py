@@ -120,7 +120,7 @@ def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> No
     calls = shown(start(tmp_path, sources(tmp_path, a=a, b=b), absent="reference"))
     assert calls["1 1011 A C"] == {"b:GT": "0/1", "b:DP": "8"}
     assert calls["1 1013 A C"]["a:DP"] == "30"
-    assert calls["1 2013 A C"]["a:GT"] == "0/0"  # which no record reaches
+    assert calls["1 2013 A C"]["a:GT"] == "0/0"  # no record reaches it
 
 
 @pytest.mark.slow

@@ -67,20 +67,20 @@ def _call(arrays: Mapping[str, np.ndarray], site: Site, i: int, j: int) -> tuple
     return (*values, int(arrays["call_DP"][i, j]), str(arrays["call_FT"][i, j]))
 
 
-def alts_of(found: Counter[Any]) -> Counter[Any]:
+def alts_of(counts: Counter[Any]) -> Counter[Any]:
     """Count the ALTs that each sample carries, over all records."""
     return Counter(
         ((contig, position, ref, allele, sample), n)
-        for ((contig, position, ref, _), sample, (genotype, *_)), n in found.items()
+        for ((contig, position, ref, _), sample, (genotype, *_)), n in counts.items()
         for allele in genotype
         if isinstance(allele, str) and allele != ref
     )
 
 
-def write(folder: Path, number: int, mine: Sequence[Site], chunk: int) -> Path:
+def write(folder: Path, number: int, batch_sites: Sequence[Site], chunk: int) -> Path:
     """Write a batch of two samples with these variants."""
     path = folder / f"{number}.vcz"
-    arrays = sites.make(mine, cohort.ids(10 * number, 2), number)
+    arrays = sites.make(batch_sites, cohort.ids(10 * number, 2), number)
     cohort.write_vcz(path, arrays, variants_chunk=chunk, samples_chunk=2 + number % 2)
     return path
 
@@ -110,7 +110,7 @@ def test_insertion_equals_creation_from_all_sources(batches: tuple[list[Site], .
     """In any order, and all at once; only the order of ALTs may differ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
+        paths = [write(folder, i, batch, chunk) for i, batch in enumerate(batches)]
         model = calls(created(folder, "every", kind, chunk, *paths), kind)
         for number, steps in enumerate([paths[1:], [paths[2], paths[1]], [tuple(paths[1:])]]):
             store = created(folder, str(number), kind, chunk, paths[0])
@@ -126,7 +126,7 @@ def test_update_equals_remove_and_append(batches: tuple[list[Site], ...], chunk:
     """Except for the order of samples and ALTs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        before = [write(folder, i, mine, chunk) for i, mine in enumerate(batches[:2])]
+        before = [write(folder, i, batch, chunk) for i, batch in enumerate(batches[:2])]
         again = folder / "again.vcz"
         arrays = sites.make(batches[2], cohort.ids(10, 2)[::-1], 5)
         cohort.write_vcz(again, arrays, variants_chunk=chunk, samples_chunk=1)
@@ -143,10 +143,10 @@ def test_update_equals_remove_and_append(batches: tuple[list[Site], ...], chunk:
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.slow
 def test_records_of_ref_alone_lose_no_alt(batches: tuple[list[Site], ...], chunk: int) -> None:
-    """The record that such a record is joined with depends on those present, as in bcftools; but no ALT is lost."""
+    """Which record a REF-only record is joined with depends on the records present, as in bcftools; no ALT is lost."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
+        paths = [write(folder, i, batch, chunk) for i, batch in enumerate(batches)]
         model = calls(created(folder, "every", "format3", chunk, *paths), "format3")
         store = created(folder, "one", "format3", chunk, paths[0])
         for path in paths[1:]:
@@ -192,15 +192,15 @@ def _by_allele(record: tuple[str, dict[str, dict[str, str]]]) -> tuple[Any, ...]
     keys = {"AD": alleles, "EC": alleles[1:], "PL": pairs}
     samples = {}
     for sample, values in record[1].items():
-        mine: dict[str, Any] = {}
+        named_values: dict[str, Any] = {}
         for field, text in values.items():
             if field == "GT":
                 phase = "|" if "|" in text else "/"
                 named = [alleles[int(a)] if a.isdigit() else a for a in text.replace("|", "/").split("/")]
-                mine[field] = phase.join(named)
+                named_values[field] = phase.join(named)
             else:
-                mine[field] = dict(zip(keys.get(field, [field]), text.split(","), strict=True))
-        samples[sample] = mine
+                named_values[field] = dict(zip(keys.get(field, [field]), text.split(","), strict=True))
+        samples[sample] = named_values
     return contig, position, ref, frozenset(alts.split(",")), samples
 
 
@@ -345,13 +345,13 @@ def test_reference_blocks_of_appended_samples(tmp_path: Path, kind: str) -> None
     """As in a store created over all variants, except that the blocks of the earlier samples were not kept."""
     paths = [gvcf.make(tmp_path, name, gvcf.text([name], *records)) for name, records in GVCFS.items()]
     backend = "icechunk" if kind == "icechunk" else None
-    every, one = tmp_path / "every", tmp_path / "one"
-    vczstore.create(every, *paths, gvcf=True)
-    vczstore.append(every, *paths, harmonise=True, gvcf=True)
-    vczstore.create(one, paths[0], gvcf=True, backend_storage=backend)
-    vczstore.append(one, paths[0], harmonise=True, gvcf=True)
-    vczstore.append(one, paths[1], **INSERT, gvcf=True)
-    ours, model = lines(one, kind), lines(every, "format3")
+    complete, store = tmp_path / "every", tmp_path / "one"
+    vczstore.create(complete, *paths, gvcf=True)
+    vczstore.append(complete, *paths, harmonise=True, gvcf=True)
+    vczstore.create(store, paths[0], gvcf=True, backend_storage=backend)
+    vczstore.append(store, paths[0], harmonise=True, gvcf=True)
+    vczstore.append(store, paths[1], **INSERT, gvcf=True)
+    ours, model = lines(store, kind), lines(complete, "format3")
     assert [fields[:5] + fields[8:9] + fields[10:] for fields in ours] == [
         fields[:5] + fields[8:9] + fields[10:] for fields in model
     ]
@@ -380,7 +380,7 @@ def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> 
     if before:
         assert len([p for p in kept if p.name not in (".zarray", ".zattrs", "zarr.json")]) >= n_calls * 4 * 2
     plan_of_old = sum(w.decoded_chunks for w in _rewrites(result.plan) if w.name == "call_DP")
-    assert plan_of_old == 2  # of ten chunks of the old samples, those of the last row
+    assert plan_of_old == 2  # of the ten chunks of the old samples, only those of the last row
 
 
 def _rewrites(plan: Any) -> list[Any]:
@@ -401,8 +401,8 @@ def test_any_first_column_of_the_samples(tmp_path: Path, kind: str, old: int) ->
     union = sorted({*ours, *theirs})
     assert sites.sites_of(contents) == union
     for name in ("call_genotype", "call_PL", "call_DP", "call_FT"):
-        for arrays, mine, columns in ((first, ours, slice(0, old)), (second, theirs, slice(old, old + 4))):
-            rows = [union.index(site) for site in mine]
+        for arrays, present, columns in ((first, ours, slice(0, old)), (second, theirs, slice(old, old + 4))):
+            rows = [union.index(site) for site in present]
             np.testing.assert_array_equal(contents[name][rows][:, columns], arrays[name])
             others = np.delete(contents[name][:, columns], rows, axis=0)
             first_values = others if others.ndim == 2 else others[..., 0]
@@ -432,8 +432,8 @@ def test_only_alleles_are_added(tmp_path: Path, kind: str) -> None:
     cohort.write_vcz(tmp_path / "batch", sites.make([Site("chr1", 5, ("A", "C", "T"))], cohort.ids(10, 2), 2))
     result = vczstore.append(store, tmp_path / "batch", **INSERT)
     assert (result.counts["variants inserted"], result.counts["alleles added"]) == (0, 1)
-    found = sites.sites_of(Way(kind, "cubed").read(store))
-    assert found == [Site("chr1", 3, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
+    merged_sites = sites.sites_of(Way(kind, "cubed").read(store))
+    assert merged_sites == [Site("chr1", 3, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
     assert vczstore.verify(store).errors == []
 
 
@@ -593,8 +593,8 @@ def test_an_update_that_harmonises(tmp_path: Path) -> None:
     """Also in a job, and with variants that are dropped or refused; samples that are not named keep their values."""
     first, again = (tmp_path / name for name in ("first.vcz", "again.vcz"))
     ours, theirs = [("chr1", 5, "A", "C"), ("chr1", 9, "A", "G")], [("chr1", 7, "A", "T"), ("chr1", 9, "A", "G")]
-    for path, mine, ids, seed in ((first, ours, cohort.ids(0, 3), 1), (again, theirs, cohort.ids(1, 1), 2)):
-        arrays = sites.make([Site(c, p, (r, a)) for c, p, r, a in mine], ids, seed)
+    for path, records, ids, seed in ((first, ours, cohort.ids(0, 3), 1), (again, theirs, cohort.ids(1, 1), 2)):
+        arrays = sites.make([Site(c, p, (r, a)) for c, p, r, a in records], ids, seed)
         cohort.write_vcz(path, arrays, variants_chunk=2, samples_chunk=2)
     store = created(tmp_path, "store", "format3", 2, first)
     before, new = Way("format3", "cubed").read(store), Way("format3", "cubed").read(again)

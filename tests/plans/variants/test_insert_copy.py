@@ -96,7 +96,7 @@ def test_a_dry_run_and_refusals(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
-    """Samples that return are no longer removed in it; the others are, by the same key, which is copied."""
+    """In the copy, returning samples no longer count as removed; the others do, by the same key, which is copied."""
     store, batch = make(tmp_path, "format3", 4, "some new")
     vczstore.remove(store, cohort.ids(1, 1))
     cohort.write_vcz(tmp_path / "again", sites.make(_sites_with(2, 5), cohort.ids(1, 1), 3))
@@ -105,7 +105,9 @@ def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
         again = (store, tmp_path / "again")
         complain(SampleError, ("1 of the incoming samples",), lambda: vczstore.append(*again, **INSERT, output=out))
         vczstore.append(store, batch, **INSERT, output=out)
-        complain(SampleError, ("1 of the incoming samples",), lambda: vczstore.append(out, tmp_path / "again", **INSERT))
+        complain(
+            SampleError, ("1 of the incoming samples",), lambda: vczstore.append(out, tmp_path / "again", **INSERT)
+        )
         back = tmp_path / "back.vcz"
         vczstore.append(*again, **INSERT, output=back, allow_returning=True)
     assert list(cohort.read_vcz(back)["sample_id"]) == ["S0000", "", "S0002", "S0003", "S0001"]

@@ -63,9 +63,9 @@ def is_found(union: Union, records: Sequence[tuple[int, tuple[str, ...]]]) -> bo
     """Whether each record of each source matches a record of the union that the source has; by the slow model."""
     store = [Site("1", 1, ("A", *sorted(alts))) for alts, _ in union]
     for source in {s for s, _ in records}:
-        mine = [Site("1", 1, ("A", *alts)) for s, alts in records if s == source]
-        matched = model_match(store, mine, new=False)
-        if len(matched) < len(mine) or any(source not in union[i][1] for i in matched):
+        variants = [Site("1", 1, ("A", *alts)) for s, alts in records if s == source]
+        matched = model_match(store, variants, new=False)
+        if len(matched) < len(variants) or any(source not in union[i][1] for i in matched):
             return False
     return True
 

@@ -572,8 +572,8 @@ def test_killed(tmp_path: Path, kind: str, insert: bool) -> None:
     store.rename(tmp_path / "template.vcz")
     options = {**GVCF, "new_variants": "insert" if insert else "drop", "impl": "zarr"}
     code = f"import vczstore\nvczstore.append(store, {str(paths[1])!r}, **{options!r})"
-    where = {"step": 97} if insert else {"step": 5, "last": 30}  # chunks are written as in any append
-    *copies, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, **where)
+    kill_points = {"step": 97} if insert else {"step": 5, "last": 30}  # chunks are written as in any append
+    *copies, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, **kill_points)
     model = read(whole, kind)
     assert len(copies) > 4
     for copy in copies:

@@ -274,13 +274,13 @@ def test_dropped_fields(tmp_path: Path, kind: str, impl: str, case: str) -> None
         assert result.chunks == result.plan.encoded_chunks + result.plan.decoded_chunks
     contents = way.read(store)
     for name in fields:
-        mine = contents[f"call_{name}"]
-        cohort.assert_same({name: mine[:, :4]}, {name: old[f"call_{name}"]})
+        values = contents[f"call_{name}"]
+        cohort.assert_same({name: values[:, :4]}, {name: old[f"call_{name}"]})
         missing: Any = {"i": -1, "f": cohort.MISSING, "O": "."}[old[f"call_{name}"].dtype.kind]
         fill: Any = {"i": -2, "f": cohort.FILL, "O": ""}[old[f"call_{name}"].dtype.kind]
-        expected = np.full(mine[:, 4:].shape, fill, dtype=old[f"call_{name}"].dtype)
-        expected[(slice(None), slice(None), *[0] * (mine.ndim - 2))] = missing
-        cohort.assert_same({name: mine[:, 4:]}, {name: expected})
+        expected = np.full(values[:, 4:].shape, fill, dtype=old[f"call_{name}"].dtype)
+        expected[(slice(None), slice(None), *[0] * (values.ndim - 2))] = missing
+        cohort.assert_same({name: values[:, 4:]}, {name: expected})
     # genotypes can be harmonised, so they are kept although they may be dropped
     swapped = np.where(batch["call_genotype"] > 0, 3 - batch["call_genotype"], batch["call_genotype"])
     np.testing.assert_array_equal(contents["call_genotype"][:, 4:], swapped)
