@@ -235,7 +235,7 @@ def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk:
     few, twice = sizes_by_n
     assert [operations for operations, _ in few] == [operations for operations, _ in twice]
     assert sum(operations for operations, _ in twice) <= 1 + 2 * 3
-    if chunk == 1:  # else a task puts many sources into one chunk
+    if chunk == 1:  # otherwise a task writes many sources into one chunk
         assert all(b < 1.5 * a for (_, a), (_, b) in zip(few, twice, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Insertion of variants into a copy: ``append --output`` gives the same result as in place, and keeps the store."""
+"""Insertion of variants into a copy: ``append --output`` gives the same result as in place; the store is unchanged."""
 
 from __future__ import annotations
 

@@ -401,7 +401,7 @@ def test_a_removed_sample_has_no_blocks(tmp_path: Path, kind: str) -> None:
     vczstore.purge(store)
     report = vczstore.verify_removal(store, ["secret"])
     assert report.erased, report.reasons
-    # nor has it calls at variants that are inserted later, for any value of `absent`
+    # it has no calls at variants that are inserted later, for any value of `absent`
     (path,) = sources(tmp_path, late=("2 4100 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",))
     vczstore.append(store, path, **INSERT, absent="reference")
     row = read(store, kind)["variant_position"].tolist().index(4100)
