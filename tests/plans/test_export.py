@@ -334,7 +334,7 @@ def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[s
     if gone == "S1 ":
         (tmp_path / "ids").write_text("S1\tT1\n")
         vczstore.rename_samples(store, tmp_path / "ids", impl="zarr")
-    elif gone == "S1":  # renamed by other tools, since files of IDs have no spaces
+    elif gone == "S1":  # renamed by another tool, because files of IDs cannot contain spaces
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
         with repository.transaction("main", message="rename") as session:
             zarr.open_array(session, path="sample_id")[0] = "T1"

@@ -65,7 +65,7 @@ def state(arrays: dict[str, np.ndarray]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [{"zarr_format": 2, "consolidated": True}, {}])
 def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
-    """At every point, the store has its values of before or all new ones, and the same append completes it."""
+    """At every point, the store has its old values or all of the new ones, and the same append completes it."""
     store, batch = make(tmp_path, **layout)
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, executor='single-threaded')"
     *copies, whole = killed(store, tmp_path / "killed", code, step=17)
