@@ -155,14 +155,7 @@ class Append(HarmoniseOptions, Edit):
         OptionError
             If options of `harmonise` are given without it.
         """
-        from plans.variants.harmonise_rules import Rules
-
-        if not self.harmonise and self.rules != Rules():
-            raise OptionError(
-                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number, --gvcf and "
-                "--keep-blocks go with --harmonise"
-            )
-        return self.rules if self.harmonise else None
+        return self.rules_if(harmonise=self.harmonise)
 
     @property
     def then(self) -> Edit | None:

@@ -111,16 +111,10 @@ class Update(HarmoniseOptions, Edit):
         OptionError
             If options of `harmonise` are given without it, or exclude each other.
         """
-        from plans.variants.harmonise_rules import Rules
-
-        if not self.harmonise and self.rules != Rules():
-            raise OptionError(
-                "update: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number, --gvcf and "
-                "--min-gq go with --harmonise"
-            )
+        rules = self.rules_if(harmonise=self.harmonise)
         if self.allow_new_alleles and self.new_variants != "insert":
             raise OptionError("update: --allow-new-alleles goes with --new-variants insert")
-        return self.rules if self.harmonise else None
+        return rules
 
     @property
     def then(self) -> Edit | None:

@@ -4,6 +4,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import cleandoc
 from typing import Any
 
+from vczstore.choices import AMERICAN
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -93,6 +95,17 @@ def declared(f: "Field[Any]") -> Declared:
     """Return the declaration of a field."""
     declaration: Declared = f.metadata["declared"]
     return declaration
+
+
+def flags_of(f: "Field[Any]") -> list[str]:
+    """Return the names of an option on the command line, American spelling included."""
+    american = [f"--{other}" for other, name in AMERICAN.items() if name == f.name]
+    return [*declared(f).flags] or [f"--{f.name.replace('_', '-')}", *american]
+
+
+def long_flag(f: "Field[Any]") -> str:
+    """Return the long name of an option on the command line; that for true of a switch with two."""
+    return next(flag for flag in flags_of(f) if flag.startswith("--")).split("/")[0]
 
 
 def documented[C: type](cls: C) -> C:

@@ -1,10 +1,10 @@
 """Options shared by several operations."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS, REF_MISMATCHES
-from vczstore.declarations import option
+from vczstore.declarations import declared, long_flag, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Operation
 
@@ -186,6 +186,26 @@ class HarmoniseOptions(Operation):
         except OptionError as error:
             raise OptionError(f"{self.called}: {error}") from None
         return rules
+
+    def rules_if(self, *, harmonise: bool) -> "Rules | None":
+        """
+        The rules if sources are harmonised, else None.
+
+        Raises
+        ------
+        OptionError
+            If options of `harmonise` are given without it.
+        """
+        rules = self.rules
+        given = [
+            long_flag(field)
+            for field in fields(self)
+            if declared(field).within == HARMONISE and getattr(self, field.name) != field.default
+        ]
+        if given and not harmonise:
+            names = " and ".join([", ".join(given[:-1])] * (len(given) > 1) + given[-1:])
+            raise OptionError(f"{self.called}: {names} {'goes' if len(given) == 1 else 'go'} with --harmonise")
+        return rules if harmonise else None
 
     def inserting(self, rules: "Rules", on_ref_mismatch: str) -> "Rules":
         """

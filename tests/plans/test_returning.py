@@ -66,7 +66,7 @@ def test_a_removed_sample_that_returns(kind: str, tmp_path: Path) -> None:
     source = batch(tmp_path)
     with unchanged(store):
         words = [
-            r"append: 1 of the incoming samples was removed from .*store\.vcz before; .*--allow-returning",
+            r"append: 1 of the incoming samples was removed from .*\.vcz before; .*--allow-returning",
             "S0001",
         ]
         complain(SampleError, words, lambda: vczstore.append(store, source, impl="zarr"))

@@ -8,8 +8,7 @@ from typing import Any, get_args, get_origin
 import click
 
 import executors
-from vczstore.choices import AMERICAN
-from vczstore.declarations import Declared, declared
+from vczstore.declarations import Declared, declared, flags_of, long_flag
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
@@ -60,25 +59,16 @@ def in_words_of_commands(text: str, operation: type[Operation]) -> str:
     for field in (*fields(operation), *fields(Options)):
         if "declared" in field.metadata:
             declaration = declared(field)
-            name = (declaration.metavar or field.name.upper()) if declaration.is_argument else _long(field)
+            name = (declaration.metavar or field.name.upper()) if declaration.is_argument else long_flag(field)
             text = text.replace(f"`{field.name}`", name.removesuffix("..."))
     return text.replace("`", "")
-
-
-def _flags(field: "Field[Any]") -> list[str]:
-    american = [f"--{other}" for other, name in AMERICAN.items() if name == field.name]
-    return [*declared(field).flags] or [f"--{field.name.replace('_', '-')}", *american]
-
-
-def _long(field: "Field[Any]") -> str:
-    return next(flag for flag in _flags(field) if flag.startswith("--")).split("/")[0]
 
 
 def _section(field: "Field[Any]", operation: type[Operation]) -> str:
     """Return the heading of an option: that of the switch that it depends on, or of its group of shared options."""
     switch = next((other for other in fields(operation) if other.name == declared(field).within), None)
     if switch is not None:
-        return f"With {_long(switch)}"
+        return f"With {long_flag(switch)}"
     shared = (title for title, groups in SECTIONS.items() if any(field.name in GROUPS[group] for group in groups))
     return next(shared, Option.section)
 
@@ -148,7 +138,7 @@ def _option(field: "Field[Any]", operation: type[Operation], **changes: Any) -> 
         settings["default"] = default
         settings["show_default"] = default not in (None, False, ())
         settings["default"] = None if default == () else default
-    option = Option([*_flags(field), field.name], **settings)
+    option = Option([*flags_of(field), field.name], **settings)
     option.section = _section(field, operation)
     return option
 

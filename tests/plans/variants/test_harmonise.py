@@ -441,7 +441,11 @@ REFUSED = {
     "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
     "xarray": (lambda _: None, {"impl": "xarray"}, ("--impl xarray cannot harmonise",)),
     "absent": (lambda _: None, {"absent": "none"}, ("absent is 'none'", "missing, reference")),
-    "no harmonise": (lambda _: None, {"harmonise": False, "new_variants": "drop"}, ("go with --harmonise",)),
+    "no harmonise": (
+        lambda _: None,
+        {"harmonise": False, "new_variants": "drop"},
+        ("--new-variants goes with --harmonise",),
+    ),
 }
 
 

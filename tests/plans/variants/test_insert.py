@@ -604,7 +604,10 @@ def test_an_update_that_harmonises(tmp_path: Path) -> None:
             "goes with --new-variants insert"
             in run("update", "--harmonise", "--allow-new-alleles", store, again, status=2).stderr
         )
-        assert "go with --harmonise" in run("update", "--new-variants", "drop", store, again, status=2).stderr
+        assert (
+            "--new-variants goes with --harmonise"
+            in run("update", "--new-variants", "drop", store, again, status=2).stderr
+        )
         step = {"source": str(again), "insert": True, "harmonise": True}
         (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{update: {json.dumps(step)}}}]\n")
         assert "harmonise does not go with insert" in run("run", tmp_path / "job.yaml", status=2).stderr

@@ -103,11 +103,10 @@ def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
     with unchanged(store):
         out = tmp_path / "out.vcz"
         again = (store, tmp_path / "again")
-        complain(SampleError, ("1 of the incoming samples",), lambda: vczstore.append(*again, **INSERT, output=out))
+        words = ("1 of the incoming samples",)
+        complain(SampleError, words, lambda: vczstore.append(*again, **INSERT, output=out))
         vczstore.append(store, batch, **INSERT, output=out)
-        complain(
-            SampleError, ("1 of the incoming samples",), lambda: vczstore.append(out, tmp_path / "again", **INSERT)
-        )
+        complain(SampleError, words, lambda: vczstore.append(out, tmp_path / "again", **INSERT))
         back = tmp_path / "back.vcz"
         vczstore.append(*again, **INSERT, output=back, allow_returning=True)
     assert list(cohort.read_vcz(back)["sample_id"]) == ["S0000", "", "S0002", "S0003", "S0001"]

@@ -589,7 +589,7 @@ def test_killed(tmp_path: Path, kind: str, insert: bool) -> None:
     ("options", "words"),
     [
         (("--harmonise", "--keep-blocks"), "append: --keep-blocks goes with --gvcf"),
-        (("--keep-blocks", "--gvcf"), "--keep-blocks go with --harmonise"),
+        (("--keep-blocks", "--gvcf"), "--gvcf and --keep-blocks go with --harmonise"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: Sequence[str], words: str) -> None:

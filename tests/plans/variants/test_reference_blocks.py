@@ -158,7 +158,7 @@ def test_blocks_without_the_requested_quality_are_refused(tmp_path: Path) -> Non
     ("options", "words"),
     [
         (("--harmonise", "--min-gq", "20"), "append: --min-gq goes with --gvcf"),
-        (("--gvcf",), "--gvcf and --keep-blocks go with --harmonise"),
+        (("--gvcf",), "append: --gvcf goes with --harmonise"),
         (("--harmonise", "--gvcf", "--min-gq", "-1"), "-1 is not in the range"),
     ],
 )
