@@ -254,8 +254,8 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     complain(UnsuitableError, ("has no variant_length, which",), lambda: vczstore.export(store, out, regions=["chr1"]))
     assert "not by both" in fails("export", store, out, "-s", "S0001", "-S", "ids", status=2)
     assert "has an empty name" in run("export", store, out, "-s", "S0001,", status=2).stderr
-    for names in ("S0001,S0001", "S0001,^S0002"):
-        assert "name" in fails("export", store, out, "-s", names, status=2)
+    for names, words in (("S0001,S0001", "twice"), ("S0001,^S0002", "write ^ once, before the first sample")):
+        assert words in fails("export", store, out, "-s", names, status=2)
     assert "empty name" in fails("export", store, out, "-s", "", status=2)
     assert "empty name" in fails("export", store, f"{out}.vcf", "-r", "", status=2)
     assert "cannot be read" in fails("export", store, out, "-S", tmp_path / "ids", status=2)

@@ -364,6 +364,8 @@ class Execution:
         The number of plans whose writes are visible before the commit; 0 unless `Transaction.shows_steps`.
     transaction
         The transaction of the writes; None before they begin.
+    replacement
+        The last first step that has a transaction of its own: its index in `steps`, and that transaction.
     store, current
         The store, and the plan being checked or written.
     runs, steps
@@ -377,6 +379,7 @@ class Execution:
     journal: Journal
     visible: int = 0
     transaction: Transaction | None = None
+    replacement: tuple[int, Transaction] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.plans)
@@ -417,7 +420,12 @@ class Execution:
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
         if is_done is None:
             return Aborted(self.current.operation, UNKNOWN, LOOK)
-        return Aborted(self.current.operation, DONE) if is_done else _if_aborted(self.current, self.visible)
+        current = self.current
+        if self.replacement is not None and self.replacement[1].is_done:
+            step, *rest = self.steps[self.replacement[0] :]
+            is_done = is_done or all(other.plan.is_empty for other in rest)
+            current = self.plans[step.plan_index] if current is step.plan else current
+        return Aborted(current.operation, DONE) if is_done else _if_aborted(current, self.visible)
 
     def checks(self) -> Stages:
         """
@@ -508,6 +516,7 @@ class Execution:
             yield from self._write(step.plan, number, step.run, transaction)
             return
         with step.plan.store.first_step(transaction, self.before_commit) as own:
+            self.replacement = None if own is transaction else (number, own)
             yield from self._write(step.plan.from_store(own.view()) if number else step.plan, number, step.run, own)
 
     def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
