@@ -50,11 +50,11 @@ class CopyStoreToIcechunk(Edit):
 
     @property
     def writes(self) -> bool:
-        """False: the repository is opened or created by `open`."""
+        """Always False: the repository is opened or created by `open`."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no existing store to lock."""
+        """Return None: the operation takes no lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the source, and open or create the repository."""

@@ -66,7 +66,7 @@ class Gc(Operation):
 
     @property
     def writes(self) -> bool:
-        """True: objects of the store are deleted."""
+        """Always True: objects of the store are deleted."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":

@@ -46,11 +46,11 @@ class Init(Edit):
 
     @property
     def writes(self) -> bool:
-        """False: no existing store is written."""
+        """Always False: no existing store is written."""
         return False
 
     def store_to_lock(self, options: "Options") -> None:
-        """None: there is no existing store to lock."""
+        """Return None: the operation takes no lock."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the batch, and the destination, which must not exist."""

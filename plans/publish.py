@@ -64,12 +64,12 @@ class Publish(Operation):
 
     @property
     def writes(self) -> bool:
-        """True: main is moved."""
+        """Always True: main is moved."""
         return True
 
     @property
     def completes(self) -> bool:
-        """True: publishing again completes an interrupted run."""
+        """Always True: publishing again completes an interrupted run."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Published":

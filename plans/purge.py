@@ -65,7 +65,7 @@ class Purge(Operation):
 
     @property
     def writes(self) -> bool:
-        """True: the history of the store is deleted."""
+        """Always True: the history of the store is deleted."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged | Foreseen":

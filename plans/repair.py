@@ -46,12 +46,12 @@ class Repair(Operation):
 
     @property
     def writes(self) -> bool:
-        """True: the store is written."""
+        """Always True: the store is written."""
         return True
 
     @property
     def completes(self) -> bool:
-        """True: interrupted operations are completed."""
+        """Always True: interrupted operations are completed."""
         return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Repaired":

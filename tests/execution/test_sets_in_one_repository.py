@@ -204,6 +204,7 @@ def test_history_is_shared_by_all_groups(folder: Path) -> None:
     assert vczstore.repair(STORE, dry_run=True).errors == []
     result: Any = vczstore.gc(STORE, dry_run=True)
     assert (len(result.parts), result.notes) == (1, ["once, since it concerns all groups of the repository"])
+    assert result.as_dict()["notes"] == result.notes
     assert_holds(repository_of(Path("all.icechunk")), REMOVED)
     vczstore.remove(STORE, "S0002", purge=True)
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0002"]).erased for part in PARTS] == [True, True]

@@ -295,7 +295,7 @@ def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
     return vcf.write_vcf(folder / f"{number}.vcf.gz", "\n".join(lines) + "\n")
 
 
-def judged(text: str, fields: slice = slice(0, 5)) -> list[tuple[str, ...]]:
+def judged(text: str) -> list[tuple[str, ...]]:
     """Return contig, position, REF and sorted ALTs of the records, in a canonical order."""
     rows = [line.split("\t") for line in vcf.records(text)[1:]]
     contigs = list(dict.fromkeys(row[0] for row in rows))

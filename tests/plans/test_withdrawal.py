@@ -158,7 +158,7 @@ def test_a_removed_sample_can_be_read_until_the_purge(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_tag_or_branch_that_keeps_old_snapshots_is_refused_or_deleted(local: Path) -> None:
+def test_a_tag_or_branch_that_keeps_old_snapshots_is_refused_or_deleted(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
     repository = local.repository

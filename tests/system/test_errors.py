@@ -519,10 +519,6 @@ def _array(path: Path) -> None:
     zarr.create_array(path, shape=(3,), dtype="i4")
 
 
-def _below_a_file(path: Path) -> None:
-    path.parent.write_text("not a folder\n")
-
-
 PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no such path": (_nothing, "no such file"),
     "text file": (_text, "no Zarr group"),

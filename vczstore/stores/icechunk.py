@@ -386,7 +386,7 @@ class NewIcechunkStore(IcechunkStore):
 
     @property
     def pickles(self) -> bool:
-        """True: the repository that will be created is not in memory."""
+        """Always True: the repository that will be created is not in memory."""
         return True
 
     def require_free(self) -> None:

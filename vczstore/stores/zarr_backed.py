@@ -68,7 +68,7 @@ class NoHistory:
         self.require("branch")
 
     def changed_chunks(self, since: str, until: str) -> None:
-        """None: unknown."""
+        """Always None: unknown."""
 
     def reachable(self) -> list[str]:
         return []
@@ -109,7 +109,7 @@ class NoHistory:
         self.require("publish")
 
     def shows(self, snapshot: str, branch: str) -> bool:
-        """False: there are no snapshots."""
+        """Always False: there are no snapshots."""
         return False
 
     def staged(self) -> list[str]:
@@ -155,7 +155,7 @@ class ZarrBacked:
 
     @property
     def head(self) -> str | None:
-        """None: plain Zarr has no snapshots."""
+        """Always None: plain Zarr has no snapshots."""
         return None
 
     @property
@@ -164,11 +164,11 @@ class ZarrBacked:
 
     @property
     def branch(self) -> None:
-        """None: there are no branches."""
+        """Always None: there are no branches."""
 
     @property
     def why_consistent(self) -> str | None:
-        """None: an interrupted operation may leave something to repair."""
+        """Always None: an interrupted operation may leave something to repair."""
         return None
 
     def open(self, at: str | None = None) -> Vcz:
