@@ -978,7 +978,7 @@ import os, sys
 def wait(event, args):
     if event == "open" and args[0] == os.environ["SLOW_FILE"]:
         gate = os.open(os.environ["SLOW_GATE"], os.O_RDONLY)  # returns when the writer opens the pipe
-        os.read(gate, 1)  # returns when the writer closes it
+        os.read(gate, 1)  # returns when the writer writes or closes it
         os.close(gate)
 
 sys.addaudithook(wait)
@@ -999,6 +999,9 @@ sys.addaudithook(wait)
             pipe = os.open(self.gate, os.O_WRONLY)  # returns when a reader opens it
             self.reading.set()
             self.released.wait(self.seconds)
+            # a byte, since a reader may miss that the pipe was closed if it is opened again at once
+            with suppress(BrokenPipeError):  # the reader has exited
+                os.write(pipe, b"x")
             os.close(pipe)
 
     def release(self) -> None:
