@@ -275,8 +275,8 @@ def _sites(
     return [
         SourceSites(
             {name: vcz.arrays[name] for name in names if name in vcz.arrays},
-            # contigs without a rank have no variants
-            np.array([ranks.get(contig, 0) for contig in vcz.table("contig_id").tolist()], dtype="i8"),
+            # contigs without a rank have no variants, but may have blocks
+            np.array([ranks.get(c, len(ranks) + i) for i, c in enumerate(vcz.table("contig_id").tolist())], dtype="i8"),
             is_gvcf,
         )
         for vcz, is_gvcf in zip(vczs, are_gvcfs, strict=True)

@@ -117,6 +117,7 @@ class Record(NamedTuple):
     alleles: tuple[str, ...]
     end: int
     calls: tuple[Call, ...]
+    contig: str = "1"
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -144,8 +145,9 @@ def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
 
 
 def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: bool = False) -> dict[str, np.ndarray]:
-    """The arrays of a gVCF on one contig; ends are given by END, and if `by_length` also by LEN."""
+    """The arrays of a gVCF, contigs in the order of the records. Ends are in END, and if `by_length` also in LEN."""
     v, n = len(records), len(samples)
+    contigs = list(dict.fromkeys(r.contig for r in records)) or ["1"]
     width = max((len(r.alleles) for r in records), default=2)
 
     def padded(length: int, values: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
@@ -160,8 +162,8 @@ def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: b
         alleles[i, : len(r.alleles)] = r.alleles
     result = {
         "sample_id": np.array(list(samples), dtype=object),
-        "contig_id": np.array(["1"], dtype=object),
-        "variant_contig": np.zeros(v, "i1"),
+        "contig_id": np.array(contigs, dtype=object),
+        "variant_contig": np.array([contigs.index(r.contig) for r in records], "i1"),
         "variant_position": np.array([r.position for r in records], "i4"),
         "variant_allele": alleles,
         "variant_END": np.array([r.end if r.is_block else -1 for r in records], "i4"),
@@ -199,10 +201,17 @@ def some_calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: 
 
 @st.composite
 def some_records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[Record]:
-    """A strategy for the records of a gVCF on one contig."""
+    """A strategy for the records of a gVCF: variants on some contigs, and blocks alone on others, in any order."""
+    contigs = draw(st.permutations(["1", "2", "Y"]))[: draw(st.integers(1, 3))]
+    return [record for contig in contigs for record in draw(_on_contig(contig, n_samples, with_length=with_length))]
+
+
+@st.composite
+def _on_contig(draw: st.DrawFn, contig: str, n_samples: int, *, with_length: bool) -> list[Record]:
     records: list[Record] = []
+    only_blocks = contig == "Y"
     for position in sorted(draw(st.lists(st.integers(1, LENGTH - 3), max_size=9))):
-        is_block = draw(st.booleans()) or any(r.position == position and not r.is_block for r in records)
+        is_block = draw(st.booleans()) or only_blocks or any(r.position == position and not r.is_block for r in records)
         ref = REFERENCE[position - 1 : position - 1 + (1 if is_block else draw(st.sampled_from([1, 1, 3])))]
         bases = [b for b in "ACGT" if b != ref[0]]
         alts = () if is_block else tuple(draw(st.permutations(bases))[: draw(st.integers(1, 2))])
@@ -211,7 +220,7 @@ def some_records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[
             alleles = (ref, "<NON_REF>", *alts)
         end = position + draw(st.sampled_from([0, 1, 7, 40])) if is_block else position + len(ref) - 1
         call = some_calls(len(alleles), is_block=is_block, with_length=with_length)
-        records.append(Record(position, alleles, end, tuple(draw(call) for _ in range(n_samples))))
+        records.append(Record(position, alleles, end, tuple(draw(call) for _ in range(n_samples)), contig))
     return records
 
 
@@ -268,16 +277,19 @@ def _remapped(record: Record, call: Call, alleles: Sequence[str], *, at_other_po
 def matches(store: dict[str, np.ndarray], records: Sequence[Record]) -> list[Record | None]:
     """For each variant of a store, the matching record or None. Every variant record must match one variant."""
     sites = [
-        (int(p), alleles[0], {a for a in alleles[1:] if a})
-        for p, alleles in zip(store["variant_position"], store["variant_allele"].tolist(), strict=True)
+        (store["contig_id"][c], int(p), alleles[0], {a for a in alleles[1:] if a})
+        for c, p, alleles in zip(
+            store["variant_contig"], store["variant_position"], store["variant_allele"].tolist(), strict=True
+        )
     ]
     result: list[Record | None] = [None] * len(sites)
     for record in records:
         if record.is_block:
             continue
         ref, *alts = record.seen
-        candidates = [i for i, (p, r, a) in enumerate(sites) if (p, r) == (record.position, ref) and set(alts) <= a]
-        exact = [i for i in candidates if sites[i][2] == set(alts)]
+        own = (record.contig, record.position, ref)
+        candidates = [i for i, (*site, a) in enumerate(sites) if tuple(site) == own and set(alts) <= a]
+        exact = [i for i in candidates if sites[i][-1] == set(alts)]
         (i,) = exact or candidates
         result[i] = record
     return result

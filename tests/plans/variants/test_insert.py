@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
+from plans.variants import find_insertion
 from tests.support import cohort, gvcf, sites, vcf
 from tests.support.command_line import fails, run
 from tests.support.killed import killed
@@ -27,6 +28,7 @@ from tests.support.sites import POOL, Site
 from tests.support.small_stores import unchanged
 from tests.support.ways import Way
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError
+from vczstore.vcz.model import Vcz
 
 INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
 KEEP = {**INSERT, "on_ref_mismatch": "keep"}
@@ -357,6 +359,24 @@ def test_reference_blocks_of_appended_samples(tmp_path: Path, kind: str) -> None
     ]
     assert [fields[9] for fields in ours if fields[1] == "1100"] == [f[9] for f in model if f[1] == "1100"]
     assert {fields[9].split(":")[0] for fields in ours if fields[1] in ("1050", "1201")} == {"./."}
+
+
+def test_contigs_with_blocks_alone_are_sorted_after_the_contigs_of_the_store(tmp_path: Path) -> None:
+    """Sorted among the variants of another contig, such blocks would hide variants from the search for overlaps."""
+    store, source = tmp_path / "store", tmp_path / "source"
+    for path, contigs in ((store, ["1", "2"]), (source, ["X", "2", "Y", "1"])):
+        arrays = sites.make(_sites_with(1), cohort.ids(0, 1), 1)
+        cohort.write_vcz(path, {**arrays, "contig_id": np.array(contigs, dtype=object)})
+    of_store, of_source = find_insertion._sites(
+        [Vcz.read(zarr.storage.LocalStore(path), "store") for path in (store, source)],
+        ["1", "2"],
+        np.array([1, 0]),
+        [True, True],
+    )
+    assert of_store.contigs.tolist() == [1, 0]
+    x, two, y, one = of_source.contigs.tolist()
+    assert (two, one) == (0, 1)
+    assert len({x, y, 0, 1}) == 4
 
 
 # ---- rewritten chunks -----------------------------------------------------------------------
