@@ -232,7 +232,8 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
         attributes["source"] = programs[0]
     if all(vcf_headers.LINES in s.attributes for s in sources):
         first, *others = [vcf_headers.without_samples(s.attributes)[vcf_headers.LINES] for s in sources]
-        attributes[vcf_headers.LINES] = [line for line in first if all(line in lines for lines in others)]
+        common = set(map(tuple, first)).intersection(*(map(tuple, lines) for lines in others))
+        attributes[vcf_headers.LINES] = [line for line in first if tuple(line) in common]
     return attributes
 
 

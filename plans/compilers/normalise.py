@@ -40,6 +40,8 @@ CARRIED = (
     "filter_id",
     "filter_description",
     "region_index",
+    "variant_END",
+    "variant_SVLEN",
     "variant_allele",
     "variant_contig",
     "variant_filter",
@@ -49,7 +51,10 @@ CARRIED = (
     "variant_position",
     "variant_quality",
 )
-"""Arrays that are copied from the store: those that describe its variants, without INFO, which depends on samples."""
+"""
+Arrays that are copied from the store: those that describe its variants. INFO depends on samples, except END and SVLEN,
+which are part of the identity of symbolic ALTs.
+"""
 
 
 TABLES = ("contigs", "contig_lengths", "filters")

@@ -245,11 +245,16 @@ def rows_between(segments: np.ndarray, edges: np.ndarray) -> np.ndarray:
     begin = np.searchsorted(last, edges[:-1])
     end = np.searchsorted(first, edges[1:])
     jumps = np.flatnonzero(stop[:-1] != start[1:]) + 1  # contigs in another order than the union's
-    pieces = []
-    for i, (a, b) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
-        cuts = [a, *jumps[np.searchsorted(jumps, a, side="right") : np.searchsorted(jumps, b)].tolist(), b]
-        pieces += [(i, start[p], stop[q - 1]) for p, q in pairwise(cuts) if p < q]
-    return np.array(pieces, dtype="i8").reshape(-1, 3)
+    after_begin, before_end = np.searchsorted(jumps, begin, side="right"), np.searchsorted(jumps, end)
+    overlapping = np.flatnonzero(begin < end)
+    has_jumps = before_end[overlapping] > after_begin[overlapping]
+    i = overlapping[~has_jumps]
+    pieces = [np.stack([i, start[begin[i]], stop[end[i] - 1]], axis=1)]
+    for i in overlapping[has_jumps].tolist():
+        cuts = [begin[i], *jumps[after_begin[i] : before_end[i]], end[i]]
+        pieces.append(np.array([(i, start[p], stop[q - 1]) for p, q in pairwise(cuts) if p < q]))
+    rows = np.concatenate(pieces)
+    return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -314,12 +319,13 @@ class Union:
         lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
         chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
         room = min(max(2 * chunks, min(TASK_BYTES, total // n_ranges)), limit)
+        n_edges = len(np.unique(np.concatenate([s[:, 0] for s in segments]))) + 1
         while True:
             edges = cut_genome(segments, row_bytes, room)
             union = cls(sites, edges, [rows_between(s, edges) for s in segments])
             if union.merge_mem <= limit:
                 return union
-            if room < min(row_bytes):
+            if len(edges) >= n_edges or room < min(row_bytes):  # it cannot be cut further
                 if union.merge_mem + write_mem > free:
                     needed = memory.reserved + SLACK + union.merge_mem + write_mem
                     raise MemoryLimitError(memory_message(operation, needed, memory.allowed))
@@ -414,10 +420,13 @@ class Union:
                 is_present.append(np.zeros(n, dtype=bool))
                 continue
             values = self.sites[piece.source].read(name, piece.rows)[piece.kept]
-            is_present.append(~same(values, missing_value(name, array)))
+            # texts are read as strings, also from arrays of bytes
+            missing = STR_MISSING if array.dtype.kind in TEXT else missing_value(name, array)
+            is_present.append(~same(values, missing))
             theirs.append(values.astype(dtype))
         which, at = merged.first_where(np.concatenate([np.zeros(0, dtype=bool), *is_present]))
-        result = np.full(len(merged.first), missing_value(name, like), dtype=dtype)
+        missing = STR_MISSING if like.dtype.kind in TEXT else missing_value(name, like)
+        result = np.full(len(merged.first), missing, dtype=dtype)
         result[which] = np.concatenate([np.zeros(0, dtype=dtype), *theirs])[at]
         return result
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
+from plans.core.memory import Memory
 from plans.variants import union_of_sources
 from plans.variants.region_index import region_index
 from plans.variants.union_sites import (
@@ -585,6 +586,19 @@ def test_attributes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("dtype", ["S1", "U1"])
+def test_a_missing_text_in_the_first_source_is_taken_from_another(tmp_path: Path, dtype: str) -> None:
+    sources = [SIMPLE.write(tmp_path / name) for name in "ab"]
+    for path, texts in zip(sources, ([".", "y", ".", "."], ["x", "z", ".", "."]), strict=True):
+        array = zarr.open_group(path).create_array(
+            "variant_WHO", shape=4, chunks=3, dtype=dtype, dimension_names=["variants"]
+        )
+        array[:] = np.array(texts, dtype=dtype)
+    vczstore.create(tmp_path / "out", *sources, info=["WHO"])
+    assert read(tmp_path / "out")["variant_WHO"].tolist() == ["x", "y", ".", "."]
+
+
 def test_memory(source: Path, tmp_path: Path) -> None:
     """Too little memory is refused before anything is written; the amount in the message is sufficient."""
     many = [Record("1", i, (*ALLELES, *["T" * n for n in range(2, 20)])) for i in range(1, 500)]
@@ -618,6 +632,49 @@ def test_ranges_fit_into_memory() -> None:
     alone = [np.searchsorted(whole, b) - np.searchsorted(whole, a) == 1 for a, b in pairwise(edges)]
     assert ((sizes <= 400) | alone).all()
     assert 5 < len(sizes) < 60
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_rows_that_may_lie_in_a_range(order: list[int]) -> None:
+    """Contigs in any order in the source; every row is in a piece of the range that it belongs to."""
+    rng = np.random.default_rng(2)
+    contigs = [np.sort(rng.integers(0, 1000, 60)) + 1000 * contig for contig in order]
+    places = np.concatenate(contigs)
+    starts = [60 * i + start for i in range(3) for start in range(0, 60, 7)]
+    stops = [*starts[1:], 180]
+    segments = np.array([(places[a], places[b - 1], a, b) for a, b in zip(starts, stops, strict=True)])
+    segments = segments[np.argsort(segments[:, 0])]
+    edges = np.array([0, 5, 300, 320, 900, 1500, 1501, 2400, 9000])
+    pieces = union_of_sources.rows_between(segments, edges)
+    assert (np.diff(pieces[:, 0]) >= 0).all()
+    for number, (low, high) in enumerate(pairwise(edges)):
+        rows = np.concatenate([np.arange(a, b) for i, a, b in pieces if i == number] or [np.arange(0)])
+        assert len(rows) == len(set(rows.tolist()))
+        assert set(np.flatnonzero((low <= places) & (places < high)).tolist()) <= set(rows.tolist())
+
+
+def test_many_overlapping_sources_that_exceed_memory_are_an_error_after_few_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = {"variant_position": (1000,), "variant_allele": (1000, 2)}
+    sites = union_of_sources.SourceSites(
+        {
+            name: zarr.create_array({}, shape=shape, chunks=(10, *shape[1:]), dtype="i8")
+            for name, shape in shapes.items()
+        },
+        np.zeros(1, "i8"),
+    )
+    starts = np.arange(0, 1000, 10)
+    segments = np.stack([starts, starts + 9, starts, starts + 10], axis=1)
+    rooms = []
+    cut_genome = union_of_sources.cut_genome
+    monkeypatch.setattr(
+        union_of_sources, "cut_genome", lambda *arguments: (rooms.append(arguments[-1]), cut_genome(*arguments))[1]
+    )
+    memory = Memory(allowed=300_000_000, reserved=0)
+    with pytest.raises(MemoryLimitError, match=r"^create: .* --allowed-mem"):
+        union_of_sources.Union.of([sites] * 2000, [segments] * 2000, 290_000_000, memory)
+    assert 1 <= len(rooms) <= 8
 
 
 # ---- interrupted runs -----------------------------------------------------------------------

@@ -223,3 +223,21 @@ def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) ->
     assert contents["region_index"][0].tolist()[1:4] == [0, 100, 900000]
     assert contents["region_index"][0, 4] == 2**31 - 1  # no query reaches further
     assert vczstore.verify(tmp_path / "store.vcz").errors == []
+
+
+@pytest.mark.slow
+def test_a_normalised_batch_is_appended_as_the_batch_is(tmp_path: Path) -> None:
+    """END and SVLEN, which identify symbolic ALTs, are copied with the store's other values of variants."""
+    insertion = "300 N <INS> SVLEN=300;END=300 0/1"
+    for name, deletion in (("A1", "100 N <DEL> END=600 0/1"), ("B1", "100 N <DEL> END=600 1/1")):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, deletion, insertion, REST))
+        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 3, 2, 2)
+    for kept in ("variant_length", "variant_END"):
+        store, out = shutil.copytree(tmp_path / "A1.vcz", tmp_path / kept), tmp_path / f"{kept}.normalised"
+        if kept != "variant_length":
+            shutil.rmtree(store / "variant_length")
+        direct = shutil.copytree(store, tmp_path / f"{kept}.direct")
+        vczstore.normalise(store, tmp_path / "B1.vcz", out)
+        vczstore.append(store, out)
+        vczstore.append(direct, tmp_path / "B1.vcz", harmonise=True)
+        assert view(store) == view(direct)
