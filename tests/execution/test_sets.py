@@ -144,6 +144,17 @@ def test_the_error_of_a_killed_worker_names_the_set(folder: Path) -> None:
     assert holds({part: before(part) for part in PARTS})
 
 
+def test_locks_are_taken_in_one_order(folder: Path) -> None:
+    """Two jobs that name the parts in opposite orders, and wait for locks, cannot wait for one another."""
+    make(folder, "format3")
+    with ExitStack() as stack:
+        for part in PARTS:
+            stack.enter_context(open_store(f"set/{part}").exclusive_lock())
+        for parts in (PARTS, PARTS[::-1]):
+            with pytest.raises(BusyError, match="chr1 is busy"):
+                append(parts=parts)
+
+
 def other_order(part: Path) -> None:
     samples = read(part)["sample_id"].tolist()
     shutil.rmtree(part)

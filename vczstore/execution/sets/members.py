@@ -328,7 +328,8 @@ class StoreSet:
         """
         with ExitStack() as stack:
             locks = dict[str, HeldLock]()
-            for name, store in stores.items():
+            # in the same order for all, whatever the order of parts: jobs that wait would wait for one another
+            for name, store in sorted(stores.items(), key=lambda item: item[1].place):
                 if self.held:
                     locks[name] = self.held[name]
                     continue
