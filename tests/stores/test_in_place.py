@@ -26,6 +26,9 @@ from tests.support.refusals import complain
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
 from vczstore.stores import filesystem, folder_swap, leftovers
+from vczstore.stores.edits import SetAttribute
+from vczstore.stores.folder_swap import LinkAllBut
+from vczstore.stores.resolve import open_store
 from vczstore.stores.withdrawal_key import SUFFIX
 
 LOCK = ".store.vcz.vczstore-job.lock"
@@ -420,6 +423,21 @@ def test_ambiguous_leftovers_are_left_alone(tmp_path: Path) -> None:
             words = (f"^{call.__name__}: ", str(journal), "delete", "again" if "folder" in text else "")
             complain(StorageError, words, lambda call=call: call(store))
         assert cohort.digest(tmp_path) == before
+
+
+def test_all_steps_of_a_transaction_build_one_new_store(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    replaced = open_store(store).in_place()
+    transaction = replaced.transaction(replaced.open().state)
+    with transaction.step((LinkAllBut(store, frozenset()),), ()):
+        pass
+    with transaction.step((), (SetAttribute("note", "second step", 3),)):
+        pass
+    transaction.commit("", {})
+    leftovers.settle(store)
+    assert zarr.open_group(store, mode="r").attrs["note"] == "second step"
+    cohort.assert_same(read(store), BEFORE)
+    assert beside(store) == set()
 
 
 def test_a_folder_is_deleted_by_several_threads(tmp_path: Path) -> None:

@@ -277,7 +277,8 @@ class Replacement:
         if not (preparations or edits):
             yield self.store.zarr_store
             return
-        self.new = self._begin()
+        if self.new is None:
+            self.new = self._begin()
         target = RegularLocalStore(self.new)
         for edit in preparations:
             edit.apply(target)
