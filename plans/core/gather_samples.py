@@ -434,11 +434,12 @@ class PutSamples:
         """Select the samples of each part with zarr-python, chunk by chunk of the target."""
         target = arrays.planned(self.target, store=store)
         every = replace(self._every, block=(1,) * target.ndim)
+        joined = Joined(self._all_parts(store), every, target.dtype)
         for index in np.ndindex(*every.grid):
             ((_, region),) = every.regions(index)
             values = np.empty([s.stop - s.start for s in region], dtype=target.dtype)
             before, after = region[: self.axis], region[self.axis + 1 :]
-            for part in self._all_parts(store):
+            for part in joined.share(index).parts:
                 of, to = part.within(region[self.axis])
                 if len(of):
                     here = (*[slice(None)] * self.axis, to - region[self.axis].start)

@@ -16,6 +16,7 @@ from plans.compilers.append import compile_append
 from plans.compilers.update import compile_update, split_known
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
+from plans.core.memory import Memory
 from plans.core.model import Plan
 from tests.support import cohort
 from tests.support.covering import in_pairs, in_turn
@@ -230,6 +231,26 @@ def test_a_contiguous_part_is_sent_as_slices(tmp_path: Path) -> None:
     backwards = Part.make(array, np.arange(3)[::-1], np.arange(3))
     assert isinstance(backwards.of, np.ndarray)
     assert [positions.tolist() for positions in backwards.within(slice(1, 3))] == [[1, 0], [1, 2]]
+
+
+def test_zarr_python_visits_a_part_only_for_its_own_columns() -> None:
+    """Each visit compares all samples of a part, so that visits of all parts for all columns would be quadratic."""
+    visits = []
+
+    class Counted(Part):
+        def within(self, there: slice) -> tuple[np.ndarray, np.ndarray]:
+            visits.append(there)
+            return super().within(there)
+
+    axes, values = ("variants", "samples"), np.arange(240, dtype="i2").reshape(4, 60)
+    target = zarr.create_array({}, name="call_DP", shape=(4, 60), chunks=(2, 3), dtype="i2", dimension_names=axes)
+    parts = []
+    for first in range(0, 60, 3):
+        batch = zarr.create_array({}, data=values[:, first : first + 3], chunks=(2, 3), dimension_names=axes)
+        parts.append(Counted(batch, slice(0, 3), slice(first, first + 3)))
+    PutSamples.of("update", target, target, parts, Memory()).by_zarr(target.store)
+    np.testing.assert_array_equal(target[...], values)
+    assert len(visits) == 2 * 20
 
 
 # ---- refusals -------------------------------------------------------------------------------
