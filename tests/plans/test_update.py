@@ -16,7 +16,6 @@ from plans.compilers.append import compile_append
 from plans.compilers.update import compile_update, split_known
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.memory import Memory
 from plans.core.model import Plan
 from tests.support import cohort
 from tests.support.covering import in_pairs, in_turn
