@@ -193,12 +193,15 @@ class SourceField:
             inside = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, result.shape, strict=True))
             result[inside] = _cast(values, result.dtype)[inside]
             return result
-        for i in range(len(values)):  # few variants are inserted
-            width, n = result.shape[-1], int(matches.n_alleles[i])
-            own = _lengthened(_cast(values[i : i + 1, np.newaxis], result.dtype), width, self.field.fill)
-            numbers = matches.alleles[i, :n].tolist()
-            unseen = -1 if matches.unseen is None else int(matches.unseen[i])
-            result[i] = self.field.put_in_order(own, n, int(n_alleles[i]), numbers, width, None, unseen)[0, 0]
+        width = result.shape[-1]
+        own = _lengthened(_cast(values[:, np.newaxis], result.dtype), width, self.field.fill)
+        unseen = np.full(len(own), -1) if matches.unseen is None else matches.unseen
+        numbers = np.where(np.arange(matches.alleles.shape[1]) < matches.n_alleles[:, None], matches.alleles, -1)
+        patterns = np.column_stack([matches.n_alleles, n_alleles, unseen, numbers])
+        unique, which = np.unique(patterns, axis=0, return_inverse=True)
+        for i, (n, m, index, *row) in enumerate(unique.tolist()):
+            rows = np.flatnonzero(which.ravel() == i)
+            result[rows] = self.field.put_in_order(own[rows], n, m, row[:n], width, None, index)[:, 0]
         return result
 
 
