@@ -254,6 +254,8 @@ class FindBlocks:
         rows = unit_rows(self.vcz)
         read = [a for n, a in self.vcz.arrays.items() if n in (CONTIG, ALLELE, POSITION, LENGTH, END, LEN)]
         mem = 3 * sum(arrays.decode_mem(a, 2) for a in read)
+        if LEN in self.vcz.arrays:  # read for all samples, and converted to int64
+            mem += 3 * min(rows, self.vcz.n_variants) * self.vcz.arrays[LEN].shape[1] * 8
         return [scan_tasks.ScanReader(look, self.vcz.n_variants, rows, tag, mem)]
 
     def joined(self, found: Sequence[Any]) -> np.ndarray:
