@@ -311,12 +311,46 @@ def _place(array: AnyArray, at: list[int]) -> list[tuple[int, int, int]]:
     return [(n, int(cut.start(n)), int(cut.encoded(n))) for cut, n in zip(cuts, numbers, strict=True)]
 
 
-def _read(array: AnyArray, rows: np.ndarray, samples: np.ndarray | None) -> np.ndarray:
+def n_differing_samples(name: str, ours: AnyArray, theirs: AnyArray, here: np.ndarray, there: np.ndarray) -> int:
+    """
+    Count the samples that differ in a field without a variants axis, reading the samples of one chunk at a time.
+
+    Parameters
+    ----------
+    name, ours, theirs
+        Name of the field, and its array in either VCZ.
+    here, there
+        Positions of the common samples in `ours` and `theirs`.
+    """
+    n_differing, step = 0, arrays.outer_chunks(ours)[0]
+    trailing = [
+        [slice(i, i + max(chunks)) for i in range(0, max(lengths), max(chunks))]
+        for lengths, chunks in zip(
+            zip(ours.shape[1:], theirs.shape[1:], strict=True),
+            zip(arrays.outer_chunks(ours)[1:], arrays.outer_chunks(theirs)[1:], strict=True),
+            strict=True,
+        )
+    ]
+    for first in range(0, len(here), step):
+        batch = slice(first, first + step)
+        differs = np.zeros(len(here[batch]), dtype=bool)
+        for region in product(*trailing):
+            differs |= differing(
+                name, ours, _read(ours, here[batch], None, region), theirs, _read(theirs, there[batch], None, region), 1
+            )
+        n_differing += int(differs.sum())
+    return n_differing
+
+
+def _read(
+    array: AnyArray, rows: np.ndarray, samples: np.ndarray | None, trailing: tuple[slice, ...] | None = None
+) -> np.ndarray:
     """Read the bounding region of some variants and samples, and select their values from it."""
     chosen = [rows] if samples is None else [rows, samples]
     first = [int(indices.min()) for indices in chosen]
     region = [slice(start, int(indices.max()) + 1) for start, indices in zip(first, chosen, strict=True)]
-    values = arrays.read_normalised(array, (*region, *[slice(None)] * (array.ndim - len(chosen))))
+    others = (slice(None),) * (array.ndim - len(chosen)) if trailing is None else trailing
+    values = arrays.read_normalised(array, (*region, *others))
     for axis, (start, indices) in enumerate(zip(first, chosen, strict=True)):
         if len(indices) < values.shape[axis] or (np.diff(indices) != 1).any():
             values = np.take(values, indices - start, axis=axis)

@@ -13,8 +13,8 @@ from plans.maintenance.compare_values import (
     CompareColumn,
     CountCommon,
     comparable,
-    differing,
     is_by_allele,
+    n_differing_samples,
     phased_of,
     same_values,
 )
@@ -278,8 +278,7 @@ def _counts(
         changed[scan.name] += sum(items)
     for name, (ours, theirs) in fit.items():
         if VARIANTS not in dimensions(ours) and len(samples.here):
-            here, there = (arrays.read_normalised(array, (slice(None),) * array.ndim) for array in (ours, theirs))
-            changed[name] = int(differing(name, ours, here[samples.here], theirs, there[samples.there], 1).sum())
+            changed[name] = n_differing_samples(name, ours, theirs, samples.here, samples.there)
     return (matched, realigned), changed
 
 
