@@ -57,6 +57,12 @@ def test_flags_are_keyword_only(name: str) -> None:
     assert not [p.name for p in by_position if p.default is True or p.default is False]
 
 
+def test_operations_that_may_name_samples() -> None:
+    """Digests of their options, in names of files, are slow to compute, so that IDs cannot be guessed by trial."""
+    naming = {name for name in NAMES if object.__new__(operations.find(name)).names_samples}
+    assert naming == {"export", "remove", "rename-samples", "verify-removal"}
+
+
 @pytest.mark.slow
 def test_a_notebook_shows_plans_and_results(small: Small, tmp_path: Path) -> None:
     store, batch = small[0].rename(tmp_path / "<b>.vcz"), small[1]

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
-from plans.core.ledger import slow_digest
+from plans.core.ledger import quick_digest, slow_digest
 from plans.core.model import Compiling, Plan, Survey
 from vczstore.errors import (
     IncompatibleError,
@@ -219,7 +219,8 @@ def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Seq
         "impl": options.impl,
         "allowed_mem": options.memory.allowed,
     }
-    return Journal.in_cache(os.fspath(store), options.branch, slow_digest(identity), about)
+    digest = slow_digest if operation.names_samples else quick_digest
+    return Journal.in_cache(os.fspath(store), options.branch, digest(identity), about)
 
 
 def writes_much(plans: Sequence[Plan]) -> bool:

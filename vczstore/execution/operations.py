@@ -132,6 +132,11 @@ class Operation:
         return values
 
     @property
+    def names_samples(self) -> bool:
+        """Whether an option may name samples: it takes sample IDs, or a file."""
+        return any(declared(field).kind in ("samples", "samples-file", "file") for field in fields(self))
+
+    @property
     def changed_options(self) -> dict[str, Any]:
         """Its options that are not at their defaults, which together with its sources identify a step of a job."""
         return {f.name: value for f in options(type(self)) if (value := getattr(self, f.name)) != f.default}

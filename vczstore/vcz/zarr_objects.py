@@ -229,13 +229,14 @@ def is_lock(key: str) -> bool:
 
 def _files(root: Path) -> Iterator[tuple[str, object, object]]:
     """Yield the path, size and mtime of files below a folder, except locks, which other writers create and delete."""
-    for folder, _, files in os.walk(root):
+    top = os.fspath(root)
+    for folder, _, files in os.walk(top):
+        below = os.path.relpath(folder, top).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
         for file in files:
-            path = Path(folder, file)
-            key = path.relative_to(root).as_posix()
-            if not is_lock(key):
-                status = path.stat()
-                yield key, status.st_size, status.st_mtime_ns
+            if not is_lock(prefix + file):
+                status = os.stat(os.path.join(folder, file))
+                yield prefix + file, status.st_size, status.st_mtime_ns
 
 
 def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
