@@ -168,6 +168,28 @@ def test_a_journal_has_no_values_of_sample_fields(place: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
+def test_large_fields_of_samples_are_written_by_tasks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept reference blocks have no variants, but as many rows as gVCFs: only what may hold IDs is held back."""
+    monkeypatch.setitem(cohort.DIMENSIONS, "sample_blocks", ("samples", "blocks", "fields"))
+    monkeypatch.setitem(cohort.DIMENSIONS, "sample_aliases", ("samples", "aliases"))
+    blocks = np.arange(40 * 50 * 2, dtype="i4").reshape(40, 50, 2)
+    added = {"sample_blocks": blocks, "sample_aliases": np.full((40, 2), "alias")}
+
+    def n_tasks(*names: str) -> int:
+        totals: dict[str, int] = {}
+        store, batch = (place / "-".join((of, *names)) for of in ("with", "batch"))
+        shutil.copytree(place / "store", store)
+        cohort.write_vcz(batch, {**BATCH, **{name: added[name] for name in names}}, **LAYOUT)
+        vczstore.append(store, batch, add_fields=names, progress=lambda what, _, n: totals.update({what: n}))
+        actual = cohort.read_vcz(cohort.icechunk_store(store))
+        for name in names:
+            np.testing.assert_array_equal(actual[name][-40:], added[name])
+        return totals["writing"]
+
+    assert n_tasks("sample_aliases") == n_tasks() < n_tasks("sample_blocks") == n_tasks(*added)
+
+
+@pytest.mark.slow
 def test_stale_or_unwanted_journals_are_not_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail("append", "store", "batch.vcz", no_resume=True)
     assert journals(place) == []

@@ -13,7 +13,7 @@ user's cache folder. The file consists of:
 The file is replaced atomically, at intervals of at least `REST` times the duration of a save. It holds no code and no
 credentials. But a session inlines chunks of up to 512 bytes: calls, and, in a ``work-dir``, **sample IDs**. So the file
 is readable by its user only, and deleted after the commit. A journal in the cache folder is private: sample IDs, and
-other arrays with samples but no variants, are written after it was last saved.
+other arrays with one value per sample, or with texts and no variants, are written after it was last saved.
 The content of a journal gets committed, so it is trusted only if no other user can have written it.
 """
 
@@ -62,7 +62,7 @@ class Journal:
     about
         JSON-serialisable values that must match for another run to resume.
     private
-        Whether it must not hold arrays with samples but no variants, such as sample IDs.
+        Whether it must not hold arrays with names of samples, such as `sample_id`.
 
     Attributes
     ----------

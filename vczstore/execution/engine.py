@@ -741,13 +741,13 @@ def reporting(label: str, if_aborted: Callable[[], Aborted]) -> Iterator[None]:
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
     """
-    Split a plan in two: arrays with samples but no variants, such as `sample_id`, and edits of items come second.
+    Split a plan in two: arrays that may hold names of samples, such as `sample_id`, and edits of items come second.
 
     The second part is written after a private journal was last saved, so that the journal never holds sample IDs.
     """
 
     def part(*, ids: bool) -> Plan:
-        writes = tuple(write for write in plan.writes if _has_samples_alone(plan.after, write.name) == ids)
+        writes = tuple(write for write in plan.writes if _may_hold_names(plan.after, write.name) == ids)
         return replace(
             plan,
             writes=writes,
@@ -757,11 +757,13 @@ def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
     return part(ids=False), part(ids=True)
 
 
-def _has_samples_alone(vcz: Vcz, name: str) -> bool:
-    """Whether an array has a samples dimension and no variants dimension."""
+def _may_hold_names(vcz: Vcz, name: str) -> bool:
+    """Whether an array may hold names of samples: one with a value per sample, or with no numbers and no variants."""
     array = {**vcz.arrays, **vcz.inner}.get(name)
-    names = () if array is None else dimensions(array)
-    return name == SAMPLE_ID or (SAMPLES in names and VARIANTS not in names)
+    if array is None:
+        return name == SAMPLE_ID
+    has_numbers, names = array.dtype.kind in "biufcmM", dimensions(array)
+    return names == (SAMPLES,) or (SAMPLES in names and VARIANTS not in names and not has_numbers)
 
 
 def _if_aborted(plan: Plan, visible: int = 0) -> Aborted:
