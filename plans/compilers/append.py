@@ -5,6 +5,7 @@ others, including the store's partially filled last column, are decoded, joined,
 encoded. Nothing else is read or written, so the cost depends on the batch, not on the store.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -404,9 +405,9 @@ class HasSamples:
     def look(self, rows: slice) -> str | None:
         """The name of the array if values differ in a range along its first axis; else None."""
         target, axis = self.write.target, self.write.axis
-        region = [rows if i == 0 else slice(0, n) for i, n in enumerate(target.shape)]
-        for start, stop in self._columns(rows if axis == 0 else slice(0, target.shape[axis])):
-            there = tuple(slice(start, stop) if i == axis else r for i, r in enumerate(region))
+        spans = [[rows], *(list(cut.spans()) for cut in arrays.cuts(target)[1:])]
+        spans[axis] = self._columns(rows if axis == 0 else slice(0, target.shape[axis]))
+        for there in itertools.product(*spans):
             ours = arrays.read(target, there)
             theirs = ours.copy()
             for part in self.write.parts:
@@ -415,12 +416,12 @@ class HasSamples:
                 return self.write.name
         return None
 
-    def _columns(self, within: slice) -> list[tuple[int, int]]:
+    def _columns(self, within: slice) -> list[slice]:
         """Ranges along the samples that hold appended samples, one for each chunk column."""
         cut = arrays.cuts(self.write.target)[self.write.axis]
         ends = [part.ends for part in self.write.parts]
         first, last = max(within.start, min(e[0] for e in ends)), min(within.stop, max(e[1] for e in ends) + 1)
-        return [(span.start, span.stop) for span in cut.spans(first, last)]
+        return list(cut.spans(first, last))
 
     @property
     def _rows(self) -> int:
@@ -430,7 +431,7 @@ class HasSamples:
     def _look_mem(self) -> int:
         block = arrays.outer_chunks(self.write.target)
         size = math.prod(block) * arrays.element_bytes(self.write.target)
-        putting = max(part.put_mem(self.write.axis, (1,) * len(block)) for part in self.write.parts)
+        putting = max(part.put_mem(self.write.axis, block) for part in self.write.parts)
         return 3 * size + putting + arrays.decode_mem(self.write.target, 1)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":

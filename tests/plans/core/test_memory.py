@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import zarr
 
 import vczstore
+from plans.compilers.append import HasSamples
+from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from tests.support import cohort
 from vczstore.execution.results import Result
@@ -187,3 +190,25 @@ def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
     assert result.peak_mem <= plan.projected_mem
     added = zarr.open_array(store, path="call_DP")[:, SAMPLES:]
     np.testing.assert_array_equal(added, zarr.open_array(folder / "batch.vcz", path="call_DP")[...])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_check_of_an_interrupted_append(axis: int) -> None:
+    """Arrays whose other axes have many chunks, such as kept reference blocks, are compared chunk by chunk."""
+    shape, chunks = ((20, 300_000, 2), (10, 10_000, 1)) if axis == 0 else ((10_000, 20, 60), (10_000, 10, 2))
+    values = np.random.default_rng(1).integers(0, 100, shape, dtype="i4")
+    dims = ("samples", "blocks", "fields") if axis == 0 else ("variants", "samples", "genotypes")
+    target = zarr.create_array({}, name="X", data=values, chunks=chunks, dimension_names=dims)
+    new = values[10:] if axis == 0 else values[:, 10:]
+    batch = zarr.create_array({}, name="X", data=new, chunks=chunks, dimension_names=dims)
+    for source, is_same in ((batch, True), (zarr.create_array({}, data=new + 1, chunks=chunks), False)):
+        part = Part(source, slice(0, 10), slice(10, 20))
+        check = HasSamples("store", PutSamples.of("append", target, target, [part], Memory()))
+        for reader in check.by_cubed(Memory(), 0):
+            rows = [reader.range(i).rows for i in range(len(reader.blocks[0]))]
+            tracemalloc.start()
+            found = [reader.look(r) for r in rows]
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert (not any(found)) == is_same
+            assert peak <= reader.mem
