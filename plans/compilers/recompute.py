@@ -273,10 +273,14 @@ class RecomputeFields:
         count_bytes = 8 * packed_width(allele.shape[1])
         row_bytes = max(count_bytes, math.prod(genotype.shape[1:]) * arrays.element_bytes(genotype))
         units = max(1, min(TASK_BYTES // (unit * row_bytes), math.ceil(n / unit) // MIN_TASKS))
-        result = cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
-        # computing the fields needs some copies of the counts
-        memory.fit("recompute", (1,), unit * units * count_bytes, lambda _: result._extra_mem(count_bytes))
-        return result
+
+        def of_units(units: int) -> "RecomputeFields":
+            return cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
+
+        def computing(block: tuple[int, ...]) -> int:  # the fields, from some copies of the counts
+            return of_units(*block)._extra_mem(count_bytes)
+
+        return of_units(*memory.fit("recompute", (units,), unit * count_bytes, computing, prefer=(units,)))
 
     def _extra_mem(self, count_bytes: int) -> int:
         return self.counter.mem() + 2 * self.counter.n_rows * count_bytes

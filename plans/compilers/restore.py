@@ -250,7 +250,7 @@ class RestoreChunks:
         from plans.core import scan_tasks
 
         n, size = self.encoded_chunks, max(1, arrays.chunk_bytes(self.array))
-        per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // size, math.ceil(n / MIN_TASKS)))
+        per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // size, memory.free // (2 * size), math.ceil(n / MIN_TASKS)))
         look = _RestoreTask(self, store).look
         return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 

@@ -519,10 +519,11 @@ class FitsDtype:
 
 
 def _rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, look_mem: Callable[[int], int]) -> int:
-    """Rows per task, a multiple of `chunk`: `TASK_BYTES` or a quarter of all rows, more up to `Memory.task_bytes`."""
+    """Rows per task, a multiple of `chunk`: `TASK_BYTES` or a quarter of all, or `Memory.task_bytes`, if they fit."""
     n_chunks, chunk_bytes = math.ceil(n_rows / chunk), max(1, chunk * row_bytes)
     n_balanced = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
-    return chunk * max(n_balanced, memory.n_per_task(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk)))
+    memory = replace(memory, task_bytes=max(memory.task_bytes, n_balanced * chunk_bytes))
+    return chunk * memory.n_per_task(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk))
 
 
 def _ranges(n: int, step: int) -> Iterator[slice]:

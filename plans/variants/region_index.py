@@ -26,6 +26,9 @@ FIELDS = ("variant_contig", "variant_position", "variant_length")
 
 _ROWS_PER_TASK = 2**19
 
+_ROW_BYTES = 100
+"""Memory to index one variant."""
+
 
 def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *, start: int, chunk: int) -> np.ndarray:
     """
@@ -104,8 +107,10 @@ class IndexRows:
         from plans.core import scan_tasks
 
         stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
-        per_task = math.ceil(max(stored, _ROWS_PER_TASK) / self.chunk) * self.chunk
-        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * per_task
+        decoding = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
+        room = (memory.free - decoding) // _ROW_BYTES
+        per_task = self.chunk * max(1, min(math.ceil(max(stored, _ROWS_PER_TASK) / self.chunk), room // self.chunk))
+        mem = decoding + _ROW_BYTES * min(per_task, self.rows.n)
         readers = []
         for start in range(0, self.rows.n, per_task):
             kept = slice(start, min(self.rows.n, start + per_task))

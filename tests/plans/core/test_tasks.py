@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,35 @@ from cubed.runtime.types import CubedPipeline
 
 import executors
 import vczstore
+from plans.compilers.recompute import compile_recompute
+from plans.compilers.restore import RestoreChunks
+from plans.core.cubed_backend import compile_plan
+from plans.core.memory import Memory
 from plans.core.model import Plan
+from plans.core.scan_tasks import scan
+from plans.core.select_rows import Rows
+from plans.variants.region_index import IndexRows
 from tests.support import cohort
 from tests.support.modal_client import no_token, start
 from vczstore.errors import MissingDependencyError, OptionError
 from vczstore.jobs.run import plan_job
+from vczstore.stores.resolve import open_store
 
 __all__ = ["no_token", "start"]  # fixtures
 
 VARIANTS = 200_000
 
 
-def _vcz(path: Path, first: int, n: int) -> Path:
+def _vcz(path: Path, first: int, n: int, variants: int = VARIANTS) -> Path:
     """A large VCZ without chunks of calls, because plans are compiled from metadata and sample IDs."""
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
     fields: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
         "sample_id": ("string", ("samples",), (n,)),
-        "variant_contig": ("i1", ("variants",), (VARIANTS,)),
-        "variant_position": ("i4", ("variants",), (VARIANTS,)),
-        "variant_allele": ("string", ("variants", "alleles"), (VARIANTS, 2)),
-        "call_genotype": ("i1", ("variants", "samples", "ploidy"), (VARIANTS, n, 2)),
-        "call_DP": ("i2", ("variants", "samples"), (VARIANTS, n)),
+        "variant_contig": ("i1", ("variants",), (variants,)),
+        "variant_position": ("i4", ("variants",), (variants,)),
+        "variant_allele": ("string", ("variants", "alleles"), (variants, 2)),
+        "call_genotype": ("i1", ("variants", "samples", "ploidy"), (variants, n, 2)),
+        "call_DP": ("i2", ("variants", "samples"), (variants, n)),
     }
     for name, (dtype, dims, shape) in fields.items():
         chunks = tuple(min(1000, size) for size in shape)
@@ -127,6 +136,52 @@ def test_configuration_errors_are_raised_before_planning(
     monkeypatch.setitem(sys.modules, "lithops", None)
     with pytest.raises(MissingDependencyError, match="lithops is not installed"):
         vczstore.plan("append", store, batch, executor="lithops")
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+LITTLE = Memory(allowed=340_000_000)
+"""Enough for some small chunks in addition to the reserved memory."""
+
+
+def test_checks_of_variants_fit_into_little_memory(tmp_path: Path) -> None:
+    store, batch = _vcz(tmp_path / "a.vcz", 0, 3, variants=600_000), _vcz(tmp_path / "b.vcz", 3, 3, variants=600_000)
+    tasks = []
+    for memory in (LITTLE, Memory()):
+        checks = vczstore.plan("append", store, batch, allowed_mem=memory.allowed).cubed_checks()
+        assert checks is not None
+        tasks.append(checks.num_tasks)
+    assert tasks[0] > tasks[1]
+
+
+def test_few_variants_are_indexed_in_little_memory() -> None:
+    contig, position = np.zeros(10, "i1"), np.arange(10, dtype="i4")
+    vcz = [zarr.create_array({}, data=values, chunks=(4,)) for values in (contig, position, position)]
+    index = IndexRows(*vcz, Rows.of(np.array([[0, 10]])), 5)
+    (reader,) = index.by_cubed(LITTLE, 0)
+    assert compile_plan([scan(reader, LITTLE.spec())], "regrid") is not None
+    assert reader.look(reader.range(0).rows).tolist() == [[0, 0, 0, 4, 7, 5], [1, 0, 5, 9, 17, 5]]
+    # of many variants, fewer per task
+    many = replace(index, rows=Rows.of(np.array([[0, 10**6]])))
+    assert {len(many.by_cubed(Memory(allowed=allowed), 0)) for allowed in (310_000_000, 2 * 10**9)} == {11, 2}
+
+
+def test_restored_chunks_fit_into_little_memory() -> None:
+    array = zarr.create_array({}, name="call_DP", shape=(200_000, 1000), chunks=(1000, 1000), dtype="i4")
+    for memory, n_tasks in ((LITTLE, 50), (Memory(), 13)):
+        plan = compile_plan(RestoreChunks("call_DP", array, None).by_cubed(array.store, memory), "restore")
+        assert plan is not None
+        assert plan.num_tasks == n_tasks
+
+
+def test_fields_are_recomputed_in_little_memory(tmp_path: Path) -> None:
+    store = open_store(_vcz(tmp_path / "a.vcz", 0, 3, variants=600_000))
+    tasks = []
+    for memory in (LITTLE, Memory()):
+        writes = compile_recompute(store, store.open(), ["AC", "AN"], memory).cubed_writes(zarr.storage.MemoryStore())
+        assert writes is not None
+        tasks.append(writes.num_tasks)
+    assert tasks[0] > tasks[1]
 
 
 # ---- concurrency ----------------------------------------------------------------------------
