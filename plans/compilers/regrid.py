@@ -105,6 +105,7 @@ def compile_regrid(
         written = other_regions(vcz.arrays[REGION_INDEX], regions)
         edits += [Delete(REGION_INDEX), written]
         changed[REGION_INDEX] = written.array
+    planned = vcz.planned(changed, vcz.sample_ids)
     plan = Plan(
         operation=OPERATION,
         store=store,
@@ -113,9 +114,9 @@ def compile_regrid(
         writes=(),
         edits=(*edits, Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
         memory=memory,
-        after=vcz.planned(changed, vcz.sample_ids),
+        after=planned,
         if_stopped=IF_STOPPED,
-        counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
+        counts={"columns before": len(vcz.columns), "columns after": len(planned.columns)},
         notes=_wider_notes(columns, samples_chunk) if is_flexible and samples_chunk else {},
     )
     if not rewritten and not others:
@@ -299,12 +300,6 @@ def _grid_edit(array: AnyArray) -> SetShape:
 
 def _cut(array: AnyArray) -> Cuts:
     return arrays.cuts(array)[samples_axis(array) or 0]
-
-
-def _columns(after: Mapping[str, AnyArray]) -> range:
-    """The indices of the chunk columns, of an array of calls if there is one."""
-    names = sorted(after, key=lambda name: not name.startswith("call_"))
-    return range(_cut(after[names[0]]).n)
 
 
 def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:

@@ -378,6 +378,15 @@ def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None
     assert plan.notes["not split"].startswith("2 of 3 columns have more than 2 samples, up to 3; --sample-grid regular")
 
 
+def test_the_number_of_columns_without_calls(tmp_path: Path) -> None:
+    """It is that of `sample_id`, also if other arrays are changed."""
+    arrays = {name: a for name, a in some_arrays(10, cohort.ids(0, 6)).items() if not name.startswith("call_")}
+    cohort.write_vcz(tmp_path / "store.vcz", arrays, samples_chunk=3, variants_chunk=2)
+    for options in ({"compressor": "lz4"}, {"variants_chunk": 4}, {"compressor": "lz4", "samples_chunk": 2}):
+        counts = vczstore.plan("regrid", tmp_path / "store.vcz", **options).counts
+        assert counts == {"columns before": 2, "columns after": 3 if "samples_chunk" in options else 2}
+
+
 def _is_same(pair: tuple[int, int]) -> bool:
     return pair[0] == pair[1]
 
