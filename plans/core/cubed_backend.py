@@ -54,8 +54,7 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int
     If several plans are executed together, `plan` is the index of the task's plan, which its report and its error have.
     """
     token = current_report.set(TaskReport(task=(name, tuple(coords)) if name else None, plan=plan))
-    if isinstance(coords, Assigned):
-        _share.set(coords.share)
+    share_token = _share.set(coords.share) if isinstance(coords, Assigned) else None
     try:
         with pipeline.naming(about):
             apply_blockwise(list(coords), config=config)
@@ -67,6 +66,8 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int
         raise
     finally:
         current_report.reset(token)
+        if share_token is not None:
+            _share.reset(share_token)
 
 
 # ---- sources and sinks ----------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import tracemalloc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,34 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     assert sum(r.decoded_bytes for r in reports) == source.nbytes
     assert all(r.peak_mem > 10_000_000 for r in reports)
     np.testing.assert_array_equal(target[...], source[...] + 1)
+
+
+def test_the_share_of_a_task_is_released_after_it(tmp_path: Path) -> None:
+    """It refers to sources, which tasks of other plans in the same process do not need."""
+    shares = []
+
+    class Share:
+        def block(self, index: tuple[int, ...]) -> np.ndarray:
+            return np.array([index[0] + 5], dtype="i4")
+
+    class Reader(Share):
+        dtype, blocks = np.dtype("i4"), ((1, 1, 1),)
+
+        def share(self, _: tuple[int, ...]) -> Share:
+            share = Share()
+            shares.append(weakref.ref(share))
+            return share
+
+    target = zarr.create_array(tmp_path / "b.zarr", shape=(3,), chunks=(1,), dtype="i4")
+    sink = sinks.DecodedSink(target, Columns((3,), (1,), None, (), (1,)))
+    plan = cubed_backend.compile_plan(
+        [cubed_backend.move(Reader(), sink, Memory().spec(), extra_mem=0, shared=True)], "test"
+    )
+    assert plan is not None
+    cubed_backend.execute([(plan, lambda _: None)], executors.create("single-threaded"))
+    assert target[...].tolist() == [5, 6, 7]
+    gc.collect()
+    assert [share() for share in shares] == [None] * 3
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
