@@ -215,8 +215,9 @@ class LithopsExecutor(DagExecutor):
     def _run(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
         names = [name for name, _ in generation]
         operations = [self._pickle((node["pipeline"].function, node["pipeline"].config)) for _, node in generation]
-        for _, node in generation:
-            self._pickle(node["pipeline"].mappable)  # check the inputs of tasks for local stores, too
+        if self.remote:
+            for _, node in generation:
+                self._pickle(node["pipeline"].mappable)  # check the inputs of tasks for local stores, too
         now = time.time()
         todo = [
             _Attempt(i, coords, 0, now)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,28 @@ def test_lithops_is_not_installed(small: Any, monkeypatch: pytest.MonkeyPatch) -
     words = (r"from a clone of vczstore: pip install '.\[lithops\]'",)
     complain(MissingDependencyError, words, lambda: vczstore.append(store, batch, executor="lithops"))
     assert cohort.digest(store) == before
+
+
+@pytest.mark.slow
+def test_the_inputs_of_all_tasks_are_not_pickled_together() -> None:
+    """They hold large readers, and on this machine may refer to local stores."""
+    from tests.support.tasks import Ends, dag_of
+
+    class Inputs(list[list[int]]):
+        def __reduce__(self) -> Any:
+            raise AssertionError("pickled")
+
+    def task(coords: list[int], *, config: None) -> int:
+        return coords[0]
+
+    dag, ends = dag_of(task, 2), Ends()
+    dag.nodes["op"]["pipeline"] = replace(dag.nodes["op"]["pipeline"], mappable=Inputs([[0], [1]]))
+    engine = executors.create("lithops")
+    try:
+        engine.execute_dag(dag, callbacks=[ends])
+    finally:
+        engine.close()
+    assert sorted(ends.results) == [0, 1]
 
 
 @pytest.mark.slow
