@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -372,6 +373,25 @@ def test_refused(tmp_path: Path) -> None:
     complain(OptionError, words, lambda: vczstore.compact(store, dry_run=True))
     complain(OptionError, words, lambda: vczstore.plan("compact", store))
     assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize(("name", "options"), [("compact", {}), ("regrid", {"samples_chunk": 5})])
+def test_a_mount_point_that_looks_like_a_folder(
+    tmp_path: Path, name: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the operation, and the state of the store; only compact has another output."""
+    store = make(tmp_path)
+    before = cohort.digest(store)
+
+    def exchange(*_: Path) -> bool:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_swap, "exchange", exchange)
+        words = (f"^{name}: ", str(store), "is a mount point", "mounted from", "the store is as it was")
+        message = complain(StorageError, words, lambda: getattr(vczstore, name)(store, impl="zarr", **options))
+    assert "--output" not in message
+    assert (cohort.digest(store), beside(store)) == (before, set())
 
 
 @pytest.mark.parametrize("where", [".", "store.vcz", "store.vcz/call_GL"])

@@ -112,7 +112,7 @@ class ReplacedStore(ZarrBacked):
         elif link is not None:
             why = f"is not all in one place: {link} is a symbolic link"
         if why is not None:
-            raise UnsuitableError(_refusal(self.label, why))
+            raise UnsuitableError(f"{OPERATION}: {self.label} {why}; or name a new store with --output")
         for folder in (path.parent, path, *(member for member in members if member.is_dir())):
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
@@ -215,11 +215,7 @@ def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-_MOUNTED = "is a mount point, and cannot be exchanged for another folder; compact it where it is mounted from"
-
-
-def _refusal(label: str, why: str) -> str:
-    return f"{OPERATION}: {label} {why}; or name a new store with --output"
+_MOUNTED = "is a mount point, and cannot be exchanged for another folder; do this where it is mounted from"
 
 
 def _is_mounted(path: Path) -> bool:
@@ -325,7 +321,7 @@ class Replacement:
             return exchange(path, new)
         except OSError as error:
             if error.errno == errno.EBUSY:  # a mount point that _is_mounted has missed
-                raise UnsuitableError(_refusal(self.store.label, _MOUNTED)) from error
+                raise StorageError(f"{self.store.label} {_MOUNTED}") from error
             raise
 
     def _begin(self) -> Path:
