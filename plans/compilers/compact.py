@@ -42,7 +42,10 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     kept = _kept(vcz)
     after = _compacted(vcz, kept) if len(kept) < vcz.n_samples else {}
     n_unchanged = {name: _first_changed(vcz.arrays[name], kept) for name in after}
-    puts = {name: _moved(vcz.arrays[name], target, kept, n_unchanged[name], memory) for name, target in after.items()}
+    puts = {
+        name: _moved(OPERATION, vcz.arrays[name], target, kept, n_unchanged[name], memory)
+        for name, target in after.items()
+    }
     writes, preparations = keep_columns(store, vcz, n_unchanged, puts) if after else ((), ())
     return Plan(
         operation=OPERATION,
@@ -81,7 +84,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         if name in after:
-            writes.append(_moved(array, after[name], kept, 0, memory))
+            writes.append(_moved(operation, array, after[name], kept, 0, memory))
         else:
             writes.append(CopyArray.of(operation, name, array, vcz.zarr_format, memory))
     return Plan(
@@ -120,11 +123,13 @@ def _counts(vcz: Vcz, kept: np.ndarray) -> dict[str, int]:
     return {"samples dropped": vcz.n_samples - len(kept), "samples kept": len(kept)}
 
 
-def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, first: int, memory: Memory) -> PutSamples:
+def _moved(
+    operation: str, array: AnyArray, target: AnyArray, kept: np.ndarray, first: int, memory: Memory
+) -> PutSamples:
     """The write of the remaining samples, starting at chunk column `first`."""
     start = arrays.cuts(array)[samples_axis(array) or 0].start(first)
     part = Part.make(array, kept[start:], np.arange(start, len(kept)))
-    return PutSamples.of(OPERATION, array, target, [part], memory)
+    return PutSamples.of(operation, array, target, [part], memory)
 
 
 def _first_changed(array: AnyArray, kept: np.ndarray) -> int:

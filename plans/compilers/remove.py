@@ -84,7 +84,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     blanked = vcz.sample_ids.copy()
     blanked[positions] = REMOVED
     writes = tuple(
-        RemoveFromArray.of(name, array, positions, memory)
+        RemoveFromArray.of(operation, name, array, positions, memory)
         for name, array in vcz.samples_arrays.items()
         if name != SAMPLE_ID
     )
@@ -168,9 +168,10 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
     longer = [name for name, array in resized.items() if array.shape != vcz.arrays[name].shape]
     shapes = [SetShape.of(resized[name]) for name in longer]
     positions = np.flatnonzero(ids == REMOVED)
-    writes = tuple(RemoveFromArray.of(name, resized[name], positions, memory) for name in sorted(names))
+    operation = "repair"
+    writes = tuple(RemoveFromArray.of(operation, name, resized[name], positions, memory) for name in sorted(names))
     return Plan(
-        operation="repair",
+        operation=operation,
         store=store,
         base=vcz.state,
         checks=(),
@@ -217,7 +218,7 @@ class RemoveFromArray(Reencoded):
     read = ()
 
     @classmethod
-    def of(cls, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
+    def of(cls, operation: str, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
         """Find the chunk columns that hold the samples, and choose the number of chunks per task."""
         axis = samples_axis(array)
         assert axis is not None
@@ -229,7 +230,7 @@ class RemoveFromArray(Reencoded):
         def columns(block: tuple[int, ...]) -> Columns:
             return Columns(array.shape, widths, axis, touched, block)
 
-        block = memory.fit("remove", grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
+        block = memory.fit(operation, grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
         return cls(name, array, columns(block), positions, missing_value(name, array))
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":

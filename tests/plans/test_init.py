@@ -13,7 +13,7 @@ import vczstore
 from tests.support import cohort, vcf
 from tests.support.command_line import run
 from tests.support.refusals import complain
-from vczstore.errors import IncompatibleError, OptionError, SampleError
+from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, SampleError
 from vczstore.jobs.run import run_job
 
 VCF = """\
@@ -99,6 +99,17 @@ def test_refusals(first: Path, tmp_path: Path) -> None:
     words = ["^compact: ", r"\.icechunk", "copy-store-to-icechunk"]
     complain(OptionError, words, lambda: vczstore.compact(store, tmp_path / "out.icechunk"))
     assert not (tmp_path / "out.icechunk").exists()
+
+
+def test_too_little_memory(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, cohort.ids(0, 5)))
+    tiny = {"allowed_mem": 300_001_500, "reserved_mem": 300_000_000}
+    complain(
+        MemoryLimitError,
+        ["^init: a task needs", "--allowed-mem"],
+        lambda: vczstore.init(tmp_path / "store.vcz", tmp_path / "batch.vcz", **tiny),
+    )
+    assert not (tmp_path / "store.vcz").exists()
 
 
 @pytest.mark.slow

@@ -16,10 +16,14 @@ import zarr
 from click.testing import CliRunner, Result
 
 import vczstore
+from plans.compilers.remove import compile_repair
+from plans.core.memory import Memory
 from tests.support import cohort
 from tests.support.killed import killed
+from tests.support.refusals import complain
 from vczstore.cli.main import main
-from vczstore.errors import NotAStoreError, SampleError
+from vczstore.errors import MemoryLimitError, NotAStoreError, SampleError
+from vczstore.stores.resolve import open_store
 from vczstore.vcz.zarr_objects import LOCK
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_FT", "call_genotype")
@@ -278,6 +282,14 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_too_little_memory(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    zarr.open_array(tmp_path / "store.vcz" / "sample_id", mode="r+")[2] = ""
+    store, memory = open_store(tmp_path / "store.vcz"), Memory(allowed=300_001_000)
+    words = ["^repair: a task needs", "--allowed-mem"]
+    complain(MemoryLimitError, words, lambda: compile_repair(store, store.open(), ["call_genotype"], memory))
+
+
 def test_in_memory() -> None:
     memory = zarr.storage.MemoryStore()
     cohort.write_vcz(memory, OLD, zarr_format=2, consolidated=True)
