@@ -245,7 +245,7 @@ class _Look:
         return digest.hexdigest()
 
     def at_leftovers(self, url: Location) -> None:
-        """Report partial files of killed processes, and leftovers of an interrupted compaction next to the store."""
+        """Report partial files of killed processes, and leftovers of an interrupted replacement of the folder."""
         path = folder_of(url)
         n = 0 if path is None else sum(1 for _ in half_written(path))
         if n:
@@ -255,7 +255,7 @@ class _Look:
             )
         if path is not None and leftovers(path):
             self.reasons.append(
-                f"a compaction that was stopped, or goes on, has left files next to the store; "
+                "a run that was stopped, or goes on, has left files next to the store; "
                 f"vczstore repair {self.shown(str(url))}"
             )
 

@@ -208,7 +208,7 @@ def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:
     for i, store in enumerate(stores):
         if not store.exists():
             seen.append("nothing")
-            with pytest.raises(NotAStoreError, match="vczstore repair completes a compaction that was stopped here"):
+            with pytest.raises(NotAStoreError, match="vczstore repair completes the run that was stopped here"):
                 vczstore.info(store)
         else:
             seen.append("old" if len(read(store)["sample_id"]) == 8 else "new")

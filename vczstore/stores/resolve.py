@@ -115,9 +115,7 @@ def _open_url(
         if path is not None and not path.exists():
             from vczstore.stores.leftovers import leftovers
 
-            stopped = (
-                "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
-            )
+            stopped = "; vczstore repair completes the run that was stopped here" if leftovers(real_path(path)) else ""
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
     _refuse_branch(branch, _is_plain(url))
     zarr_store = _zarr_store(url, address, backend, options)
