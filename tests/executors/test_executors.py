@@ -35,8 +35,7 @@ def test_every_task_runs_once(name: str) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
 
-    n = 6 if name == "lithops" else 50  # lithops starts a process per task
-    assert sorted(run_tasks(name, task, n)) == list(range(n))
+    assert sorted(run_tasks(name, task, 50)) == list(range(50))
 
 
 @pytest.mark.slow
