@@ -18,7 +18,8 @@ class Recompute(Edit):
     """
     Recompute INFO fields from the genotypes, as bcftools +fill-tags does.
 
-    Existing arrays keep their dtypes; others are created. Fields that are current are skipped.
+    Arrays that do not exist are created; integers too narrow for the number of samples are widened, in the same commit.
+    Fields that are current are skipped.
 
     Raises
     ------

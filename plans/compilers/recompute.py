@@ -17,6 +17,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, Blocks
 from plans.core.memory import Memory
 from plans.core.model import Plan
+from plans.schema.rebuild import compile_rebuild, wider_notes
 from plans.variants.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, packed_width
 from plans.variants.stale import CURRENT, STALE, array_name, mark, states
 from vczstore.errors import IncompatibleError, OptionError
@@ -58,8 +59,8 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
     store, vcz
         The store, and its state when the plan will run.
     fields
-        Keys of `plans.variants.info_fields.FIELDS`. Arrays that do not exist are created; existing ones keep their
-        dtype. Fields that are current are skipped.
+        Keys of `plans.variants.info_fields.FIELDS`. Arrays that do not exist are created; those whose integers are too
+        narrow for the number of samples are widened. Fields that are current are skipped.
     memory
         Memory limits of a task.
 
@@ -82,6 +83,10 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
             )
     field_states = states(vcz)
     fields = [field for field in fields if field_states.get(field) != CURRENT]
+    narrow = _widened(vcz, fields)
+    first = (compile_rebuild(OPERATION, store, vcz, narrow, memory),) if narrow else ()
+    notes = wider_notes(vcz, narrow, {})
+    vcz = first[0].after if first else vcz
     targets = {field: _target(OPERATION, vcz, field) for field in fields}
     write = RecomputeFields.of(vcz, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in vcz.arrays}
@@ -107,7 +112,33 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
         after=after,
         if_stopped="some values of the fields may be new already",
         counts={"fields recomputed": len(fields)},
+        notes=notes,
+        first=first,
     )
+
+
+def _widened(vcz: Vcz, fields: Sequence[str]) -> dict[str, AnyArray]:
+    """
+    Return the arrays of integer fields whose dtype cannot hold the number of alleles that may be called, widened.
+
+    VCF converters choose the narrowest dtype for the values of one VCF: int8 for AN of up to 63 diploid samples.
+    """
+    highest = vcz.n_samples * vcz.arrays[GENOTYPE].shape[2]
+    needed = np.dtype("i4") if highest <= np.iinfo("i4").max else np.dtype("i8")
+    result = {}
+    for name in (array_name(field) for field in fields if FIELDS[field].kind == "i"):
+        array = vcz.arrays.get(name)
+        if array is None or array.dtype.kind != "i" or np.iinfo(array.dtype).max >= highest:
+            continue
+        try:
+            wider = conversion.reformed(array, dtype=needed, shape=array.shape, dimension_names=dimensions(array))
+        except metadata.UnsupportedCodecError as error:
+            raise IncompatibleError(
+                f"{OPERATION}: {name} of {vcz.label} has dtype {array.dtype}, and needs {needed} for {highest:,} "
+                f"alleles, which its {error} does not take; leave {name.removeprefix('variant_')} out"
+            ) from error
+        result[name] = wider
+    return result
 
 
 def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
@@ -347,7 +378,7 @@ class RecomputeFields:
         counts = Counts.unpacked(packed, self.counter.n_samples)
         n_chunks = n_bytes = 0
         for field, array in self.targets.items():
-            values = _values(field, array, counts, first)
+            values = _values(field, array, counts)
             masks = [m for m in self.masks if masked_by(m.path) == array.path]
             for target, data in ((array, values), *((m, mask_of(m.path, array.path, array, values)) for m in masks)):
                 if data.size:
@@ -381,24 +412,11 @@ def _n_chunks(array: AnyArray) -> int:
     return math.prod(arrays.grid_of(array))
 
 
-def _values(field: str, array: AnyArray, counts: Counts, first: int) -> np.ndarray:
-    """
-    The values of a field as stored in its array, with missing values, and fill values for absent alleles.
-
-    Raises
-    ------
-    OverflowError
-        If a value is too large for the dtype of the array.
-    """
+def _values(field: str, array: AnyArray, counts: Counts) -> np.ndarray:
+    """The values of a field as stored in its array, with missing values, and fill values for absent alleles."""
     info = FIELDS[field]
     result = info.compute(counts)
     n, width = result.values.shape
-    if array.dtype.kind == "i" and result.values.size and int(result.values.max()) > np.iinfo(array.dtype).max:
-        row = int(np.argmax(result.values.max(axis=1)))
-        raise OverflowError(
-            f"{field} is {result.values.max()} in row {first + row}, which {array.path} of dtype {array.dtype} cannot "
-            f"hold; leave {field} out, or delete the array {array.path}, which is then re-created"
-        )
     filled = np.full((n, math.prod(array.shape[1:])), fill_value(array.path, array), dtype=array.dtype)
     values = result.values.astype(array.dtype)
     values[np.broadcast_to(result.missing, values.shape)] = missing_value(array.path, array)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pysam.bcftools
 import pytest
+import xarray
 import zarr
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,7 @@ from plans.compilers.recompute import compile_recompute
 from plans.variants.info_fields import FIELDS, exact_test
 from tests.support import cohort, vcf
 from tests.support.covering import in_turn
+from tests.support.killed import killed
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli import main
 from vczstore.errors import (
@@ -571,23 +573,92 @@ def test_unknown_fields_and_a_store_without_genotypes(store: Path) -> None:
         vczstore.recompute(store)
 
 
-@pytest.mark.parametrize("impl", ["zarr", "cubed"])
+def narrow(kind: str, folder: Path) -> tuple[Path, Path]:
+    """A store and a batch of 60 samples each, with AC and AN in int8, as converters make them for these."""
+    paths = []
+    for i in range(2):
+        arrays = make_arrays(10, cohort.ids(100 * i, 60), width=2)
+        arrays["variant_AN"] = np.array(counted(arrays)[1], "i1")
+        arrays["variant_AC"] = np.array(counted(arrays)[0], "i1")[:, np.newaxis]
+        (folder / str(i)).mkdir()
+        paths.append(Way(kind, "cubed").make(folder / str(i), arrays))
+    return paths[0], paths[1]
+
+
+def counted(arrays: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
+    """AC, which is fill where there is no ALT, and AN of variants with one ALT at most."""
+    calls = arrays["call_genotype"].reshape(len(arrays["call_genotype"]), -1)
+    ac = np.where(arrays["variant_allele"][:, 1] == "", -2, (calls == 1).sum(axis=1))
+    return ac.tolist(), (calls >= 0).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("how", ["after", "with the append", "zarr-python", "a job"])
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.slow
-def test_a_value_that_does_not_fit(tmp_path: Path, impl: str) -> None:
-    """AN of 70 samples does not fit into int8; AC does, but is not changed either."""
-    arrays = make_arrays(10, cohort.ids(0, 70), width=2)
-    arrays["call_genotype"][...] = 0
-    cohort.write_vcz(tmp_path / "store.vcz", arrays)
-    replace_array(tmp_path / "store.vcz", "variant_AN", np.zeros(10, "i1"), ["variants"])
-    replace_array(tmp_path / "store.vcz", "variant_AC", np.zeros((10, 1), "i1"), ["variants", "alt_alleles"])
-    words = "AN is 140 in row 0, which variant_AN of dtype int8 cannot hold; leave AN out, or delete the array"
-    with pytest.raises(StorageError, match=f"^recompute: .*{words}.*some values of the fields may be new"):
-        vczstore.recompute(tmp_path / "store.vcz", ["AC", "AN"], impl=impl)
-    assert vczstore.info(tmp_path / "store.vcz").stale == ["AC", "AN"]
-    vczstore.recompute(tmp_path / "store.vcz", ["AC"], impl=impl)
-    shutil.rmtree(tmp_path / "store.vcz" / "variant_AN")
-    vczstore.recompute(tmp_path / "store.vcz", ["AN"], impl=impl)
-    assert set(cohort.read_vcz(tmp_path / "store.vcz")["variant_AN"]) == {140}
+def test_fields_too_narrow_for_more_samples_are_widened(tmp_path: Path, monkeypatch: Any, kind: str, how: str) -> None:
+    for name, dims in (("variant_AC", ("variants", "alt_alleles")), ("variant_AN", ("variants",))):
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+    store, batch = narrow(kind, tmp_path)
+    match how:
+        case "after":
+            vczstore.append(store, batch)
+            result = vczstore.recompute(store, ["AC", "AN"])
+            assert "variant_AN (int8 to int32)" in result.plan.notes["widened"]
+        case "with the append":
+            vczstore.append(store, batch, recompute=["AC", "AN"])
+        case "zarr-python":
+            vczstore.append(store, batch, impl="zarr")
+            vczstore.recompute(store, ["AC", "AN"], impl="zarr")
+        case "a job":
+            (tmp_path / "job.yaml").write_text(
+                f"store: {store}\nsteps: [{{append: {batch}}}, {{recompute: [AC, AN]}}]\n"
+            )
+            run_job(tmp_path / "job.yaml")
+        case _:
+            raise AssertionError(how)
+    arrays = Way(kind, "cubed").read(store)
+    ac, an = counted(arrays)
+    assert max(an) > 127
+    assert (arrays["variant_AC"].ravel().tolist(), arrays["variant_AN"].tolist()) == (ac, an)
+    assert arrays["variant_AN"].dtype == "i4"
+    assert vczstore.info(store).stale == []
+
+
+@pytest.mark.parametrize(("field", "points"), [("NS", {"last": 16}), ("AN", {"step": 97})])
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")  # files of unfinished writes
+@pytest.mark.slow
+def test_killed(tmp_path: Path, monkeypatch: Any, field: str, points: dict[str, int]) -> None:
+    """On plain Zarr, xarray opens what a kill leaves, whether NS is created or AN widened; a rerun completes it."""
+    for name, dims in (("AC", ("variants", "alt_alleles")), ("AN", ("variants",)), ("NS", ("variants",))):
+        monkeypatch.setitem(cohort.DIMENSIONS, f"variant_{name}", dims)
+    store, batch = narrow("format2", tmp_path)
+    vczstore.append(store, batch)
+    code = f"import vczstore\nvczstore.recompute(store, [{field!r}], impl='zarr')"
+    *copies, whole = killed(store, tmp_path / "killed", code, **points)
+    expected = Way("format2", "cubed").read(whole)
+    called = (expected["call_genotype"] >= 0).sum(axis=(1, 2)).tolist()
+    assert field == "NS" or expected["variant_AN"].tolist() == called
+    assert len(copies) > 5
+    for copy in copies:
+        with xarray.open_zarr(copy, consolidated=False, chunks=None) as opened:
+            assert opened.sizes["samples"] == 120
+        exec(code, {"store": copy})
+        cohort.assert_same(Way("format2", "cubed").read(copy), expected)
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
+def test_fields_are_widened_where_variants_are_inserted(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+    for name, dims in (("variant_AC", ("variants", "alt_alleles")), ("variant_AN", ("variants",))):
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+    store, _ = narrow(kind, tmp_path)
+    more = make_arrays(12, cohort.ids(200, 60), width=2)
+    cohort.write_vcz(tmp_path / "more", more)
+    vczstore.append(store, tmp_path / "more", harmonise=True, new_variants="insert", recompute=["AC", "AN"])
+    arrays = Way(kind, "cubed").read(store)
+    assert len(arrays["variant_AN"]) > 10
+    assert (arrays["variant_AC"].ravel().tolist(), arrays["variant_AN"].tolist()) == counted(arrays)
+    assert max(arrays["variant_AN"]) > 127
 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])

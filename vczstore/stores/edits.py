@@ -94,7 +94,7 @@ class SetShape:
 
 @dataclass(frozen=True)
 class WriteDocuments:
-    """Create an array or group: write its documents, a mapping from keys, in order."""
+    """Create arrays or groups: write their documents, a mapping from keys."""
 
     documents: Mapping[str, Document]
 
@@ -104,9 +104,9 @@ class WriteDocuments:
         return cls({f"{array.path}/{name}": doc for name, doc in metadata.documents(array.metadata).items()})
 
     def apply(self, store: Store) -> None:
-        """Write the documents."""
-        for key, document in self.documents.items():
-            zarr_objects.write_json(store, key, document)
+        """Write the documents; ``.zattrs`` first, so that an interruption leaves no array without dimension names."""
+        for key in sorted(self.documents, key=lambda key: not key.endswith(".zattrs")):
+            zarr_objects.write_json(store, key, self.documents[key])
 
 
 @dataclass(frozen=True)
