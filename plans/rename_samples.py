@@ -159,8 +159,6 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
         operation="rename-samples",
         store=store,
         base=vcz.state,
-        checks=(),
-        writes=(),
         edits=(*set_header(header, vcz), *edits),
         memory=compiling.memory,
         after=replace(after, attributes={**after.attributes, **header}),

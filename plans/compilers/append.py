@@ -385,8 +385,6 @@ def complete_append(store: Store, vcz: Vcz, memory: Memory) -> Plan:
         operation="append",
         store=store,
         base=vcz.state,
-        checks=(),
-        writes=(),
         edits=edits,
         memory=memory,
         after=vcz,

@@ -43,7 +43,6 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
         operation=operation,
         store=store,
         base=store.head or "",
-        checks=(),
         writes=writes,
         edits=(
             Clear(),

@@ -237,7 +237,6 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         operation=OPERATION,
         store=store,
         base="",
-        checks=(),
         writes=tuple(writes),
         edits=(documents_of_copy(vcz, edits),),
         copied_from=CopiedFrom.of(OPERATION, vcz),

@@ -98,16 +98,15 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
         operation=OPERATION,
         store=store,
         base=vcz.state,
-        checks=(),
         writes=(write,) if fields else (),
         preparations=begun,
-        edits=()
-        if not fields
-        else (
+        edits=(
             *(WriteDocuments.of(array) for array in created.values()),
             Consolidate(tuple(created), vcz.zarr_format),
             *done,
-        ),
+        )
+        if fields
+        else (),
         memory=memory,
         after=after,
         if_stopped="some values of the fields may be new already",
@@ -350,8 +349,6 @@ class RecomputeFields:
 
         here = self._in(store)
         rows, (width,) = here.counter.blocks
-        if not rows or not self.decoded_chunks:
-            return []
         extra = here._extra_mem(8 * width)
         counts = cubed_backend.read(here.counter, memory.spec(), extra_mem=extra)
         view = sinks.RowsSink((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)

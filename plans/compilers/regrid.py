@@ -110,8 +110,6 @@ def compile_regrid(
         operation=OPERATION,
         store=store,
         base=vcz.state,
-        checks=(),
-        writes=(),
         edits=(*edits, Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
         memory=memory,
         after=planned,

@@ -98,7 +98,6 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         operation=operation,
         store=store,
         base=vcz.state,
-        checks=(),
         writes=writes,
         edits=(*set_header(header, vcz), *fill_edits, SetItems(ids, positions, REMOVED)),
         memory=memory,
@@ -174,7 +173,6 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
         operation=operation,
         store=store,
         base=vcz.state,
-        checks=(),
         writes=writes,
         edits=(*shapes, Consolidate(tuple(longer), vcz.zarr_format)),
         memory=memory,
@@ -190,8 +188,6 @@ def compile_header(store: Store, vcz: Vcz, header: Mapping[str, Any], memory: Me
         operation="repair",
         store=store,
         base=vcz.state,
-        checks=(),
-        writes=(),
         edits=tuple(set_header(header, vcz)),
         memory=memory,
         after=replace(vcz, attributes={**vcz.attributes, **header}),
@@ -240,8 +236,6 @@ class RemoveFromArray(Reencoded):
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
-        if not self.columns.n_chunks:
-            return []
         array = arrays.planned(self.target, store=store)
         reader = ColumnReader(array, self.columns)
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
@@ -259,8 +253,6 @@ class RemoveFromArray(Reencoded):
         """Select the columns and blank the samples with xarray."""
         from plans.core import xarray_backend
 
-        if not self.columns.n_chunks:
-            return []
         array = arrays.planned(self.target, store=store)
         columns = xarray_backend.select(opened.variable(array, memory), self.columns)
         blanked = xarray_backend.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)

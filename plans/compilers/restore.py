@@ -80,7 +80,6 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
         operation=OPERATION,
         store=store,
         base=vcz.state,
-        checks=(),
         writes=tuple(writes),
         edits=tuple(edits),
         memory=memory,

@@ -130,7 +130,6 @@ def compile_update(
         base=vcz.state,
         checks=change.checks,
         writes=writes,
-        edits=(),
         memory=memory,
         after=after,
         if_stopped=IF_STOPPED,

@@ -84,8 +84,6 @@ class CopyArray(Reencoded):
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
-        if not self.columns.n_chunks:
-            return []
         target = arrays.planned(self.target, store=store)
         if self.is_encoded:
             return [sinks.copy_encoded([sinks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
@@ -96,8 +94,6 @@ class CopyArray(Reencoded):
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         from plans.core import xarray_backend
 
-        if not self.columns.n_chunks:
-            return []
         target = arrays.planned(self.target, store=store)
         return xarray_backend.write(opened.variable(self.source, memory), target, self.columns)
 
@@ -153,7 +149,7 @@ class Recode(CopyArray):
         """Copy the chunks verbatim into other shards, or decode and encode them."""
         from plans.core import sinks
 
-        if not self.is_encoded or not self.columns.n_chunks:
+        if not self.is_encoded:
             return super().by_cubed(store, memory)
         return [sinks.regroup(self.regrouped, self.columns, arrays.planned(self.target, store=store), memory.spec())]
 
@@ -213,8 +209,6 @@ class LinkChunks:
         """Link some thousand chunks per task."""
         from plans.core import scan_tasks
 
-        if not self.encoded_chunks:
-            return []
         fewest, most = LINKS_PER_TASK
         per_task = min(most, max(fewest, math.ceil(self.encoded_chunks / MIN_TASKS)))
         reader = scan_tasks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)

@@ -418,8 +418,6 @@ class PutSamples:
         from plans.core import xarray_backend
 
         columns = self._every
-        if not columns.n_chunks:
-            return []
         parts = [part for part in self._all_parts(store) if len(part.moves[0])]
         joined = xarray_backend.concat(
             [opened.variable(part.array, memory, part.of) for part in parts], self.target.dtype

@@ -76,7 +76,7 @@ class Write(Protocol):
         """Upper bound on the decoded bytes written."""
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Cubed arrays over blocks of chunks; computing them writes to the store."""
+        """Cubed arrays over blocks of chunks, of which there is at least one; computing them writes to the store."""
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Write with zarr-python alone, chunk by chunk: the reference implementation."""
@@ -197,7 +197,7 @@ START_OVER = "delete what is there and run the same command again"
 """`Plan.way_out` of a plan that writes a new store."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Plan:
     """
     One operation compiled against one state of one store. Immutable, and independent of the executor.
@@ -248,9 +248,9 @@ class Plan:
     operation: str
     store: "Store"
     base: str
-    checks: tuple[Check, ...]
-    writes: tuple[Write, ...]
-    edits: tuple[Edit, ...]
+    checks: tuple[Check, ...] = ()
+    writes: tuple[Write, ...] = ()
+    edits: tuple[Edit, ...] = ()
     memory: Memory
     after: Vcz
     if_stopped: str
@@ -407,6 +407,7 @@ class Plan:
                 return write.by_xarray(store, self.memory, opened)
             return write.by_cubed(store, self.memory)
 
+        writes = [write for write in self.writes if write.encoded_chunks or write.decoded_chunks]
         opened = None
         if through_xarray:
             require("cubed_xarray", "xarray")
@@ -414,7 +415,7 @@ class Plan:
 
             opened = Opened()
         first, last = (
-            [array for w in self.writes if (w.name in self.last) == is_last for array in arrays_of(w)]
+            [array for w in writes if (w.name in self.last) == is_last for array in arrays_of(w)]
             for is_last in (False, True)
         )
         return cubed_backend.compile_plan(first, self.operation, last=last)

@@ -209,8 +209,6 @@ class SelectRows(Reencoded):
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
-        if not self.columns.n_chunks:
-            return []
         sink = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
         reader = self.reader()
         return [chunks.move(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]

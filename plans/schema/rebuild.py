@@ -98,7 +98,6 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
         operation=operation,
         store=store,
         base=vcz.state,
-        checks=(),
         writes=tuple(write for write in writes if write.encoded_chunks or write.decoded_chunks),
         edits=(Consolidate(tuple(targets), vcz.zarr_format),),
         memory=memory,

@@ -151,7 +151,6 @@ def compile_growth(
         operation=operation,
         store=store,
         base=change.was.state,
-        checks=(),
         writes=(*(write for write in missing if write is not None), *widening),
         edits=(*edits, Consolidate(changed, after.zarr_format)) if changed else (),
         memory=memory,

@@ -465,8 +465,6 @@ class _Compiler:
             operation=operation.called,
             store=self.store,
             base=self.vcz.state,
-            checks=(),
-            writes=(),
             edits=(edit,),
             memory=self.memory,
             after=self.vcz,
