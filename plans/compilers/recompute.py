@@ -167,7 +167,7 @@ def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
         raise refuse(f"{math.prod(array.shape[1:])} values for a variant", f"{width}")
     if array.dtype.kind != info.kind or array.dtype == np.dtype("f2"):
         raise refuse(f"dtype {array.dtype}", "signed integers" if info.kind == "i" else "float32")
-    if not metadata.has_regular_grid(array):
+    if arrays.is_flexible(array):
         raise refuse("chunks of different sizes", "chunks of one size")
     return array
 
@@ -396,7 +396,7 @@ def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
     """
     masks = [vcz.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in vcz.arrays]
     for mask in masks:
-        if mask.shape != array.shape or mask.dtype.kind != "b" or not metadata.has_regular_grid(mask):
+        if mask.shape != array.shape or mask.dtype.kind != "b" or arrays.is_flexible(mask):
             raise IncompatibleError(
                 f"recompute: {mask.path} of {vcz.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
                 f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "

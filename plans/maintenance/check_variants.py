@@ -10,7 +10,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import TASK_BYTES
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from plans.variants.sortedness import task_rows
-from vczstore.vcz import arrays, metadata, pipeline
+from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.model import VARIANTS, Vcz
 
 INDEX_COLUMNS = ("chunk", "contig", "start", "end", "max end", "records")
@@ -47,7 +47,7 @@ class Order:
             a if a is not None and a.shape == (vcz.n_variants,) and a.dtype.kind in "iu" else None
             for a in candidates.values()
         )
-        if contig is None or position is None or not metadata.has_regular_grid(position):
+        if contig is None or position is None or arrays.is_flexible(position):
             return []
         index, contigs = vcz.arrays.get("region_index"), vcz.arrays.get("contig_id")
         if index is not None and (index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS)):

@@ -22,7 +22,6 @@ __all__ = [
     "as_format_3",
     "documents",
     "encoding",
-    "has_regular_grid",
     "lossy_codec",
     "metadata_key",
     "parsed",
@@ -34,11 +33,6 @@ _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 class UnsupportedCodecError(ValueError):
     """A codec or filter has no counterpart for the requested format or dtype that decodes the same bytes."""
-
-
-def has_regular_grid(array: AnyArray) -> bool:
-    """Whether all chunks of the array have the same shape, as the VCF Zarr specification assumes."""
-    return rectilinear.is_regular(array.metadata)
 
 
 def metadata_key(path: str, zarr_format: int) -> str:

@@ -34,11 +34,6 @@ def is_rectilinear(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
     return isinstance(metadata, ArrayV3Metadata) and isinstance(metadata.chunk_grid, RectilinearChunkGridMetadata)
 
 
-def is_regular(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
-    """Whether an array has a regular grid, as all format 2 arrays do."""
-    return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
-
-
 def widths_of(metadata: Any) -> tuple[Width, ...]:
     """The chunk widths of a rectilinear grid along each axis; one number if all chunks of an axis have that width."""
     return tuple(_width(edges) for edges in metadata.chunk_grid.chunk_shapes)
