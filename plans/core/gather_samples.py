@@ -441,7 +441,7 @@ class PutSamples:
                 of, to = part.within(region[self.axis])
                 if len(of):
                     here = (*[slice(None)] * self.axis, to - region[self.axis].start)
-                    values[here] = _in_dtype(arrays.read_at(part.array, (*before, of, *after)), values.dtype)
+                    values[here] = _in_dtype(arrays.read(part.array, (*before, of, *after)), values.dtype)
             with pipeline.naming(self.name):
                 target[region] = values
 

@@ -62,9 +62,7 @@ class Fitted(ComputedView):
             for r, n in zip(region, source_shape, strict=True)
         )
         selection = inside[: self.source.ndim] + (slice(0, 1),) * (self.source.ndim - self.ndim)
-        is_slices = all(isinstance(r, slice) for r in selection)
-        values = arrays.read(self.source, cast("tuple[slice, ...]", selection)) if is_slices else None
-        values = arrays.read_at(self.source, selection) if values is None else values
+        values = arrays.read(self.source, selection)
         n_read = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in inside]
         shape = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
         if self.source.ndim < self.ndim and not n_read[-1]:
@@ -85,12 +83,7 @@ class Derived(ComputedView):
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read the values of a region, and compute the mask from them."""
-        is_slices = all(isinstance(r, slice) for r in region)
-        if is_slices:
-            values = arrays.read(self.source, cast("tuple[slice, ...]", region))
-        else:
-            values = arrays.read_at(self.source, region)
-        return mask_of(self.name, masked_by(self.name), self.source, values)
+        return mask_of(self.name, masked_by(self.name), self.source, arrays.read(self.source, region))
 
 
 def is_derived(name: str, source: Vcz) -> bool:

@@ -78,10 +78,9 @@ class Inserted(View):
         kept = np.flatnonzero(old >= 0)
         if not len(kept):
             return
-        read: Any = arrays.read_at if any(isinstance(r, np.ndarray) for r in others) else arrays.read
         first = int(old[kept[0]])  # kept rows are contiguous in the store: insertion preserves their order
         for a, b in self._slabs(first, first + len(kept)):
-            slab, to = read(self.source, (slice(a, b), *others)), kept[a - first : b - first]
+            slab, to = arrays.read(self.source, (slice(a, b), *others)), kept[a - first : b - first]
             starts = np.flatnonzero(np.diff(to, prepend=-2) != 1).tolist()
             for start, stop in pairwise([*starts, b - a]):
                 values[to[start] : to[start] + stop - start] = slab[start:stop]

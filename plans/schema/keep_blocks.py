@@ -297,11 +297,7 @@ class MarkedBlocks(ComputedView):
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region, and set the mark in its genotype codes."""
-        if all(isinstance(r, slice) for r in region):
-            values = arrays.read(self.source, cast("tuple[slice, ...]", region))
-        else:
-            values = arrays.read_at(self.source, region)
-        return mark_left_out(values, np.arange(self.shape[-1])[region[2]])
+        return mark_left_out(arrays.read(self.source, region), np.arange(self.shape[-1])[region[2]])
 
 
 @dataclass(frozen=True)

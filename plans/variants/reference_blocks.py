@@ -139,8 +139,7 @@ class Spans:
 
 def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
     """Read the values of some records and samples."""
-    read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
-    return np.asarray(read(array, (rows, samples, *(slice(None),) * (array.ndim - 2))))
+    return arrays.read(array, (rows, samples, *(slice(None),) * (array.ndim - 2)))
 
 
 def first_block(alleles: np.ndarray, unseen: Unseen | None, spans: Spans, rows: slice) -> int | None:

@@ -236,9 +236,9 @@ def decode_mem(array: AnyArray, n_chunks: int) -> int:
     return 2 * min(n_chunks, math.prod(grid_of(array))) * chunk_bytes(array)
 
 
-def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
+def read(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
     """
-    Decode a region of an array.
+    Decode a region of an array; positions, rather than a slice, select along their own axis only.
 
     Raises
     ------
@@ -249,7 +249,9 @@ def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
         return _values(array, region)
 
 
-def _values(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
+def _values(array: AnyArray, region: tuple[Any, ...]) -> np.ndarray:
+    if any(isinstance(of_axis, np.ndarray) for of_axis in region):
+        return np.asarray(array.oindex[region])
     return np.asarray(_now(array.async_array.getitem(region)) if _is_here(array) else array[region])
 
 
@@ -259,19 +261,6 @@ def assign(array: AnyArray, region: tuple[slice, ...], values: np.ndarray) -> No
         _now(array.async_array.setitem(region, values))
     else:
         array[region] = values
-
-
-def read_at(array: AnyArray, selection: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-    """
-    Decode an orthogonal selection of an array, by zarr's own `oindex`.
-
-    Raises
-    ------
-    DamagedChunkError
-        If a chunk cannot be decoded.
-    """
-    with naming(f"{array.path} in {place(array.store)}"):
-        return np.asarray(array.oindex[selection])
 
 
 def _is_here(array: AnyArray) -> bool:

@@ -223,7 +223,7 @@ def test_chunks_on_this_machine_are_read_and_encoded_without_an_event_loop(
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("read", [arrays.read, arrays.read_at, arrays.read_strings])
+@pytest.mark.parametrize("read", [arrays.read, arrays.read_strings])
 def test_a_corrupt_number_of_strings_is_not_allocated(tmp_path: Path, zarr_format: Any, read: Any) -> None:
     array = zarr.create_array(
         tmp_path / "a.zarr", shape=(3,), chunks=(3,), dtype="string", zarr_format=zarr_format, compressors=None
