@@ -24,9 +24,9 @@ from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, edit_attributes
 from vczstore.stores.zarr_backed import NoHistory
-from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
+from vczstore.vcz import arrays, conversion, vcf_headers
 from vczstore.vcz.model import (
     BATCH,
     INFO_STATES,
@@ -41,6 +41,7 @@ from vczstore.vcz.model import (
     refuse_padded,
     unknown_samples,
 )
+from vczstore.vcz.zarr_objects import Document
 
 OPERATION, MAIN = "export", "main"
 
@@ -231,8 +232,8 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
     edits += index
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
-    edits += [*marks, _ForgetHistory(vcz.zarr_format)]
-    edits.append(Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format))
+    edits += [*marks, Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format)]
+    edits.append(_ForgetHistory(vcz.zarr_format))
     plan = Plan(
         operation=OPERATION,
         store=store,
@@ -270,11 +271,10 @@ class _ForgetHistory:
 
     def apply(self, store: ZarrStore) -> None:
         """Drop these attributes of the root group."""
-        key = "zarr.json" if self.zarr_format == 3 else ".zattrs"
-        document = zarr_objects.read_json(store, key) or {}
-        attributes = document.get("attributes", {}) if self.zarr_format == 3 else document
+        edit_attributes(store, self.zarr_format, self._drop)
+
+    @staticmethod
+    def _drop(attributes: Document) -> None:
         for name in [*attributes]:
             if name.startswith("vczstore_") and name != INFO_STATES:
                 del attributes[name]
-        if document:
-            zarr_objects.write_json(store, key, document)

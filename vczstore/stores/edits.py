@@ -6,7 +6,7 @@ zarr-python 2.18 stay readable to it.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -201,6 +201,21 @@ class SetNoFill:
         zarr_objects.write_json(store, key, {**document, "fill_value": None})
 
 
+def edit_attributes(store: Store, zarr_format: int, edit: Callable[[Document], object]) -> None:
+    """Edit the attributes of the root group, in its document and any consolidated metadata."""
+    key = "zarr.json" if zarr_format == 3 else ".zattrs"
+    stored = zarr_objects.read_json(store, key)
+    document = stored or {}
+    attributes = document.setdefault("attributes", {}) if zarr_format == 3 else document
+    edit(attributes)
+    consolidated = zarr_objects.read_json(store, ".zmetadata") if zarr_format == 2 else None
+    if consolidated is not None:  # written before the document, from which attributes are read
+        consolidated["metadata"][".zattrs"] = attributes
+        zarr_objects.write_json(store, ".zmetadata", consolidated)
+    if document or stored is not None:
+        zarr_objects.write_json(store, key, document)
+
+
 @dataclass(frozen=True)
 class SetAttribute:
     """Set an attribute of the root group, in its document and any consolidated metadata."""
@@ -211,17 +226,7 @@ class SetAttribute:
 
     def apply(self, store: Store) -> None:
         """Update the root's document and its consolidated copy."""
-        if self.zarr_format == 3:
-            document = zarr_objects.read_json(store, "zarr.json") or {}
-            attributes = {**document.get("attributes", {}), self.name: self.value}
-            zarr_objects.write_json(store, "zarr.json", {**document, "attributes": attributes})
-            return
-        attributes = {**(zarr_objects.read_json(store, ".zattrs") or {}), self.name: self.value}
-        consolidated = zarr_objects.read_json(store, ".zmetadata")
-        if consolidated is not None:  # written before the document, from which attributes are read
-            consolidated["metadata"][".zattrs"] = attributes
-            zarr_objects.write_json(store, ".zmetadata", consolidated)
-        zarr_objects.write_json(store, ".zattrs", attributes)
+        edit_attributes(store, self.zarr_format, lambda attributes: attributes.update({self.name: self.value}))
 
 
 @dataclass(frozen=True)
@@ -238,16 +243,7 @@ class DropAttribute:
 
     def apply(self, store: Store) -> None:
         """Update the root's document and its consolidated copy."""
-        key = "zarr.json" if self.zarr_format == 3 else ".zattrs"
-        document = zarr_objects.read_json(store, key) or {}
-        attributes = document.get("attributes", {}) if self.zarr_format == 3 else document
-        attributes.pop(self.name, None)
-        consolidated = zarr_objects.read_json(store, ".zmetadata") if self.zarr_format == 2 else None
-        if consolidated is not None:
-            consolidated["metadata"].get(".zattrs", {}).pop(self.name, None)
-            zarr_objects.write_json(store, ".zmetadata", consolidated)
-        if document:
-            zarr_objects.write_json(store, key, document)
+        edit_attributes(store, self.zarr_format, lambda attributes: attributes.pop(self.name, None))
 
 
 @dataclass(frozen=True)
