@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.core.ledger import ATTRIBUTE as LEDGER
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.core.task_report import current_report
+from plans.core.task_report import report_written
 from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
 from vczstore.errors import SampleError
@@ -250,15 +251,19 @@ class RestoreChunks:
 
         n, size = self.encoded_chunks, max(1, arrays.chunk_bytes(self.array))
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // size, memory.free // (2 * size), math.ceil(n / MIN_TASKS)))
-        look = _RestoreTask(self, store).look
+        look = partial(self.copy, store)
         return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         for i in range(self.encoded_chunks):
-            self.copy(store, slice(i, i + 1))
+            self._copy(store, slice(i, i + 1))
 
-    def copy(self, store: "ZarrStore", numbers: slice) -> int:
-        """Copy a range of chunks by their indices, and return their encoded bytes."""
+    def copy(self, store: "ZarrStore", numbers: slice) -> None:
+        """Copy a range of chunks in a task, by their indices."""
+        report_written(store, numbers.stop - numbers.start, encoded_bytes=self._copy(store, numbers))
+
+    def _copy(self, store: "ZarrStore", numbers: slice) -> int:
+        """Copy a range of chunks, and return their encoded bytes."""
         coords = self._coords(numbers)
         values = encoded_chunks.get_encoded(self.array, coords)
         encoded_chunks.set_encoded(arrays.planned(self.array, store=store), zip(coords, values, strict=True))
@@ -269,17 +274,3 @@ class RestoreChunks:
             return [tuple(at) for at in self.chunks[numbers].tolist()]
         grid = arrays.grid_of(self.array)
         return [tuple(map(int, np.unravel_index(n, grid))) for n in range(numbers.start, numbers.stop)]
-
-
-@dataclass(frozen=True)
-class _RestoreTask:
-    """A task that restores chunks."""
-
-    chunks: RestoreChunks
-    store: "ZarrStore"
-
-    def look(self, numbers: slice) -> None:
-        report = current_report.get()
-        report.encoded_bytes += self.chunks.copy(self.store, numbers)
-        report.chunks += numbers.stop - numbers.start
-        report.store = self.store

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -211,14 +212,20 @@ class LinkChunks:
 
         fewest, most = LINKS_PER_TASK
         per_task = min(most, max(fewest, math.ceil(self.encoded_chunks / MIN_TASKS)))
-        reader = scan_tasks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
+        reader = scan_tasks.ScanReader(partial(self.link, store), self.encoded_chunks, per_task)
         return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
-        self.link(store, slice(0, self.encoded_chunks))
+        self._link(store, slice(0, self.encoded_chunks))
 
     def link(self, store: "ZarrStore", numbers: slice) -> None:
-        """Link a range of chunks, by their flat indices in the grid."""
+        """Link a range of chunks in a task, by their flat indices in the grid."""
+        from plans.core import task_report
+
+        self._link(store, numbers)
+        task_report.report_written(store, numbers.stop - numbers.start)
+
+    def _link(self, store: "ZarrStore", numbers: slice) -> None:
         coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
         link_chunks(self.array, arrays.planned(self.array, store=store), map(self._ends, coords))
 
@@ -229,17 +236,3 @@ class LinkChunks:
         axis = samples_axis(self.array) or 0
         of, to = self.columns[at[axis]]
         return (*at[:axis], of, *at[axis + 1 :]), (*at[:axis], to, *at[axis + 1 :])
-
-
-@dataclass(frozen=True)
-class _LinkTask:
-    """A task that links chunks."""
-
-    chunks: LinkChunks
-    store: "ZarrStore"
-
-    def look(self, numbers: slice) -> None:
-        from plans.core import task_report
-
-        self.chunks.link(self.store, numbers)
-        task_report.report_written(self.store, numbers.stop - numbers.start, 0)

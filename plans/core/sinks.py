@@ -16,7 +16,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import Blocks, Columns
 from plans.core.cubed_backend import BlockSink, move
 from plans.core.regroup import Regrouped
-from plans.core.task_report import current_report
+from plans.core.task_report import report_written
 from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 
 type EncodedChunks = list[tuple[tuple[int, ...], zarr_objects.Encoded]]
@@ -139,10 +139,8 @@ class EncodedSink(BlockSink):
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
         chunks: EncodedChunks = [chunk for of_task in values for chunk in of_task]
         encoded_chunks.set_encoded(self.array, chunks)
-        report = current_report.get()
-        report.chunks += len(chunks)
-        report.encoded_bytes += sum(len(value) for _, value in chunks if value is not None)
-        report.store = self.array.store
+        encoded_bytes = sum(len(value) for _, value in chunks if value is not None)
+        report_written(self.array.store, len(chunks), encoded_bytes=encoded_bytes)
 
 
 def copy_encoded(
@@ -197,10 +195,7 @@ class DecodedSink(BlockSink):
         cells = self.columns.cells_of(key)
         for here, there in self.columns.runs(cells):
             arrays.assign(self.array, there, values[here])
-        report = current_report.get()
-        report.chunks += math.prod(len(r) for r in cells)
-        report.decoded_bytes += values.nbytes
-        report.store = self.array.store
+        report_written(self.array.store, math.prod(len(r) for r in cells), decoded_bytes=values.nbytes)
 
 
 class RowsSink(BlockSink):
@@ -231,7 +226,4 @@ class RowsSink(BlockSink):
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
         n_chunks, n_bytes = self.put(key[0].start, values)
-        report = current_report.get()
-        report.chunks += n_chunks
-        report.decoded_bytes += n_bytes
-        report.store = self.store_written
+        report_written(self.store_written, n_chunks, decoded_bytes=n_bytes)

@@ -69,9 +69,10 @@ def peak_mem() -> int:
     return int(peak_measured_mem())
 
 
-def report_written(store: ZarrStore, n_chunks: int, decoded_bytes: int) -> None:
-    """Add chunks that the current task has written directly, not through a sink, to its report."""
+def report_written(store: ZarrStore, n_chunks: int, decoded_bytes: int = 0, *, encoded_bytes: int = 0) -> None:
+    """Add chunks that the current task has written to its report."""
     report = current_report.get()
     report.chunks += n_chunks
+    report.encoded_bytes += encoded_bytes
     report.decoded_bytes += decoded_bytes
     report.store = store

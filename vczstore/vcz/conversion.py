@@ -44,24 +44,32 @@ def new(
 
     The `clevel` is Blosc's level. Absent chunks read as `fill_value`; None is zarr's default for the dtype.
     """
-    attributes = dict(attributes or {})
     compressor: Any = BloscCodec(cname="zstd", clevel=clevel, shuffle="shuffle")
-    names: Document = {"dimension_names": list(dimension_names)}
     if zarr_format == 2:
-        attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
-        compressor, names = numcodecs.Blosc(cname="zstd", clevel=clevel, shuffle=numcodecs.Blosc.SHUFFLE), {}
-    created = zarr.create_array(
-        MemoryStore(),
+        compressor = numcodecs.Blosc(cname="zstd", clevel=clevel, shuffle=numcodecs.Blosc.SHUFFLE)
+    metadata = _created(
+        zarr_format,
+        dimension_names,
+        attributes or {},
         shape=shape,
         dtype=dtype,
         chunks=chunks,
         compressors=compressor,
-        zarr_format=cast(Any, zarr_format),
         fill_value=fill_value,
-        attributes=attributes,
-        **names,
     )
-    return from_metadata(created.metadata, MemoryStore(), path)
+    return from_metadata(metadata, MemoryStore(), path)
+
+
+def _created(
+    zarr_format: int, dimension_names: Sequence[str | None], attributes: Document, **options: Any
+) -> ArrayV2Metadata | ArrayV3Metadata:
+    """The metadata of a new array as zarr makes them; in format 2 dimension names are an attribute."""
+    if zarr_format == 2:
+        attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
+    else:
+        options["dimension_names"] = list(dimension_names)
+    created = zarr.create_array(MemoryStore(), zarr_format=cast(Any, zarr_format), attributes=attributes, **options)
+    return created.metadata
 
 
 def new_like(
@@ -87,22 +95,17 @@ def new_like(
     dimension_names, attributes
         The names of all axes, and the attributes of the new array.
     """
-    options: Document = {"dimension_names": list(dimension_names)}
-    if array.metadata.zarr_format == 2:
-        attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
-        options = {}
-    created = zarr.create_array(
-        MemoryStore(),
+    metadata = _created(
+        array.metadata.zarr_format,
+        dimension_names,
+        attributes,
         shape=(array.shape[0], *others),
         dtype=dtype,
         chunks=(array.chunks[0], *(max(1, n) for n in others)),
         shards=None if array.shards is None else (array.shards[0], *(max(1, n) for n in others)),
-        compressors=cast(Any, array.compressors or None),
-        zarr_format=cast(Any, array.metadata.zarr_format),
-        attributes=attributes,
-        **options,
+        compressors=array.compressors or None,
     )
-    return from_metadata(created.metadata, array.store, path)
+    return from_metadata(metadata, array.store, path)
 
 
 def in_format(
@@ -132,21 +135,15 @@ def in_format(
         with suppress(UnsupportedCodecError):
             return as_format_3(metadata, dimension_names=dimension_names)
     attributes = {k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"}
-    options: Document = {"dimension_names": list(dimension_names)}
-    if zarr_format == 2:
-        attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
-        options = {}
-    created = zarr.create_array(
-        MemoryStore(),
+    return _created(
+        zarr_format,
+        dimension_names,
+        attributes,
         shape=shape,
         dtype=array.dtype,
         chunks=chunks or array.chunks,
         fill_value=float("nan") if zarr_format == 2 and is_nan(array.fill_value) else array.fill_value,
-        zarr_format=cast(Any, zarr_format),
-        attributes=attributes,
-        **options,
     )
-    return created.metadata
 
 
 def _rechunked(
