@@ -23,17 +23,17 @@ from plans.core.views import View
 from plans.core.withdrawn import copying_key, counting_left_out, readmitting, returning_samples, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
-from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
-from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
+from plans.schema.keep_blocks import look_up_highest, without_lengths
+from plans.schema.layout import Fields
 from plans.schema.provenance import with_batch_numbers, with_batch_table
-from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, kept_summary, look_up_unfit
+from plans.schema.schema_change import SchemaChange, compile_schema_change, look_up_unfit
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
-from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen, widened_array
+from plans.variants.allele_dimensions import arrays_to_widen, widened_array
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
-from plans.variants.harmonised_fields import harmonised_array, without_unfit_fields
+from plans.variants.harmonised_fields import harmonised_array
 from plans.variants.stale import mark_stale
 from plans.variants.surveys import match_sources
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
@@ -96,35 +96,21 @@ def compile_append(
 
     # 1. check that everything is consistent and compatible
     _check(vcz, sources, new)
-    sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
-    prepared, by_allele = prepared_sources(OPERATION, vcz, sources, findings, fields)
-    dropped = dropped_fields(vcz, sources, prepared, fields)
-    layout = layout_of(OPERATION, vcz, prepared, by_allele, add=fields.add, unfit=unfit or ())
-    layout = layout if findings is None else with_room(layout, findings.highest_kept)
     change = compile_schema_change(
-        OPERATION,
-        store,
-        vcz,
-        prepared,
-        layout,
-        memory,
-        fields=fields,
-        surveyed=unfit is not None,
-        findings=findings,
-        by_allele=by_allele,
+        OPERATION, store, vcz, sources, memory, fields=fields, findings=findings, unfit=unfit
     )
     insertions = None
     if findings is not None and findings.insertion is not None:
-        insertions = ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings)
+        insertions = ArrayInsertions.of(OPERATION, vcz, change.vcz, change.lengths, findings)
         change = insertions.absorb(change)
     elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. writes of arrays
-    arrays_of = StoreArrays.of(OPERATION, change, layout, findings, old, columns, insertions)
+    arrays_of = StoreArrays.of(OPERATION, change, findings, old, columns, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
-        *_put(arrays_of.before, arrays_of.after, prepared, findings, old, memory),
+        *_put(arrays_of.before, arrays_of.after, change.sources, findings, old, memory),
         *(WriteMissing.of(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
         *widening,
     )
@@ -134,8 +120,7 @@ def compile_append(
     ids = np.concatenate([vcz.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = mark_stale(change.vcz.planned(resized, ids))
     created = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
-    summary = Summary.of(findings, arrays_of.after, dropped, arrays_of.added)
-    kept = kept_summary(prepared, fields, dropped)
+    summary, kept = Summary.of(findings, arrays_of.after, change.dropped, arrays_of.added), change.kept
     plan = Plan(
         operation=OPERATION,
         store=store,
@@ -197,7 +182,6 @@ class StoreArrays(NamedTuple):
         cls,
         operation: str,
         change: SchemaChange,
-        layout: Layout,
         findings: Findings | None,
         old: int,
         columns: Sequence[int],
@@ -205,14 +189,14 @@ class StoreArrays(NamedTuple):
     ) -> "StoreArrays":
         """Resize all arrays. An interrupted append may have left some of them longer than `sample_id`."""
         vcz, created = change.vcz, change.created
-        wider = arrays_to_widen(operation, vcz, layout.lengths)
-        after = {name: widened_array(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
+        wider = arrays_to_widen(operation, vcz, change.lengths)
+        after = {name: widened_array(a, change.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
         if insertions is not None:
             wider |= insertions.sites
             as_read |= {name: cast("AnyArray", insertions.views[name]) for name in as_read if name in insertions.views}
         before = {
-            name: cast("AnyArray", completed(name, vcz, array, widened_array(array, layout.lengths), findings))
+            name: cast("AnyArray", completed(name, vcz, array, widened_array(array, change.lengths), findings))
             for name, array in as_read.items()
             if not (old and name in created)
         }
@@ -304,13 +288,8 @@ def compile_in_stages(
     way_out = "leave them out with --drop-returning, or say --allow-returning"
     returning = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
     sources, table = with_batch_numbers(vcz, sources)
-    findings = None
-    if rules is not None:
-        after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
-        sources = with_numbers(vcz, sources, rules)
-        findings = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
-        sources = without_lengths(sources, rules)
-    unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
+    after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
+    sources, findings, unfit = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
     copying = output is not None
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
     plan = with_batch_table(counting_left_out(readmitting(plan, vcz, returning), all_sources, sources), table)
@@ -334,13 +313,25 @@ def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
 
 
 def look_up(
-    operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory, *, interrupted_at: int | None = None
-) -> Generator[Survey, list[list[Any]], Findings]:
-    """Survey the matches of sources with a store, and the highest values of kept reference blocks."""
-    findings = yield from match_sources(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
-    keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
-    highest = yield from look_up_highest(operation, vcz, keepers, memory)
-    return replace(findings, highest_kept=highest)
+    operation: str,
+    vcz: Vcz,
+    sources: Sequence[Vcz],
+    rules: Rules | None,
+    memory: Memory,
+    *,
+    interrupted_at: int | None = None,
+) -> Generator[Survey, list[list[Any]], tuple[Sequence[Vcz], Findings | None, set[tuple[int, str]]]]:
+    """Survey the matches of sources with a store, the highest values of kept reference blocks, and dtypes."""
+    findings = None
+    if rules is not None:
+        sources = with_numbers(vcz, sources, rules)
+        findings = yield from match_sources(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
+        keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
+        highest = yield from look_up_highest(operation, vcz, keepers, memory)
+        findings = replace(findings, highest_kept=highest)
+        sources = without_lengths(sources, rules)
+    unfit = yield from look_up_unfit(operation, vcz, sources, memory)
+    return sources, findings, unfit
 
 
 def copying_directly(
@@ -450,24 +441,6 @@ class HasSamples:
             f"{OPERATION}: {self.label} has all of these samples already, with other values of {found}; update them, "
             f"or leave them out (its consolidated metadata are out of date: vczstore repair {self.label})"
         )
-
-
-def prepared_sources(
-    operation: str, vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
-) -> tuple[list[Vcz], dict[str, int] | None]:
-    """The sources without dropped fields, and the new lengths of dimensions of alleles; None if not harmonised."""
-    check_named(operation, vcz, sources, fields)
-    sources = without_unjoinable(operation, vcz, sources, fields, harmonised=findings is not None)
-    if findings is None:
-        return sources, None
-    by_allele: dict[str, int] = {}
-    for source in sources:
-        lengths = allele_lengths(operation, vcz, findings, source)
-        by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in lengths.items()}
-    layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
-    with_new = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
-    sources = [without_unfit_fields(operation, with_new, s, findings, by_allele, fields.drop) for s in sources]
-    return sources, by_allele
 
 
 def _put(

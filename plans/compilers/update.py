@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.compilers.append import StoreArrays, incoming, look_up, prepared_sources
+from plans.compilers.append import StoreArrays, incoming, look_up
 from plans.core.compatibility import check_incoming
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
@@ -19,19 +19,14 @@ from plans.core.model import Plan, Survey
 from plans.core.withdrawn import returning_samples
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
-from plans.schema.keep_blocks import with_blocks, with_room, without_lengths
-from plans.schema.layout import Fields, Layout, check_named, layout_of
+from plans.schema.layout import Fields, check_named
 from plans.schema.provenance import keep_batch_numbers
 from plans.schema.schema_change import (
     SchemaChange,
     compile_growth,
     compile_schema_change,
-    dropped_fields,
-    kept_summary,
-    look_up_unfit,
 )
 from plans.schema.widen import ALLELE
-from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
 from plans.variants.stale import mark_stale
@@ -92,37 +87,23 @@ def compile_update(
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added, so that its existing values do not become missing
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
-    sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
-    prepared, by_allele = prepared_sources(OPERATION, vcz, sources, findings, fields)
-    dropped = dropped_fields(vcz, sources, prepared, fields)
-    layout = layout_of(OPERATION, vcz, prepared, by_allele, add=fields.add, unfit=unfit or ())
-    layout = _without_ids(layout if findings is None else with_room(layout, findings.highest_kept))
     change = compile_schema_change(
-        OPERATION,
-        store,
-        vcz,
-        prepared,
-        layout,
-        memory,
-        fields=fields,
-        surveyed=unfit is not None,
-        findings=findings,
-        by_allele=by_allele,
+        OPERATION, store, vcz, sources, memory, fields=fields, findings=findings, unfit=unfit, adds_samples=False
     )
-    kept = kept_summary(prepared, fields, dropped)
+    kept = change.kept
     if findings is not None and findings.insertion is not None:
-        plan = _inserting(store, change, prepared, places, layout, findings, dropped, memory)
+        plan = _inserting(store, change, places, findings, memory)
         return replace(plan, counts={**plan.counts, **kept.counts}, notes={**kept.notes, **plan.notes})
 
     # 2. the arrays of the store grow first, since samples are written to columns that are widened
-    change, growth = compile_growth(OPERATION, store, change, layout, memory)
+    change, growth = compile_growth(OPERATION, store, change, memory)
 
     # 3. writes of arrays; apart from these, only the states of INFO fields change
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
-    parts = _parts(prepared, places, targets, findings)
+    parts = _parts(change.sources, places, targets, findings)
     writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
     after, marks = mark_stale(change.vcz)
-    summary = Summary.of(findings, targets, dropped, change.created)
+    summary = Summary.of(findings, targets, change.dropped, change.created)
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
@@ -164,11 +145,8 @@ def _parts(
 def _inserting(
     store: Store,
     change: SchemaChange,
-    sources: Sequence[Vcz],
     places: Sequence[np.ndarray],
-    layout: Layout,
     findings: Findings,
-    dropped: Collection[str],
     memory: Memory,
 ) -> Plan:
     """
@@ -177,11 +155,11 @@ def _inserting(
     All chunks of calls are written, since rows are also inserted for samples that are not updated.
     """
     vcz, n = change.was, change.was.n_samples
-    insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings), old=0)
+    insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, change.lengths, findings), old=0)
     change = insertions.absorb(change)
-    of_store = StoreArrays.of(OPERATION, change, layout, findings, n, (), insertions)
+    of_store = StoreArrays.of(OPERATION, change, findings, n, (), insertions)
     targets = {name: array for name, array in of_store.after.items() if name != SAMPLE_ID}
-    parts = _parts(sources, places, targets, findings)
+    parts = _parts(change.sources, places, targets, findings)
     changed = {*insertions.views, *of_store.wider, *of_store.added}
     calls = [
         PutSamples.of(OPERATION, of_store.before[name], target, parts[name], memory, every=name in changed)
@@ -189,7 +167,7 @@ def _inserting(
     ]
     resized, edits = of_store.edits(change.vcz.zarr_format)
     after, marks = mark_stale(change.vcz.planned(resized, vcz.sample_ids))
-    summary = Summary.of(findings, targets, dropped, of_store.added)
+    summary = Summary.of(findings, targets, change.dropped, of_store.added)
     n_updated = sum(len(to) for to in places)
     plan = Plan(
         operation=OPERATION,
@@ -202,7 +180,7 @@ def _inserting(
         memory=memory,
         after=after,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples updated": n_updated, **summary.counts, **change.counts},
+        counts={"sources": len(change.sources), "samples updated": n_updated, **summary.counts, **change.counts},
         notes={**summary.notes, **change.notes(of_store.wider, ())},
         last=(ALLELE,),
         chunks_of_store=sum(write.decoded_chunks for write in calls),
@@ -239,18 +217,8 @@ def compile_in_stages(
     VczstoreError
         If the sources are incompatible.
     """
-    findings = None
-    if rules is not None:
-        sources = with_numbers(vcz, sources, rules)
-        findings = yield from look_up(OPERATION, vcz, sources, rules, memory)
-        sources = without_lengths(sources, rules)
-    unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
+    sources, findings, unfit = yield from look_up(OPERATION, vcz, sources, rules, memory)
     return compile_update(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
-
-
-def _without_ids(layout: Layout) -> Layout:
-    """The layout without sample IDs, which do not change."""
-    return replace(layout, forms={name: form for name, form in layout.forms.items() if name != SAMPLE_ID})
 
 
 def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:

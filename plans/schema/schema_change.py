@@ -14,19 +14,29 @@ from plans.core.compatibility import FitsDtype, check_metadata, data_checks, fit
 from plans.core.memory import Memory
 from plans.core.model import Check, Plan, Survey, Write
 from plans.schema.fitting import is_derived
-from plans.schema.layout import Fields, Layout, has_no_samples, named, new_arrays, widest
+from plans.schema.keep_blocks import with_blocks, with_room
+from plans.schema.layout import (
+    Fields,
+    check_named,
+    has_no_samples,
+    layout_of,
+    named,
+    new_arrays,
+    widest,
+    without_unjoinable,
+)
 from plans.schema.missing import with_missing_values
 from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, wider_notes
 from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
-from plans.variants.allele_dimensions import arrays_to_widen
+from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen
 from plans.variants.dropped_fields import Dropped
 from plans.variants.findings import Findings, Summary
-from plans.variants.harmonised_fields import check_fields
+from plans.variants.harmonised_fields import check_fields, without_unfit_fields
 from plans.variants.kept_blocks import BLOCKS
 from plans.variants.reference_blocks import LEN
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
-from vczstore.vcz.model import Vcz, listing
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,14 @@ class SchemaChange:
         Plans that change the store before anything else is written.
     is_committed_first
         Whether tasks read the re-encoded arrays, because a local folder is replaced before they begin.
+    sources
+        The sources, without dropped fields.
+    lengths
+        The lengths of dimensions that the store needs to take their samples.
+    dropped
+        The droppable fields that at least one source lacks.
+    kept
+        A summary of the droppable fields that are kept.
     """
 
     was: Vcz
@@ -55,6 +73,10 @@ class SchemaChange:
     checks: tuple[Check, ...]
     first: tuple[Plan, ...]
     is_committed_first: bool
+    sources: list[Vcz]
+    lengths: Mapping[str, int]
+    dropped: set[str]
+    kept: Summary
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,13 +98,12 @@ def compile_schema_change(
     store: Store,
     vcz: Vcz,
     sources: Sequence[Vcz],
-    layout: Layout,
     memory: Memory,
     *,
     fields: Fields,
-    surveyed: bool,
-    findings: Findings | None = None,
-    by_allele: Mapping[str, int] | None = None,
+    findings: Findings | None,
+    unfit: Collection[tuple[int, str]] | None,
+    adds_samples: bool = True,
 ) -> SchemaChange:
     """
     Compile the changes that a store needs to take the samples of its sources.
@@ -94,38 +115,46 @@ def compile_schema_change(
     store, vcz
         The store, and its state before the operation.
     sources
-        The sources, without dropped fields.
-    layout
-        The layout that the store needs, from `plans.schema.layout.layout_of`.
+        The sources.
     memory
         Memory limits of a task.
     fields
         Fields to drop or add where the store or a source lacks them.
-    surveyed
-        Whether values have been surveyed for the dtype they need, so that no task has to check it.
-    findings, by_allele
-        How the sources are harmonised with the store, and the new lengths of dimensions per allele; None if they are
-        not harmonised.
+    findings
+        How the sources are harmonised with the store; None if they are not.
+    unfit
+        What `look_up_unfit` returned; None if values have not been surveyed, so that tasks have to check them.
+    adds_samples
+        Whether the sample IDs change.
 
     Raises
     ------
     VczstoreError
         If the metadata of a source are incompatible, or the store cannot be re-encoded.
     """
+    all_sources, fields = with_blocks(operation, vcz, sources, findings, fields)
+    sources, by_allele = _prepared(operation, vcz, all_sources, findings, fields)
+    dropped = dropped_fields(vcz, all_sources, sources, fields)
+    layout = layout_of(operation, vcz, sources, by_allele, add=fields.add, unfit=unfit or ())
+    if findings is not None:
+        layout = with_room(layout, findings.highest_kept)
+    if not adds_samples:
+        layout = replace(layout, forms={name: form for name, form in layout.forms.items() if name != SAMPLE_ID})
     layout = with_missing_values(operation, vcz, sources, layout, findings)
     texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
     rebuilt = rebuilt_arrays(operation, vcz, layout, texts)
     created = new_arrays(vcz, sources, layout)
     after = replace(vcz, arrays=dict(sorted({**vcz.arrays, **rebuilt, **created}.items())))
-    checks = _check(operation, after, sources, findings, by_allele, fields, surveyed=surveyed)
+    checks = _check(operation, after, sources, findings, by_allele, fields, surveyed=unfit is not None)
     first = (compile_rebuild(operation, store, vcz, rebuilt, memory),) if rebuilt else ()
     is_committed_first = any(plan.store is not store for plan in first)
-    return SchemaChange(vcz, after, rebuilt, created, tuple(checks), first, is_committed_first)
+    kept = kept_summary(sources, fields, dropped)
+    return SchemaChange(
+        vcz, after, rebuilt, created, tuple(checks), first, is_committed_first, sources, layout.lengths, dropped, kept
+    )
 
 
-def compile_growth(
-    operation: str, store: Store, change: SchemaChange, layout: Layout, memory: Memory
-) -> tuple[SchemaChange, Plan]:
+def compile_growth(operation: str, store: Store, change: SchemaChange, memory: Memory) -> tuple[SchemaChange, Plan]:
     """
     Compile the extension of axes, and the writing of added fields, for the existing samples of a store.
 
@@ -136,7 +165,7 @@ def compile_growth(
     plan
         Plan that writes them; it does nothing if no array is extended or added.
     """
-    wider = arrays_to_widen(operation, change.vcz, layout.lengths)
+    wider = arrays_to_widen(operation, change.vcz, change.lengths)
     widening = widenings(operation, change.vcz, wider, None, None, memory)
     n_samples = change.vcz.n_samples
     missing = [
@@ -207,6 +236,24 @@ def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:
     if ours is None or fits(theirs.dtype, ours.dtype) or widest(theirs.dtype, ours.dtype) is None:
         return False
     return ours.dtype.kind in "iuU" or ours.dtype.kind == theirs.dtype.kind == "S"
+
+
+def _prepared(
+    operation: str, vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
+) -> tuple[list[Vcz], dict[str, int] | None]:
+    """The sources without dropped fields, and the new lengths of dimensions of alleles; None if not harmonised."""
+    check_named(operation, vcz, sources, fields)
+    sources = without_unjoinable(operation, vcz, sources, fields, harmonised=findings is not None)
+    if findings is None:
+        return sources, None
+    by_allele: dict[str, int] = {}
+    for source in sources:
+        lengths = allele_lengths(operation, vcz, findings, source)
+        by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in lengths.items()}
+    layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
+    with_new = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
+    sources = [without_unfit_fields(operation, with_new, s, findings, by_allele, fields.drop) for s in sources]
+    return sources, by_allele
 
 
 def _check(
