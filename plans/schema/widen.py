@@ -15,6 +15,7 @@ from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader, Reencoded
 from plans.core.views import Padded, View, extra_mem, in_store, read_padded
 from plans.schema.fitting import Fitted
+from plans.variants.allele_numbers import padded
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import GENOTYPE, number_of, numbers_of
 from plans.variants.findings import Findings
@@ -478,8 +479,7 @@ class AllelesReader:
 
     def _padded(self, alleles: np.ndarray) -> np.ndarray:
         width = self.columns.array_shape[1]
-        padding = width - alleles.shape[1]
-        return np.pad(alleles, ((0, 0), (0, max(0, padding))), constant_values="")[:, :width]
+        return padded(alleles[:, :width], width)
 
 
 def _is_fill(array: AnyArray) -> bool:

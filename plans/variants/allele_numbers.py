@@ -47,9 +47,9 @@ def distinguish_repeats(numbers: np.ndarray) -> np.ndarray:
     return result
 
 
-def padded(alleles: np.ndarray, width: int) -> np.ndarray:
-    """Return alleles padded with ``""`` to `width` columns."""
-    return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
+def padded(values: np.ndarray, width: int, fill: str | int = "") -> np.ndarray:
+    """Return alleles, or values per allele, padded with `fill` to `width` columns."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
 
 
 def with_new_alleles(
@@ -73,7 +73,7 @@ def with_new_alleles(
         for column in np.flatnonzero(mapped[row] == -2):
             if n == ours.shape[1]:
                 alleles = padded(alleles, n + 1)
-                ours = np.pad(ours, ((0, 0), (0, 1)), constant_values=-1)
+                ours = padded(ours, n + 1, -1)
             alleles[row, n], ours[row, n] = theirs[at[row], column], ids[at[row], column]
             mapped[row, column] = n
             n += 1

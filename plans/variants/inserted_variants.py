@@ -7,13 +7,13 @@ other. There is no list of inserted variants: each task merges the ranges that i
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 
 from plans.core.compatibility import blank_absent
 from plans.core.views import View
-from plans.variants.allele_numbers import Numbers, with_new_alleles
+from plans.variants.allele_numbers import Numbers, padded, with_new_alleles
 from plans.variants.match_index import Index, Matches, Report, Unit
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
@@ -175,7 +175,7 @@ class _PartialMatches(Matches):
         """Return these matches with more records; `at` is the index of the record that matches each variant, or -1."""
         present, matched = at >= 0, at[at >= 0]
         width = max(self.alleles.shape[1], mapped.shape[1])
-        own, alleles = (_wide(a, width) for a in (self.alleles, mapped))
+        own, alleles = (padded(a, width, -1) for a in (self.alleles, mapped))
         result_rows, n_alleles = self.rows.copy(), self.n_alleles.copy()
         result_rows[present], n_alleles[present] = rows[matched], (ids[matched] >= 0).sum(axis=1)
         places = None
@@ -188,10 +188,6 @@ class _PartialMatches(Matches):
 
 SITE_VALUES = (LENGTH, END, SVLEN, ID)
 """Site fields whose values are merged from all sources that have the record."""
-
-
-def _wide(numbers: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(numbers, ((0, 0), (0, width - numbers.shape[1])), constant_values=-1)
 
 
 _cache: UnitCache[MergedRange] = UnitCache()
@@ -227,25 +223,11 @@ class InsertedIndex(Index):
     def _match(self, start: int, stop: int) -> Unit:
         parts = [(part, here) for part, here in self.records.parts(slice(start, stop))]
         width = max(part.alleles.shape[1] for part, _ in parts)
-        alleles = [
-            np.pad(p.alleles[h], ((0, 0), (0, width - p.alleles.shape[1])), constant_values="") for p, h in parts
-        ]
-        sources = []
-        for s in self.chosen:
-            mine = [part.sources[s].cut(here) for part, here in parts]
-            columns = max(m.alleles.shape[1] for m in mine)
-            sources.append(
-                Matches(
-                    np.concatenate([m.rows for m in mine]),
-                    np.concatenate([_wide(m.alleles, columns) for m in mine]),
-                    np.concatenate([m.n_alleles for m in mine]),
-                    None if mine[0].unseen is None else np.concatenate([cast("np.ndarray", m.unseen) for m in mine]),
-                )
-            )
+        sources = [Matches.concatenated([part.sources[s].cut(here) for part, here in parts]) for s in self.chosen]
         return Unit(
             start,
             stop,
-            np.concatenate(alleles),
+            np.concatenate([padded(part.alleles[here], width) for part, here in parts]),
             np.concatenate([part.n_before[here] for part, here in parts]),
             np.concatenate([part.n_alleles[here] for part, here in parts]),
             tuple(sources),

@@ -44,6 +44,18 @@ class Matches:
     def nbytes(self) -> int:
         return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
+    @classmethod
+    def concatenated(cls, parts: "Sequence[Matches]") -> "Matches":
+        """Return the matches of one source with successive variants."""
+        width = max(part.alleles.shape[1] for part in parts)
+        unseen = [part.unseen for part in parts if part.unseen is not None]
+        return Matches(
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([padded(part.alleles, width, -1) for part in parts]).astype("i4"),
+            np.concatenate([part.n_alleles for part in parts]).astype("i4"),
+            np.concatenate(unseen) if unseen else None,
+        )
+
     def cut(self, rows: slice) -> "Matches":
         """Return the matches of some of the variants."""
         unseen = None if self.unseen is None else self.unseen[rows]
@@ -166,15 +178,7 @@ class Index:
         runs = self.store.runs
         run_numbers = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
         parts = [self._match_run(int(k)) for k in run_numbers]
-        sources = [
-            Matches(
-                np.concatenate([p.sources[s].rows for p in parts]),
-                np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
-                np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
-                _joined([p.sources[s].unseen for p in parts]),
-            )
-            for s in range(len(self.sources))
-        ]
+        sources = [Matches.concatenated([p.sources[s] for p in parts]) for s in range(len(self.sources))]
         n_before, n_alleles = (
             np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
         )
@@ -303,8 +307,3 @@ def _added(reports: Sequence[Report]) -> Report:
         first(r.first_unmatched for r in reports),
         first(r.block for r in reports),
     )
-
-
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None
