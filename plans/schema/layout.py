@@ -13,6 +13,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.compatibility import BY_VARIANT, check_attributes, fits
+from plans.variants.field_numbers import NUMBERS
 from plans.variants.kept_blocks import BLOCKS, RUNS
 from plans.variants.reference_blocks import LEN
 from vczstore.errors import IncompatibleError, UnsuitableError
@@ -292,7 +293,6 @@ def _joined(operation: str, name: str, forms: Sequence[tuple[str, Form]]) -> For
     return reduce(join, forms)[1]
 
 
-_NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
 _OF_NUMBER_DOT = re.compile("FORMAT_.+_dim")
 """Name that bio2zarr gives to the last dimension of a FORMAT field with Number=. in the header."""
 
@@ -300,11 +300,11 @@ _OF_NUMBER_DOT = re.compile("FORMAT_.+_dim")
 def _refuse_unknown_number(operation: str, name: str, *sides: tuple[str, Form]) -> None:
     """Raise an `IncompatibleError` if a field has values per allele on one side, and Number=. on the other."""
     lasts = {str(form.dimensions[-1]): label for label, form in sides}
-    by_allele, dot = (next((d for d in lasts if test(d)), "") for test in (_NUMBERS.get, _OF_NUMBER_DOT.fullmatch))
+    by_allele, dot = (next((d for d in lasts if test(d)), "") for test in (NUMBERS.get, _OF_NUMBER_DOT.fullmatch))
     if not by_allele or not dot:
         return
     field = field_of(name)
-    number = f"--number {field}={_NUMBERS[by_allele]}"
+    number = f"--number {field}={NUMBERS[by_allele]}"
     way_out = f"say what it is with --harmonise {number} (harmonise: {{numbers: [{number.split()[1]}]}} in a job)"
     if operation == "update":
         way_out = f"express the source over the store first, with vczstore normalise {number}"
