@@ -1,5 +1,9 @@
 """The values that options allow, in a module of their own so that the command line need not import their users."""
 
+from collections.abc import Sequence
+
+from vczstore.errors import OptionError
+
 AMERICAN = {"harmonize": "harmonise", "normalize": "normalise"}
 """American spellings of commands, options and keys, which are accepted as well."""
 
@@ -11,7 +15,9 @@ REF_MISMATCHES = ("refuse", "keep")
 KEPT_TAGS = ("all", "none")
 MAX_DAYS = 36_500
 IF_NONE = ("error", "ok")
-TAGS = ("refuse", "delete", "recreate")
+RECREATE = "recreate"
+"""Treatment of tags: their states are rewritten, by an operation of this name in commit metadata."""
+TAGS = ("refuse", "delete", RECREATE)
 INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
 """The INFO fields that can be recomputed from genotypes, with their names in ``bcftools +fill-tags``."""
 DEFAULT_INFO_FIELDS = INFO_FIELDS[:4]
@@ -36,3 +42,9 @@ SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
 
 OURS = "vczstore-"
 """Prefix of the temporary branches that operations create and delete."""
+
+
+def check_choice(what: str, value: str | None, choices: Sequence[str]) -> None:
+    """Raise an `OptionError` for a value that is neither None nor one of the choices."""
+    if value is not None and value not in choices:
+        raise OptionError(f"no {what} {value!r}; choose one of {', '.join(choices)}")

@@ -254,7 +254,7 @@ class RemoveFromArray(Reencoded):
         from plans.core import xarray_backend
 
         array = arrays.planned(self.target, store=store)
-        columns = xarray_backend.select(opened.variable(array, memory), self.columns)
+        columns = xarray_backend.take(opened.variable(array, memory), self.columns.positions())
         blanked = xarray_backend.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
         return xarray_backend.write(blanked, array, self.columns)
 

@@ -8,7 +8,7 @@ import cloudpickle
 from zarr.abc.store import Store as ZarrStore
 
 from plans.core.memory import Memory
-from vczstore.vcz.zarr_objects import get_many
+from vczstore.vcz.zarr_objects import get_many, reading
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
@@ -30,17 +30,12 @@ class _Probe:
 
 def pickled(store: ZarrStore) -> bytes:
     """The pickled store, as it is sent to a task."""
-    return bytes(cloudpickle.dumps(_read_only(store)))
+    return bytes(cloudpickle.dumps(reading(store)))
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
     """Read objects in the driver, None if absent; a task of `probe_plan` should read the same values."""
-    return _read(_read_only(store), keys)
-
-
-def _read_only(store: ZarrStore) -> ZarrStore:
-    """The store, read-only; a read-only one is returned unchanged, since a zip file can be opened only once."""
-    return store if store.read_only else store.with_read_only(True)
+    return _read(reading(store), keys)
 
 
 def probe_plan(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":

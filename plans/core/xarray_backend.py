@@ -83,11 +83,6 @@ def _cast(part: xr.DataArray, dtype: np.dtype) -> xr.DataArray:
     return xr.apply_ufunc(recast, part, kwargs={"dtype": dtype}, dask="parallelized", output_dtypes=[dtype])
 
 
-def select(values: xr.DataArray, columns: Columns) -> xr.DataArray:
-    """Select the samples of some chunk columns."""
-    return take(values, columns.positions())
-
-
 def take(values: xr.DataArray, samples: np.ndarray) -> xr.DataArray:
     """Select samples by position, in the given order."""
     if np.array_equal(samples, np.arange(values.sizes[SAMPLES])):

@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from plans.compilers.remove import compile_remove
+from vczstore.choices import RECREATE
 from vczstore.errors import Interrupted, VczstoreError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.sizes import human_size
 from vczstore.stores.base import HeldLock, Keep, Store
 from vczstore.vcz.model import REMOVED, Vcz
-
-RECREATE = "recreate"
-"""Name of the operation that rewrites the state of a tag, in commit metadata."""
 
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
@@ -126,7 +124,7 @@ def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
 def refuse_pins(store: Store, tags: str) -> None:
     """Raise a `TagError` if a tag or branch would keep samples that are about to be removed."""
     if tags != "delete":
-        store.history.refuse_pins(changing=True, keep=store.history.tags() if tags == "recreate" else ())
+        store.history.refuse_pins(changing=True, keep=store.history.tags() if tags == RECREATE else ())
 
 
 def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Purged:
@@ -147,7 +145,7 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
     again = f"run it again: vczstore purge {store.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:
         renames, base = dict[str, str](), None
-        if tags == "recreate" and store.history.tags():
+        if tags == RECREATE and store.history.tags():
             present = store.open()
             renames, base = _recreate(store, present, again, options), present.snapshot
         snapshot, counts, deleted = store.history.purge(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import executors
-from vczstore.choices import BACKENDS, IMPLS
+from vczstore.choices import BACKENDS, IMPLS, check_choice
 from vczstore.declarations import documented, option
 from vczstore.errors import OptionError
 
@@ -251,9 +251,3 @@ class Options:
 
         storage_options = self.options_of(source, location)
         return object_store.find(source, storage_options, SUFFIXES) if is_url(source) else [source]
-
-
-def check_choice(what: str, value: str | None, choices: Sequence[str]) -> None:
-    """Raise an `OptionError` for a value that is neither None nor one of the choices."""
-    if value is not None and value not in choices:
-        raise OptionError(f"no {what} {value!r}; choose one of {', '.join(choices)}")

@@ -67,6 +67,16 @@ def sync_names(folder: Path) -> None:
             os.close(file)
 
 
+def write_durably(path: Path, half: Path, content: bytes) -> None:
+    """Write a file atomically and flush it to disk; `half` is its path until it is complete."""
+    with half.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
+    sync_names(path.parent)
+
+
 DELETE_THREADS = 32
 """Files deleted concurrently: a file system may wait for the disk, or for a server, with each."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import icechunk
 import numpy as np
 
+from vczstore.choices import RECREATE
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
 from vczstore.stores.icechunk_branches import (
@@ -29,8 +30,6 @@ from vczstore.stores.object_store import reason
 from vczstore.vcz.model import listing
 from vczstore.vcz.zarr_objects import wait_for
 
-RECREATE = "recreate"
-"""The operation that rewrites the state at a tag."""
 RECREATED = "vczstore-recreated-"
 """Prefix of the temporary branches on which the states at tags are rewritten."""
 
@@ -155,7 +154,7 @@ class IcechunkHistory:
                 self.refuse_pins(keep=keep)
             before()
 
-        options = " --tags recreate" if tags == "recreate" else ""
+        options = " --tags recreate" if tags == RECREATE else ""
         with self._sweeping("purge", check, base=base, options=options, keeps_past=True) as sweep:
             pins, branches = self._pins_except(keep)
             for name in pins:
@@ -173,7 +172,7 @@ class IcechunkHistory:
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         self._refuse_staged()
-        keep = self.tags() if tags == "recreate" else ()
+        keep = self.tags() if tags == RECREATE else ()
         if tags != "delete":
             self.refuse_pins(changing=changing, keep=keep)
         pins, branches = self.pins(changing=changing)

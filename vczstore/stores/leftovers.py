@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vczstore.errors import StorageError
-from vczstore.stores.filesystem import delete_folder, sync_names
+from vczstore.stores.filesystem import delete_folder, sync_names, write_durably
 from vczstore.stores.lock import hold_file
 from vczstore.vcz.zarr_objects import LOCK
 
@@ -161,12 +161,7 @@ def aside(new: Path) -> Path:
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write the record of a replacement atomically, and flush it to disk."""
     half = path.with_name(f".{path.name}{SUFFIX}.half")
-    with half.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(_record(path))
-    sync_names(path.parent)
+    write_durably(_record(path), half, json.dumps(content).encode())
 
 
 def _delete(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from zarr.abc.store import Store as ZarrStore
 
-from vczstore.choices import BACKENDS
+from vczstore.choices import BACKENDS, check_choice
 from vczstore.errors import NotAStoreError, OptionError, StorageError, UnsuitableError
 from vczstore.stores.base import SESSION_IS_READ, Location, Store
 from vczstore.stores.locations import Address, folder_of, parse, real_path
@@ -61,7 +61,7 @@ def open_store(
     StorageError
         If the store cannot be read.
     """
-    check_backend(backend_storage)
+    check_choice("backend", backend_storage, BACKENDS)
     options = dict(storage_options or {})
     if not isinstance(location, str | os.PathLike):
         from vczstore.stores.plain import PlainStore
@@ -209,7 +209,7 @@ def new_store(
     OptionError
         If the options do not fit the location, or it names a group in a group.
     """
-    check_backend(backend_storage)
+    check_choice("backend", backend_storage, BACKENDS)
     options, address = dict(storage_options or {}), parse(url)
     path = address.path
     _refuse_group_in_group(operation, url, path)
@@ -483,12 +483,6 @@ def _refuse_branch(branch: str | None, place: str) -> None:
 
 def _is_plain(what: str) -> str:
     return f"{what} is plain Zarr, which has no branches; leave the branch out"
-
-
-def check_backend(backend_storage: str | None) -> None:
-    """Raise an `OptionError` for an unknown backend."""
-    if backend_storage is not None and backend_storage not in BACKENDS:
-        raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
 
 
 def _check_options(url: str, address: Address, options: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vczstore.errors import DamagedStoreError, NotAStoreError, OptionError, StorageError
-from vczstore.stores.filesystem import sync_names
+from vczstore.stores.filesystem import write_durably
 from vczstore.stores.locations import OBJECT_STORES, Address, is_url, parse, real_path
 from vczstore.stores.object_store import find, is_of_storage, object_store, reason, require
 
@@ -318,13 +318,7 @@ class RecordFile:
             require("obstore", "obstore").put(self._objects(), self.name, content)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = self._half(path)
-        with half.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-        sync_names(path.parent)
+        write_durably(path, self._half(path), content)
 
     def delete(self) -> None:
         """Delete the record, and any half-written file of it."""
