@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -27,6 +26,7 @@ from click.testing import CliRunner, Result
 import vczstore
 from tests.support import cohort, forks
 from tests.support.command_line import fails, run
+from tests.support.small_stores import repository_of
 from vczstore.cli import main
 from vczstore.execution import engine, operations, progress
 from vczstore.execution.operations import Operation
@@ -49,10 +49,6 @@ def some_arrays(samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarra
 OLD = some_arrays(cohort.ids(0, N_OLD))
 NEW = some_arrays(cohort.ids(N_OLD, N_NEW), seed=1)
 MORE = some_arrays(cohort.ids(N_OLD + N_NEW, 3), seed=2)
-
-
-def repository_of(path: Path) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from tests.support import cohort, small_vcf
 from tests.support.paths import ROOT
 from tests.support.refusals import complain
 from tests.support.s3 import CREDENTIALS, S3Server
-from tests.support.small_stores import edit, truncate
+from tests.support.small_stores import edit, repository_of, truncate
 from vczstore.errors import MissingDependencyError, OptionError
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
@@ -215,7 +215,7 @@ def test_a_cloud_cannot_reach_folders(tmp_path: Path, s3_server: S3Server, monke
         complain(OptionError, words, lambda: vczstore.append(store, batch, **run))
         words = ("^append: <Icechunk repository> is not named by a URL", "processes")
         cohort.write_icechunk(tmp_path / "local", OLD)
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "local")))
+        repository = repository_of(tmp_path / "local")
         complain(OptionError, words, lambda: vczstore.append(repository, batch, **run))
         words = ("^append: .*batch.vcz.* is on this machine", "object store")
         complain(OptionError, words, lambda: vczstore.append(f"{bucket}/store", batch, **options, **run))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -15,6 +14,7 @@ import zarr
 import vczstore
 from tests.support import cohort
 from tests.support.command_line import fails, run
+from tests.support.small_stores import repository_of
 from vczstore.errors import CheckError, JobFileError, StaleError, TagError, UnsuitableError
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 
@@ -53,7 +53,7 @@ class Place:
         return run_job(self.write(*steps, head=head), **more)
 
     def samples(self, branch: str = "main") -> list[str]:
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.store)))
+        repository = repository_of(self.store)
         ids = zarr.open_group(repository.readonly_session(branch).store, mode="r")["sample_id"]
         return [str(sample) for sample in np.asarray(ids)]
 
@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_before_it_published(place: Place, monkeypatch: p
 def test_a_tag_refers_to_the_compacted_state(place: Place) -> None:
     done = place.run("remove: S0001", "compact: true", "tag: small", "purge: true", head="")
     assert [action.operation.called for action in done.done] == ["compact", "purge"]
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place.store)))
+    repository = repository_of(place.store)
     ids = zarr.open_group(repository.readonly_session(tag="small").store, mode="r")["sample_id"]
     assert np.asarray(ids).tolist() == ["S0000", "S0002"]
 

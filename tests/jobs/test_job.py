@@ -27,6 +27,7 @@ import vczstore
 from plans.core.ledger import ATTRIBUTE
 from tests.support import cohort, forks
 from tests.support.covering import costly, in_turn
+from tests.support.small_stores import repository_of
 from vczstore.cli.main import main
 from vczstore.errors import (
     IncompatibleError,
@@ -84,7 +85,7 @@ class Place:
 
     @property
     def repository(self) -> icechunk.Repository:
-        return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.store)))
+        return repository_of(self.store)
 
     @property
     def snapshots(self) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -23,12 +22,9 @@ from tests.support import cohort, vcf
 from tests.support.layouts import layouts
 from tests.support.leaving import FIELDS, GONE, some_arrays
 from tests.support.refusals import complain
+from tests.support.small_stores import repository_of
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import DamagedStoreError, MemoryLimitError, OptionError, StaleError, StorageError
-
-
-def repository_of(path: Path) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
 
 
 def history(path: Path) -> list[str]:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -17,7 +16,7 @@ from plans.maintenance.compare_values import CompareColumn
 from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.refusals import complain
-from tests.support.small_stores import edit, put
+from tests.support.small_stores import edit, put, repository_of
 from tests.support.ways import FLEXIBLE, WRITTEN, Way
 from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
 from vczstore.vcz import arrays
@@ -209,7 +208,7 @@ def test_a_damaged_log_is_an_error(tmp_path: Path) -> None:
             call(store, "v1") if call is vczstore.restore else call(store, at="v1")
     for path, content in logs.items():
         path.write_bytes(content)
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+    repository = repository_of(store)
     last = next(iter(repository.ancestry(branch="main")))
     assert len(repository.expire_snapshots(last.written_at)) == 1, "the tagged one stays"
     assert vczstore.diff(store, at="v1").changed["call_DP"] == 70

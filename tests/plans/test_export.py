@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import icechunk
 import numpy as np
 import pysam.bcftools
 import pytest
@@ -22,6 +21,7 @@ from tests.support import cohort, small_vcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.killed import killed
 from tests.support.refusals import complain
+from tests.support.small_stores import repository_of
 from tests.support.ways import FLEXIBLE, WRITTEN, Way
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, SampleError, TagError, UnsuitableError
 
@@ -335,7 +335,7 @@ def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[s
         (tmp_path / "ids").write_text("S1\tT1\n")
         vczstore.rename_samples(store, tmp_path / "ids", impl="zarr")
     elif gone == "S1":  # renamed by another tool, because files of IDs cannot contain spaces
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+        repository = repository_of(store)
         with repository.transaction("main", message="rename") as session:
             zarr.open_array(session, path="sample_id")[0] = "T1"
     vczstore.remove(store, gone, impl="zarr")

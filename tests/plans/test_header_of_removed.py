@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import pytest
 import zarr
 
 import vczstore
 from tests.support import cohort
 from tests.support.command_line import run
-from tests.support.small_stores import edit
+from tests.support.small_stores import edit, repository_of
 from tests.support.ways import WRITTEN, Way
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.frames import contents
@@ -85,7 +84,7 @@ def test_removed(kind: str, tmp_path: Path) -> None:
     assert now() == after
     assert holding(store, GONE) == []
     if kind == "icechunk":
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+        repository = repository_of(store)
         session = repository.writable_session("main")
         zarr.open_group(session.store).attrs.update(before)
         session.commit("as an older version left it")

@@ -12,6 +12,7 @@ import zarr
 import vczstore
 from tests.support import cohort
 from tests.support.covering import in_turn
+from tests.support.small_stores import repository_of
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import SampleError
 
@@ -197,10 +198,8 @@ def test_stores_as_objects(tmp_path: Path) -> None:
     expected = cohort.expected_append(old, batch)
     cohort.assert_same(cohort.read_vcz(memory), expected)
 
-    import icechunk
-
     vczstore.copy_store_to_icechunk(memory, tmp_path / "repository")
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
+    repository = repository_of(tmp_path / "repository")
     result = vczstore.remove(repository, "S0002", executor="processes")
     session = repository.readonly_session("main")
     assert result.snapshot == session.snapshot_id

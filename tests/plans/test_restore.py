@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import icechunk
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ from tests.support import cohort
 from tests.support.command_line import fails
 from tests.support.covering import in_turn
 from tests.support.refusals import complain
-from tests.support.small_stores import edit, head, put, read, unchanged
+from tests.support.small_stores import edit, head, put, read, repository_of, unchanged
 from tests.support.ways import Way
 from vczstore.errors import SampleError, TagError
 from vczstore.jobs.run import run_job
@@ -77,7 +76,7 @@ def test_the_earlier_state_is_restored(kind: str, change: Callable[[Path], None]
     assert vczstore.verify(store).ok
     assert vczstore.verify(store).outside == {}
     assert result.decoded_bytes == 0
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+    repository = repository_of(store)
     assert [snapshot.id for snapshot in repository.ancestry(branch="main")][:2] == [result.snapshot, before]
     assert vczstore.diff(store, at="v1").is_same
     vczstore.restore(store, before)

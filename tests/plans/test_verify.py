@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -20,6 +19,7 @@ from zarr.codecs import Crc32cCodec, GzipCodec
 import vczstore
 from plans.maintenance.verify import Verified
 from tests.support import cohort, vcf
+from tests.support.small_stores import repository_of
 from tests.support.ways import Way
 from vczstore.cli import main
 from vczstore.errors import DamagedStoreError, MemoryLimitError, NotAStoreError, OptionError
@@ -387,7 +387,7 @@ def test_icechunk(tmp_path: Path) -> None:
     arrays = cohort.make_arrays(200, cohort.ids(0, 7))
     arrays = {name: arrays[name] for name in ("sample_id", "variant_position", "call_GL")}
     store = Way("icechunk", "cubed").make(tmp_path, arrays, variants_chunk=100)
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+    repository = repository_of(store)
     session = repository.writable_session("main")
 
     from zarr.core.buffer import default_buffer_prototype

@@ -15,6 +15,7 @@ import vczstore
 from plans.core.model import Plan
 from tests.support import cohort
 from tests.support.command_line import run
+from tests.support.small_stores import repository_of
 from vczstore.errors import BusyError, ConflictError, OptionError, StaleError, TagError, UnsuitableError
 from vczstore.execution import engine, operations
 from vczstore.execution.options import Options
@@ -39,7 +40,7 @@ def one_object(*arguments: object) -> dict[str, Any]:
 
 def samples(repo: Path, branch: str = "main") -> list[str]:
     """The sample IDs on a branch, as Icechunk and zarr read them."""
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    repository = repository_of(repo)
     ids = zarr.open_group(repository.readonly_session(branch).store, mode="r")["sample_id"]
     return [str(sample) for sample in np.asarray(ids)]
 
@@ -170,10 +171,10 @@ def test_a_branch_is_not_written_to_while_main_is_swept(
 def test_gc_without_garbage_commits_nothing(repo: Path) -> None:
     """But an interrupted collection is completed, even if nothing is left to delete."""
     assert vczstore.gc(repo).snapshot is not None
-    before = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo))).lookup_branch("main")
+    before = repository_of(repo).lookup_branch("main")
     done = vczstore.gc(repo)
     assert (done.committed, done.snapshot, done.unchanged) == (True, None, True)
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    repository = repository_of(repo)
     assert repository.lookup_branch("main") == before
     session = repository.writable_session("main")
     session.commit("gc: begun", metadata={"vczstore": {"operation": "gc begun"}}, allow_empty=True)
@@ -207,14 +208,14 @@ def test_branch_options_that_are_refused(repo: Path, tmp_path: Path) -> None:
             vczstore.branch(repo, arguments[0], at=(*arguments, None)[1])
     with pytest.raises(TagError, match="main is the branch that readers see"):
         vczstore.branch(repo, "main", delete=True)
-    session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo))).readonly_session("main")
+    session = repository_of(repo).readonly_session("main")
     with pytest.raises(UnsuitableError, match="session sees one branch"):
         open_store(session.store, branch="main")
     assert cohort.digest(tmp_path) == before
 
 
 def test_names_of_internal_branches_are_reserved(repo: Path) -> None:
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    repository = repository_of(repo)
     repository.create_branch("vczstore-set-PART-0", repository.lookup_branch("main"))
     assert list(vczstore.branch(repo).branches) == ["main"]
     for call in (vczstore.branch, vczstore.publish):
@@ -226,7 +227,7 @@ def test_names_of_internal_branches_are_reserved(repo: Path) -> None:
 
 
 def test_no_branch_or_tag_is_made_while_a_purge_is_incomplete(repo: Path) -> None:
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    repository = repository_of(repo)
     session = repository.writable_session("main")
     session.commit("purge: begun", metadata={"vczstore": {"operation": "purge begun"}}, allow_empty=True)
     for call in (vczstore.branch, vczstore.tag):

@@ -14,6 +14,7 @@ import zarr
 import vczstore
 from plans.core.model import Plan
 from tests.support import cohort
+from tests.support.small_stores import repository_of
 from vczstore.errors import StaleError, StorageError
 from vczstore.stores.icechunk import IcechunkStore
 
@@ -24,10 +25,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def _repository(path: Path) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
-
-
 def _batch(folder: Path, first: int, n: int) -> Path:
     cohort.write_vcz(folder / f"batch-{first}.vcz", cohort.some_arrays(10, cohort.ids(first, n), seed=first))
     return folder / f"batch-{first}.vcz"
@@ -36,7 +33,7 @@ def _batch(folder: Path, first: int, n: int) -> Path:
 @pytest.mark.slow
 def test_several_sources_are_one_commit(store: Path, tmp_path: Path) -> None:
     result = vczstore.append(store, _batch(tmp_path, 7, 3), _batch(tmp_path, 10, 4), _batch(tmp_path, 14, 1))
-    history = list(_repository(store).ancestry(branch="main"))
+    history = list(repository_of(store).ancestry(branch="main"))
     assert [s.message for s in history] == [
         "append: 3 sources, 8 samples added",
         "copy-store-to-icechunk: 13 arrays, 7 samples, 10 variants",
@@ -59,7 +56,7 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
     then, now = vczstore.info(store, at="before"), vczstore.info(store)
     assert (then.samples, then.removed_samples) == (7, 0)
     assert (now.samples, now.removed_samples) == (9, 1)
-    before = cohort.read_vcz(_repository(store).readonly_session(tag="before").store)
+    before = cohort.read_vcz(repository_of(store).readonly_session(tag="before").store)
     cohort.assert_same(before, cohort.some_arrays(10, cohort.ids(0, 7)))
 
 
@@ -96,10 +93,10 @@ class _Overstated:
 def test_a_commit_with_lost_chunks_is_refused(store: Path, tmp_path: Path) -> None:
     plan: Plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     plan = replace(plan, writes=(_Overstated(plan.writes[0]), *plan.writes[1:]))  # type: ignore[arg-type]
-    head = _repository(store).lookup_branch("main")
+    head = repository_of(store).lookup_branch("main")
     with pytest.raises(StorageError, match=r"tasks report \d+ chunks written, \d+ were planned; nothing was committed"):
         vczstore.run(plan)
-    assert _repository(store).lookup_branch("main") == head
+    assert repository_of(store).lookup_branch("main") == head
 
 
 @pytest.mark.slow
@@ -153,7 +150,7 @@ def test_overwriting_a_repository_keeps_its_history(store: Path, tmp_path: Path)
     vczstore.tag(store, "before")
     vczstore.copy_store_to_icechunk(tmp_path / "other.vcz", store, overwrite=True)
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), other)
-    before = cohort.read_vcz(_repository(store).readonly_session(tag="before").store)
+    before = cohort.read_vcz(repository_of(store).readonly_session(tag="before").store)
     np.testing.assert_array_equal(before["sample_id"].astype(object), np.array(cohort.ids(0, 7), dtype=object))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import icechunk
 import numpy as np
 import obstore
 import pytest
@@ -28,6 +27,7 @@ import vczstore
 from tests.support import cohort, faults, forks, s3
 from tests.support.locks import job_lock
 from tests.support.paths import ROOT
+from tests.support.small_stores import repository_of
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, StorageError
 from vczstore.stores import lock
@@ -295,7 +295,7 @@ def test_every_way_to_reach_a_store_has_one_lock(folder: Path, reach: str) -> No
 
 def test_an_open_repository_in_a_folder_has_its_lock(folder: Path) -> None:
     path = make(folder / "a" / "store.vcz", "icechunk")
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
+    repository = repository_of(path)
     assert open_store(repository).folder == path
     with job_lock(str(path), {}, wait=False), pytest.raises(BusyError):
         vczstore.gc(repository)
@@ -538,10 +538,6 @@ def test_the_lease_is_not_a_member_of_the_group(s3_server: s3.S3Server, folder: 
 # ---- spellings ------------------------------------------------------------------------------
 
 
-def opened(path: str) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(path))
-
-
 SPELLINGS = {
     "absolute": "{folder}/a/store.vcz",
     "relative": "a/store.vcz",
@@ -565,7 +561,7 @@ def test_every_spelling_has_one_lock(
     spelled = SPELLINGS[other].format(folder=folder)
     places: list[Any] = [spelled]
     if not spelled.startswith("file:"):
-        places += [Path(spelled), opened(spelled) if kind == "icechunk" else LocalStore(spelled)]
+        places += [Path(spelled), repository_of(spelled) if kind == "icechunk" else LocalStore(spelled)]
     for place in places:
         for first, second in ((path, place), (place, path)):
             with lock.hold(open_store(first)), pytest.raises(BusyError), lock.hold(open_store(second)):
@@ -578,7 +574,7 @@ def test_every_spelling_has_one_lock(
 
 def test_an_open_repository_whose_path_has_line_breaks(folder: Path) -> None:
     path = make(folder / "a: b\n  c " / "store\nvcz", "icechunk")
-    assert open_store(opened(str(path))).folder == path
+    assert open_store(repository_of(str(path))).folder == path
 
 
 @pytest.mark.slow
@@ -588,7 +584,7 @@ def test_a_repository_opened_in_another_working_directory(
     """Icechunk keeps using the folder that was opened; workers and the lock would resolve the relative path again."""
     path = make(folder / "a" / "store.vcz", "icechunk")
     monkeypatch.chdir(folder)
-    repository = opened("a/store.vcz")
+    repository = repository_of("a/store.vcz")
     (folder / "b").mkdir()
     monkeypatch.chdir(folder / "b")
     before = cohort.digest(folder)

@@ -22,6 +22,7 @@ from click.testing import CliRunner
 import vczstore
 from tests.support import azure, cohort, faults, s3
 from tests.support.clouds import BATCH, OLD, Cloud, make_arrays
+from tests.support.small_stores import repository_of
 from tests.system.survival import storage
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError
@@ -106,10 +107,6 @@ def test_options_of_sources_that_need_none(tmp_path: Path) -> None:
 # ---- sessions, zip files, web addresses -----------------------------------------------------
 
 
-def repository(folder: Path) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
-
-
 @pytest.mark.parametrize(
     ("which", "form", "executor"),
     [
@@ -126,7 +123,7 @@ def test_a_session_is_a_source(tmp_path: Path, which: str, form: str, executor: 
     """Uncommitted changes of the session are included."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     cohort.write_icechunk(tmp_path / "batch", BATCH)
-    repo = repository(tmp_path / "batch")
+    repo = repository_of(tmp_path / "batch")
     session = repo.readonly_session("main") if which == "read-only" else repo.writable_session("main")
     if which == "fork":
         session = session.fork()
@@ -164,7 +161,10 @@ def test_a_session_is_not_written_to(tmp_path: Path) -> None:
     cohort.write_icechunk(tmp_path / "store", OLD)
     cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
     before = cohort.digest(tmp_path / "store")
-    for session in (repository(tmp_path / "store").writable_session("main"), cohort.icechunk_store(tmp_path / "store")):
+    for session in (
+        repository_of(tmp_path / "store").writable_session("main"),
+        cohort.icechunk_store(tmp_path / "store"),
+    ):
         for name, write in writes(session, tmp_path / "batch.vcz").items():
             with pytest.raises(OptionError, match=r"hand in the session's repository, or its path"):
                 print(name, write())

@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -20,6 +19,7 @@ from zarr.core.buffer import default_buffer_prototype
 import vczstore
 from tests.support import cohort
 from tests.support.extra_arrays import make, put
+from tests.support.small_stores import repository_of
 from tests.support.ways import IMPLS, WRITTEN
 
 BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
@@ -48,7 +48,7 @@ def document_of(store: Path, name: str = "call_DS") -> dict[str, Any]:
     """The metadata document of an array, verbatim, in a store of any kind."""
     if (store / name / "zarr.json").exists():
         return json.loads((store / name / "zarr.json").read_text())  # type: ignore[no-any-return]
-    session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store))).readonly_session("main")
+    session = repository_of(store).readonly_session("main")
     content = asyncio.run(session.store.get(f"{name}/zarr.json", default_buffer_prototype()))
     assert content is not None
     return json.loads(content.to_bytes())  # type: ignore[no-any-return]
