@@ -19,7 +19,6 @@ import numpy as np
 import obstore
 import pytest
 import zarr
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc, GZip, Zstd
@@ -28,8 +27,8 @@ from obstore.store import S3Store
 import vczstore
 from plans.maintenance.verify_removal import _Look, _Needles
 from tests.support import cohort, forks, s3
+from tests.support.command_line import run
 from tests.support.locks import job_lock
-from vczstore.cli.main import main
 from vczstore.errors import (
     BusyError,
     ConflictError,
@@ -123,12 +122,6 @@ def bucket(s3_server: s3.S3Server, tmp_path: Path) -> Place:
 def place(request: pytest.FixtureRequest) -> Place:
     """The fixture of the given name; each test of Icechunk's behaviour uses one of the two."""
     return request.getfixturevalue(request.param)
-
-
-def run(*arguments: object, status: int = 0, stdin: str | None = None) -> Any:
-    result = CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
-    assert result.exit_code == status, (result.output, result.exception)
-    return result
 
 
 # ---- purge ----------------------------------------------------------------------------------

@@ -19,6 +19,11 @@ def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -
     return result
 
 
+def printed(*arguments: object, status: int = 0) -> str:
+    """Invoke the command line, assert its exit status, and return all that it prints."""
+    return run(*arguments, status=status).output
+
+
 def fails(*arguments: object, status: int = 1, **options: Any) -> str:
     """
     Assert that a command fails with this status and one line on standard error; return the line.

@@ -37,7 +37,7 @@ OLD = some_arrays(cohort.ids(0, N_OLD))
 NEW = some_arrays(cohort.ids(N_OLD, N_NEW), seed=1)
 
 
-def repository_of(path: Path) -> icechunk.Repository:
+def repository_of(path: Path | str) -> icechunk.Repository:
     return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
+from tests.support.command_line import printed
 from tests.support.covering import in_turn
 from tests.support.ways import WRITTEN, Way
-from vczstore.cli.main import main
 
 ARRAYS = {
     name: values
@@ -82,12 +81,6 @@ def make(folder: Path, kind: str, change: Callable[[zarr.Group], None]) -> Path:
     return folder / "store.icechunk"
 
 
-def run(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output
-    return result.output
-
-
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.slow
 def test_a_created_store_is_recognised_and_repaired(tmp_path: Path, kind: str) -> None:
@@ -95,16 +88,16 @@ def test_a_created_store_is_recognised_and_repaired(tmp_path: Path, kind: str) -
     cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
     before = cohort.digest(store)
     for arguments in (("append", store, tmp_path / "batch.vcz"), ("compact", store)):
-        text = run(*arguments, status=1)
+        text = printed(*arguments, status=1)
         assert text.endswith(f"its last IDs are empty, as vczstore 0.1.0 leaves them: vczstore repair {store}\n")
         assert len(text.splitlines()) == 1
     assert not vczstore.verify(store).ok
-    assert "5 deleted" in run("repair", store, "--dry-run")
+    assert "5 deleted" in printed("repair", store, "--dry-run")
     assert cohort.digest(store) == before
 
-    assert "empty IDs of samples for which no array has values: 5 deleted" in run("repair", store)
+    assert "empty IDs of samples for which no array has values: 5 deleted" in printed("repair", store)
     assert vczstore.verify(store).errors == []
-    assert "nothing to repair" in run("repair", store)
+    assert "nothing to repair" in printed("repair", store)
     vczstore.append(store, tmp_path / "batch.vcz")
     expected = {n: (BATCH if "samples" in cohort.DIMENSIONS[n] else ARRAYS)[n] for n in ARRAYS}
     cohort.assert_same(way.read(store), expected)
@@ -121,7 +114,7 @@ def test_calls_of_samples_without_an_id_are_made_missing(
     assert not vczstore.verify(store).ok
     assert any("not missing, in call_" in reason for reason in vczstore.verify_removal(store, ["S9999"]).reasons)
 
-    assert "values of samples that have no ID any more, in call_" in run("repair", store)
+    assert "values of samples that have no ID any more, in call_" in printed("repair", store)
     assert vczstore.verify(store).errors == []
     repaired = way.read(store)
     kept = [i for i in range(len(repaired["sample_id"])) if i not in gone]
@@ -145,7 +138,7 @@ def test_sample_fields_of_removed_samples_are_made_missing(tmp_path: Path) -> No
     """Version 0.1.0 erases ``call_*`` only, and leaves personal data in ``sample_*``."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(7, cohort.ids(0, 5)))
     removed(zarr.open_group(tmp_path / "store.vcz", mode="r+"))
-    assert "sample_pca, sample_sex: made missing" in run("repair", tmp_path / "store.vcz")
+    assert "sample_pca, sample_sex: made missing" in printed("repair", tmp_path / "store.vcz")
     repaired = cohort.read_vcz(tmp_path / "store.vcz")
     assert repaired["sample_sex"][2] == -1
     assert (repaired["sample_pca"][2].view("u4") == 0x7F800001).all()
@@ -158,9 +151,9 @@ def test_sample_fields_copied_from_the_source_are_deleted(tmp_path: Path) -> Non
     arrays = {**ARRAYS, "sample_sex": np.array([1, 2, 1, 2, 1], "i1")}
     cohort.write_vcz(store, arrays)
     created(zarr.open_group(store, mode="r+"))
-    run("repair", store)
+    printed("repair", store)
     assert cohort.read_vcz(store)["sample_sex"].shape == (0,)
-    assert "chunks deleted" in run("gc", store)
+    assert "chunks deleted" in printed("gc", store)
     assert "sample_sex/c/0" not in cohort.digest(store)
     assert vczstore.verify(store).ok
 
@@ -169,5 +162,5 @@ def test_a_store_with_ids_without_values_is_not_repaired(tmp_path: Path) -> None
     store = make(tmp_path, "format3", created)
     array_of(zarr.open_group(store, mode="r+"), "sample_id")[1] = "S0001"
     before = cohort.digest(store)
-    assert "that repair does not fix" in run("repair", store, status=1)
+    assert "that repair does not fix" in printed("repair", store, status=1)
     assert cohort.digest(store) == before
