@@ -39,6 +39,8 @@ class CopyStoreToIcechunk(Edit):
     is_seen_early: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
     order: ClassVar[tuple[str, ...]] = ("source", "store")
+    writes = False
+    """The repository is opened or created by `open`."""
 
     source: Any = argument("The VCZ that is copied, of format 2 or 3.", metavar="SOURCE", kind="location")
     store: Any = argument("A path or URL for the repository.", metavar="STORE", kind="location")
@@ -47,11 +49,6 @@ class CopyStoreToIcechunk(Edit):
         "Replace the contents of the repository. Its history stays, and with it the old data; samples removed from it "
         "stay out, and so do lines of the VCF's header that name them.",
     )
-
-    @property
-    def writes(self) -> bool:
-        """Always False: the repository is opened or created by `open`."""
-        return False
 
     def store_to_lock(self, options: "Options") -> None:
         """Return None: the operation takes no lock."""

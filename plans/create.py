@@ -46,6 +46,8 @@ class Create(Edit):
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "work_dir", "workers", "progress")
     makes_store: ClassVar[bool] = True
     is_seen_early: ClassVar[bool] = False
+    writes = False
+    """No existing store is written."""
 
     store: Any = argument("A path or URL that does not exist.", metavar="OUT", kind="location", job=False)
     sources: tuple[Any, ...] = argument(
@@ -81,11 +83,6 @@ class Create(Edit):
     )
     provenance: bool = option(False, "Record by which append each sample is added, for samples --long.")
     gvcf: bool = gvcf("reference blocks are not variants, and <NON_REF> or <*> is not an allele.")
-
-    @property
-    def writes(self) -> bool:
-        """Always False: no existing store is written."""
-        return False
 
     def store_to_lock(self, options: "Options") -> None:
         """Return None: the operation takes no lock."""

@@ -43,6 +43,8 @@ class Gc(Operation):
     phase: ClassVar[int] = CLEANS
     step_examples: ClassVar[tuple[Any, ...]] = (True, {"keep-days": 30})
     dry_run: ClassVar[str] = "Count, and delete nothing."
+    writes = True
+    """Objects of the store are deleted."""
 
     keep_days: int | None = option(
         None,
@@ -63,11 +65,6 @@ class Gc(Operation):
         super().__post_init__()
         if self.keep_tags != "all" and self.keep_days is None:
             raise OptionError("gc: --keep-tags goes with --keep-days")
-
-    @property
-    def writes(self) -> bool:
-        """Always True: objects of the store are deleted."""
-        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":
         """Delete, holding the lock of jobs."""

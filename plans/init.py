@@ -38,16 +38,13 @@ class Init(Edit):
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
     makes_store: ClassVar[bool] = True
+    writes = False
+    """No existing store is written."""
 
     store: Any = argument("A path or URL that does not exist.", metavar="OUT", kind="location", job=False)
     source: Any = argument(
         "The first batch: a VCZ, or VCF or BCF file; never written to.", metavar="FIRST", kind="location"
     )
-
-    @property
-    def writes(self) -> bool:
-        """Always False: no existing store is written."""
-        return False
 
     def store_to_lock(self, options: "Options") -> None:
         """Return None: the operation takes no lock."""

@@ -42,6 +42,8 @@ class Normalise(HarmoniseOptions, Edit):
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "sources", "impl", "work_dir", "workers", "progress")
     is_seen_early: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
+    writes = False
+    """No existing store is written."""
 
     source: Any = argument(
         "The VCZ, or VCF or BCF file, that is mapped; never written to.", metavar="SOURCE", kind="location"
@@ -55,11 +57,6 @@ class Normalise(HarmoniseOptions, Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.rules  # validates the options
-
-    @property
-    def writes(self) -> bool:
-        """Always False: no existing store is written."""
-        return False
 
     def store_to_lock(self, options: "Options") -> None:
         """Return None: the operation takes no lock."""

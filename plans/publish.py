@@ -47,6 +47,10 @@ class Publish(Operation):
     is_step: ClassVar[bool] = True
     phase: ClassVar[int] = PUBLISHES
     step_examples: ClassVar[tuple[Any, ...]] = ("nightly",)
+    writes = True
+    """Main is moved."""
+    completes = True
+    """Publishing again completes an interrupted run."""
 
     name: str = argument(
         "The branch.",
@@ -61,16 +65,6 @@ class Publish(Operation):
     def __post_init__(self) -> None:
         super().__post_init__()
         branch_name("publish", self.name)
-
-    @property
-    def writes(self) -> bool:
-        """Always True: main is moved."""
-        return True
-
-    @property
-    def completes(self) -> bool:
-        """Always True: publishing again completes an interrupted run."""
-        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Published":
         """Publish, holding the lock of jobs."""

@@ -52,6 +52,8 @@ class Purge(Operation):
     step_examples: ClassVar[tuple[Any, ...]] = (True, {"tags": "delete"})
 
     dry_run: ClassVar[str] = "Say what would be deleted; delete nothing."
+    writes = True
+    """The history of the store is deleted."""
     is_after_commit = False
     """Whether a commit precedes the purge, so that tags of the present state will name an older one by then."""
 
@@ -62,11 +64,6 @@ class Purge(Operation):
     def to_confirm(self) -> "Purge | None":
         """The operation itself, unless it is confirmed already."""
         return None if self.yes else self
-
-    @property
-    def writes(self) -> bool:
-        """Always True: the history of the store is deleted."""
-        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged | Foreseen":
         """Delete the history, holding the lock of jobs."""

@@ -41,18 +41,12 @@ class Repair(Operation):
     group: ClassVar[str] = "maintain"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "workers", "progress")
     dry_run: ClassVar[str] = "Print what would be done; write nothing."
+    writes = True
+    """The store is written."""
+    completes = True
+    """Interrupted operations are completed."""
 
     quick: bool = option(False, "Look for other errors in metadata and sample IDs only.")
-
-    @property
-    def writes(self) -> bool:
-        """Always True: the store is written."""
-        return True
-
-    @property
-    def completes(self) -> bool:
-        """Always True: interrupted operations are completed."""
-        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Repaired":
         """Repair, holding the lock of the store."""
