@@ -103,15 +103,11 @@ def local(tmp_path: Path) -> Place:
 @pytest.fixture
 def bucket(s3_server: s3.S3Server) -> Place:
     url = s3_server.url(f"equivalence-{uuid4().hex}")
-    name = url.removeprefix("s3://")
 
     def objects(prefix: str) -> S3Store:
-        http = {"client_options": {"allow_http": True}}
-        return S3Store(name, prefix=prefix, endpoint=s3_server.endpoint, region="us-east-1", **http)
+        return s3_server.objects(f"{url}/{prefix}")
 
-    access = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True, "force_path_style": True}
-    storage = icechunk.s3_storage(bucket=name, prefix="store", from_env=True, **access)
-    return Place(url, s3_server.options, objects, storage)
+    return Place(url, s3_server.options, objects, s3_server.storage(f"{url}/store"))
 
 
 def compile_case(place: Place, case: str) -> list[Plan]:

@@ -128,9 +128,7 @@ def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> N
     assert stderr == ""
     keys = [o["Key"] for o in client.list_objects_v2(Bucket="lithops-tmp").get("Contents", [])]
     assert [key for key in keys if not key.startswith("lithops.runtimes/")] == []
-    host = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True}
-    storage = icechunk.s3_storage(bucket="lithops-cohort", prefix="store", from_env=True, **host)
-    session = icechunk.Repository.open(storage).readonly_session("main")
+    session = icechunk.Repository.open(s3_server.storage("s3://lithops-cohort/store")).readonly_session("main")
     cohort.assert_same(cohort.read_vcz(session.store), cohort.expected_append(OLD, NEW))
 
 

@@ -247,7 +247,6 @@ class Bucket:
 
     def __init__(self, server: s3.S3Server, folder: Path) -> None:
         self.server, self.url = server, server.url(f"modal-{uuid4().hex}")
-        self.name = self.url.removeprefix("s3://")
         self.old, self.batch = OLD, BATCH
         self.plain = folder / "store.vcz"
         cohort.write_vcz(self.plain, self.old)
@@ -264,9 +263,7 @@ class Bucket:
         return zarr.storage.ObjectStore(object_store(f"{self.url}/{name}", self.server.options))
 
     def repository(self, name: str) -> icechunk.Repository:
-        access = {"endpoint_url": self.server.endpoint, "region": "us-east-1", "allow_http": True}
-        storage = icechunk.s3_storage(bucket=self.name, prefix=name, from_env=True, **access)
-        return icechunk.Repository.open(storage)
+        return icechunk.Repository.open(self.server.storage(f"{self.url}/{name}"))
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         return cohort.read_vcz(self.repository(name).readonly_session("main").store)

@@ -22,7 +22,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc, GZip, Zstd
-from obstore.store import S3Store
 
 import vczstore
 from plans.maintenance.verify_removal import _Look, _Needles
@@ -103,19 +102,7 @@ def bucket(s3_server: s3.S3Server, tmp_path: Path) -> Place:
     options = {"storage_options": s3_server.options}
     place = f"{url}/cohort/store"
     vczstore.copy_store_to_icechunk(write(tmp_path / "plain.vcz", OLD), place, impl="zarr", **options)
-
-    def storage() -> icechunk.Storage:
-        return icechunk.s3_storage(
-            bucket=url.removeprefix("s3://"),
-            prefix="cohort/store",
-            endpoint_url=s3_server.endpoint,
-            region="us-east-1",
-            allow_http=True,
-            force_path_style=True,
-            from_env=True,
-        )
-
-    return Place(place, options, storage)
+    return Place(place, options, lambda: s3_server.storage(place))
 
 
 @pytest.fixture
@@ -858,12 +845,7 @@ def test_a_store_that_changes_while_it_is_read(tmp_path: Path, s3_server: s3.S3S
     (tmp_path / "a").write_bytes(b"abc")
     assert [tuple(item) for item in Objects.at(tmp_path, {}).read({"a": 3})] == [("a", b"abc", None)]
     url = s3_server.url(f"withdrawal-{uuid4().hex}")
-    store = S3Store(
-        url.removeprefix("s3://"),
-        endpoint=s3_server.endpoint,
-        region="us-east-1",
-        client_options={"allow_http": True},
-    )
+    store = s3_server.objects(url)
     obstore.put(store, "a", b"abc")
     for objects in (Objects.at(tmp_path, {}), Objects.at(url, s3_server.options)):
         for sizes in ({"a": 2}, {"b": 3}):

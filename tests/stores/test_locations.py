@@ -12,7 +12,6 @@ import pytest
 import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
-from obstore.store import S3Store
 
 import vczstore
 from tests.support import cohort, s3
@@ -241,10 +240,7 @@ def test_stores_with_similar_names_have_separate_locks(s3_server: s3.S3Server) -
 
     bucket = s3_server.url(f"locks-{uuid4().hex}")
     for name in ("a", "a#2", "a?2"):
-        http = {"client_options": {"allow_http": True}}
-        objects = S3Store(
-            bucket.removeprefix("s3://"), prefix=name, endpoint=s3_server.endpoint, region="us-east-1", **http
-        )
+        objects = s3_server.objects(f"{bucket}/{name}")
         cohort.write_vcz(zarr.storage.ObjectStore(objects), cohort.make_arrays(2, ["S1"]))
     with (
         job_lock(f"{bucket}/a", s3_server.options, wait=False),

@@ -12,7 +12,7 @@ import icechunk
 import numpy as np
 import obstore
 import pytest
-from obstore.store import AzureStore, S3Store
+from obstore.store import AzureStore
 from zarr.storage import ObjectStore
 
 import vczstore
@@ -77,27 +77,12 @@ class Cloud:
 @pytest.fixture
 def s3_cloud(s3_server: s3.S3Server, tmp_path: Path) -> Cloud:
     url = s3_server.url(f"objects-{uuid4().hex}")
-    bucket = url.removeprefix("s3://")
 
     def objects(prefix: str) -> Any:
-        return S3Store(
-            bucket,
-            prefix=prefix,
-            endpoint=s3_server.endpoint,
-            region="us-east-1",
-            client_options={"allow_http": True},
-        )
+        return s3_server.objects(f"{url}/{prefix}")
 
     def storage(prefix: str) -> icechunk.Storage:
-        return icechunk.s3_storage(
-            bucket=bucket,
-            prefix=prefix,
-            endpoint_url=s3_server.endpoint,
-            region="us-east-1",
-            allow_http=True,
-            force_path_style=True,
-            from_env=True,
-        )
+        return s3_server.storage(f"{url}/{prefix}")
 
     return Cloud(url, s3_server.options, objects, storage, tuple(s3.CREDENTIALS.values()), tmp_path)
 

@@ -6,12 +6,13 @@ import hashlib
 import pickle
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 
 import vczstore
@@ -43,6 +44,17 @@ DIMENSIONS = {
     "local_matrix": ("variants", "samples", "alleles", "ploidy"),
 }
 """Every array of a cohort: 1-D to 4-D, with and without the prefix ``call_``."""
+
+
+def more_arrays(dimensions: Mapping[str, tuple[str, ...]]) -> Any:
+    """Return a fixture for all tests of a module, which adds arrays to `DIMENSIONS`."""
+
+    @pytest.fixture(autouse=True)
+    def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, dims in dimensions.items():
+            monkeypatch.setitem(DIMENSIONS, name, dims)
+
+    return patched
 
 
 SOME = ("sample_sex", "call_genotype", "call_DP", "call_AD", "call_GL", "call_FT")

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import icechunk
 import pytest
+from obstore.store import S3Store
 
 SERVER = """
 import sys, threading
@@ -48,6 +50,18 @@ class S3Server:
         request = urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")
         urllib.request.urlopen(request).close()
         return f"s3://{bucket}"
+
+    def objects(self, url: str) -> S3Store:
+        """The objects below a URL."""
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        http = {"allow_http": True}
+        return S3Store(bucket, prefix=prefix or None, endpoint=self.endpoint, region="us-east-1", client_options=http)
+
+    def storage(self, url: str) -> icechunk.Storage:
+        """The storage of an Icechunk repository at a URL."""
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        access = {"endpoint_url": self.endpoint, "region": "us-east-1", "allow_http": True, "force_path_style": True}
+        return icechunk.s3_storage(bucket=bucket, prefix=prefix, from_env=True, **access)
 
 
 @contextmanager

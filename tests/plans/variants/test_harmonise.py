@@ -40,11 +40,7 @@ from tests.support.ways import Way
 from vczstore.errors import DamagedStoreError, IncompatibleError, OptionError
 from vczstore.jobs.run import JobResult
 
-
-@pytest.fixture(autouse=True)
-def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in DIMENSIONS.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays(DIMENSIONS)
 
 
 # ---- the model: slow, and obvious ------------------------------------------------------------

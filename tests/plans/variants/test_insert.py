@@ -37,11 +37,7 @@ KINDS = ("format2", "format3", "icechunk")
 BY_ALLELE = {"call_AD": 0, "call_RF": 0, "call_EC": 1}
 """Fields with one value per allele, and the first allele that has one."""
 
-
-@pytest.fixture(autouse=True)
-def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in sites.DIMENSIONS.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays(sites.DIMENSIONS)
 
 
 # ---- laws -----------------------------------------------------------------------------------

@@ -22,11 +22,7 @@ from vczstore.errors import OptionError, SampleError, UnsuitableError
 INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
 ROWS = {"some new": (2, 5, 6, 11, 99), "none new": (5, 9), "all new": (1, 2, 4)}
 
-
-@pytest.fixture(autouse=True)
-def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in sites.DIMENSIONS.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays(sites.DIMENSIONS)
 
 
 def _sites_with(*positions: int) -> list[Site]:

@@ -108,10 +108,7 @@ def count_calls(arrays: dict[str, np.ndarray]) -> Counter[Any]:
     return counts
 
 
-@pytest.fixture(autouse=True)
-def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in gvcf.DIMENSIONS.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays(gvcf.DIMENSIONS)
 
 
 def test_one_sample_in_chunks_of_a_thousand(tmp_path: Path) -> None:

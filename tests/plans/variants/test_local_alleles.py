@@ -35,11 +35,7 @@ LOCAL = {
 }
 FULL = ("call_AD", "call_EC", "call_PL", "call_RF", "call_DP", "call_FT", "variant_AC")
 
-
-@pytest.fixture(autouse=True)
-def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in {**DIMENSIONS, **LOCAL}.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays({**DIMENSIONS, **LOCAL})
 
 
 def localised(sites: Sequence[Site], samples: Sequence[str], seed: int) -> dict[str, np.ndarray]:

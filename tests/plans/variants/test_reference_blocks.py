@@ -19,11 +19,7 @@ from tests.support import cohort, gvcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.small_stores import unchanged
 
-
-@pytest.fixture(autouse=True)
-def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dims in gvcf.DIMENSIONS.items():
-        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+dimensions = cohort.more_arrays(gvcf.DIMENSIONS)
 
 
 BLOCKS = (

@@ -27,7 +27,6 @@ from unittest import mock
 import icechunk
 import numpy as np
 import obstore
-from obstore.store import S3Store
 from zarr.storage import ObjectStore
 
 import vczstore
@@ -196,12 +195,11 @@ def short_timeouts() -> Iterator[None]:
 @contextmanager
 def on_server(running: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[tuple[Site, faults.Proxy]]:
     """A site in a bucket, and the proxy between operations and the server."""
-    bucket = running.url(name).removeprefix("s3://")
+    url = running.url(name)
     with faults.before(running.endpoint) as proxy:
 
         def top(prefix: str) -> Any:
-            http = {"allow_http": True}
-            return S3Store(bucket, prefix=prefix, endpoint=running.endpoint, region="us-east-1", client_options=http)
+            return running.objects(f"{url}/{prefix}")
 
         def put(name: str, arrays: Arrays, write: Callable[..., None] = cohort.write_vcz) -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -213,20 +211,12 @@ def on_server(running: s3.S3Server, kind: str, work: Path, name: str) -> Iterato
         def reader(name: str) -> Any:
             if kind != "icechunk":
                 return ObjectStore(top(name), read_only=True)
-            storage = icechunk.s3_storage(
-                bucket=bucket,
-                prefix=name,
-                endpoint_url=running.endpoint,
-                region="us-east-1",
-                allow_http=True,
-                force_path_style=True,
-                from_env=True,
-            )
+            storage = running.storage(f"{url}/{name}")
             return icechunk.Repository.open(storage).readonly_session("main").store
 
         _sources(put)
         put("cohort/store.vcz", OLD, cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)
-        yield Site(kind, f"s3://{bucket}", {**running.options, "endpoint": proxy.endpoint}, reader, work), proxy
+        yield Site(kind, url, {**running.options, "endpoint": proxy.endpoint}, reader, work), proxy
 
 
 # ---- operations -----------------------------------------------------------------------------
