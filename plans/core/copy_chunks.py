@@ -186,6 +186,8 @@ class LinkChunks:
     grid: tuple[int, ...]
     columns: tuple[tuple[int, int], ...] | None = None
 
+    arrays = ()
+    """No arrays: linked chunks are never re-encoded."""
     decoded_chunks = chunks_read = bytes_read = bytes_written = 0
 
     @classmethod
@@ -195,11 +197,6 @@ class LinkChunks:
         if columns is not None:
             grid = tuple(len(columns) if i == samples_axis(array) else n for i, n in enumerate(grid))
         return cls(array.path, array, grid, columns)
-
-    @property
-    def arrays(self) -> tuple[()]:
-        """No arrays: linked chunks are never re-encoded."""
-        return ()
 
     @property
     def encoded_chunks(self) -> int:
