@@ -341,7 +341,7 @@ def find_insertion(
     segments = [s.segments(r) for s, r in zip(sites, runs, strict=True)]
     n_units = math.ceil(sum(s.n_variants for s in sites) / index.unit)
     union = Union.of(sites, segments, 0, memory, operation=operation, n_ranges=max(MIN_TASKS, n_units))
-    union = replace(union, any_alt=any_alt)
+    union = replace(union, any_alt=any_alt, has_store=True)
     records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
     (items,) = yield Survey(operation, (CountInserted(records),), memory)
     reports = sorted(RangeReport(*item) for item in items)

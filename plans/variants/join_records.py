@@ -23,6 +23,7 @@ def join(
     extents: Sequence[int] | None = None,
     *,
     any_alt: bool = False,
+    store: int | None = None,
 ) -> list[int]:
     """
     Join records with the same position and REF.
@@ -37,6 +38,9 @@ def join(
         Extent of each record; see `vczstore.vcz.extents`. None if no ALT is symbolic.
     any_alt
         Whether to join records that share no ALT, as ``bcftools merge -m both`` does, except symbolic ones.
+    store
+        Number of the source that is an existing store: the lengths of its records do not change, so no symbolic record
+        is joined with one that has no symbolic ALT. None if there is none.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def join(
     alone: set[int] = set()
     extents = [NONE] * len(alts) if extents is None else extents
     while True:
-        joined = _join(alts, sources, extents, alone, any_alt=any_alt)
+        joined = _join(alts, sources, extents, alone, any_alt=any_alt, store=store)
         mismatched = _mismatched(alts, sources, extents, joined)
         if mismatched <= alone:
             return joined
@@ -72,11 +76,12 @@ def _join(
     alone: set[int],
     *,
     any_alt: bool,
+    store: int | None,
 ) -> list[int]:
     joined = list(range(len(alts)))
     left = [i for i in joined if i not in alone]
     while left:
-        chosen = _choose(alts, sources, extents, left)
+        chosen = _choose(alts, sources, extents, left, store)
         if any_alt:
             chosen = _with_others(chosen, sources, extents, left)
         for i in chosen:
@@ -86,7 +91,11 @@ def _join(
 
 
 def _choose(
-    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], left: Sequence[int]
+    alts: Sequence[Sequence[str]],
+    sources: Sequence[Sequence[int]],
+    extents: Sequence[int],
+    left: Sequence[int],
+    store: int | None,
 ) -> list[int]:
     """Choose the records of the next group: at most one of each source, and symbolic ones of one length only."""
     seen = {i: {alt for alt in alts[i] if alt not in UNSEEN} for i in left}
@@ -103,7 +112,7 @@ def _choose(
     taken: set[int] = set()
     lengths: set[int] = set()
     for i in sorted(candidates, key=lambda i: not seen[i]):  # records without ALTs last
-        mine = {extents[i]} - {NONE}
+        mine = {extents[i]} if store in sources[i] else {extents[i]} - {NONE}
         if (most in seen[i] or not seen[i]) and taken.isdisjoint(sources[i]) and (not mine or lengths in (set(), mine)):
             chosen.append(i)
             lengths |= mine

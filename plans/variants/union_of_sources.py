@@ -272,12 +272,15 @@ class Union:
         For each source, the rows that may lie in each range; see `rows_between`.
     any_alt
         Whether records are joined that share no ALT; see `plans.variants.join_records.join`.
+    has_store
+        Whether the first source is an existing store, rather than one of the sources of a new one.
     """
 
     sites: Sequence[SourceSites]
     edges: np.ndarray
     pieces: Sequence[np.ndarray]
     any_alt: bool = False
+    has_store: bool = False
 
     @classmethod
     def of(
@@ -384,7 +387,8 @@ class Union:
         joined = {name: np.concatenate(parts) for name, parts in values.items()}
         source_of = np.repeat([p.source for p in pieces], [len(part) for part in values[ALLELE]])
         contig, position, alleles, extents = (joined[name] for name in (*SITE_FIELDS, EXTENT))
-        merged = merge_sites(contig, position, alleles, source_of, extents, any_alt=self.any_alt)
+        store = 0 if self.has_store else None
+        merged = merge_sites(contig, position, alleles, source_of, extents, any_alt=self.any_alt, store=store)
         return pieces, joined, merged
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:

@@ -140,6 +140,7 @@ def merge_sites(
     extents: np.ndarray | None = None,
     *,
     any_alt: bool = False,
+    store: int | None = None,
 ) -> Merged:
     """
     Merge the records of several sources.
@@ -158,7 +159,7 @@ def merge_sites(
         Number of the source of each record.
     extents
         Extent of each record; see `vczstore.vcz.extents`. None if no ALT is symbolic.
-    any_alt
+    any_alt, store
         As in `plans.variants.join_records.join`.
     """
     codes = _codes(alleles)
@@ -182,7 +183,7 @@ def merge_sites(
         lengths = extents[first[rows]].tolist()
         ref = str(alleles[first[rows[0]], 0])
         labels = [_labels(ref, record_alts, n) for record_alts, n in zip(alts, lengths, strict=True)]
-        joined = join(labels, [source[m].tolist() for m in members], lengths, any_alt=any_alt)
+        joined = join(labels, [source[m].tolist() for m in members], lengths, any_alt=any_alt, store=store)
         becomes[rows] = rows[joined]
         for i, n in Counter(joined).items():
             if n > 1:

@@ -241,3 +241,28 @@ def test_a_normalised_batch_is_appended_as_the_batch_is(tmp_path: Path) -> None:
         vczstore.append(store, out)
         vczstore.append(direct, tmp_path / "B1.vcz", harmonise=True)
         assert view(store) == view(direct)
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("start", ["init", "create"])
+@pytest.mark.slow
+def test_an_inserted_symbolic_allele_keeps_its_length(tmp_path: Path, kind: str, start: str) -> None:
+    """It is not joined with a variant of the store without one, whose length would stay that of an SNP."""
+    records = {"A1": "100 C G . 0/1", "B1": "100 C G,<DEL> END=600;SVLEN=.,-500 1/2", "C1": "100 C . . 0/0"}
+    for name, record in records.items():
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, record, REST))
+        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
+    for first in ("A1", "C1"):
+        store, backend = tmp_path / f"store-{first}", "icechunk" if kind == "icechunk" else None
+        if start == "init":
+            vczstore.init(store, tmp_path / f"{first}.vcz", backend_storage=backend)
+        else:
+            vczstore.create(store, tmp_path / f"{first}.vcz", backend_storage=backend)
+            vczstore.append(store, tmp_path / f"{first}.vcz", harmonise=True)
+        vczstore.append(store, tmp_path / "B1.vcz", harmonise=True, new_variants="insert")
+        lines = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk"))[1:]]
+        shown = {fields[4]: (fields[7], fields[9], fields[10]) for fields in lines if fields[1] == "100"}
+        assert len(shown) == 2
+        info, of_first, of_second = shown["G,<DEL>"]
+        assert "END=600" in info
+        assert (of_first.split(":")[0], of_second.split(":")[0]) == ("./.", "1/2")
