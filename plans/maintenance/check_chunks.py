@@ -9,10 +9,11 @@ from zarr.abc.buffer import Buffer
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
+from plans.core.compatibility import blank_absent
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from vczstore.errors import first_line
 from vczstore.vcz import arrays, encoded_chunks, pipeline
-from vczstore.vcz.missing import is_missing
+from vczstore.vcz.missing import INT_FILL, is_missing
 from vczstore.vcz.model import listing
 
 
@@ -41,15 +42,15 @@ class Chunks:
     axis, removed
         The samples axis, and the sorted positions of removed samples along it, whose values must be missing. The axis
         is None where no sample is checked.
-    n_alleles
-        Number of alleles, to check genotypes against; None for other arrays.
+    alleles
+        ``variant_allele``, to check genotypes against; None for other arrays.
     """
 
     name: str
     array: AnyArray
     axis: int | None
     removed: np.ndarray
-    n_alleles: int | None
+    alleles: AnyArray | None
 
     def scan(self) -> FindingScan:
         """Return a scan over all chunks by their number in C order, about `TASK_BYTES` in a task."""
@@ -57,6 +58,11 @@ class Chunks:
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // max(1, self._chunk_bytes), math.ceil(n / MIN_TASKS)))
         # encoded chunks read together, plus the values of the decoded one and temporaries of the comparison
         mem = (self._at_once + 2) * self._chunk_bytes + arrays.decode_mem(self.array, 1)
+        if self.alleles is not None:
+            # a chunk row of alleles, encoded and decoded, and three copies as str; integers by row of genotypes
+            mem += arrays.decode_mem(self.alleles, arrays.grid_of(self.alleles)[1])
+            mem += 3 * 64 * arrays.outer_chunks(self.alleles)[0] * self.alleles.shape[1]
+            mem += 24 * arrays.outer_chunks(self.array)[0]
         return FindingScan(self.look, n, per_task, mem)
 
     @property
@@ -75,6 +81,7 @@ class Chunks:
         """Check some chunks: read their bytes in groups, decode one after the other."""
         seen = TaskFindings(self.name)
         decoder = encoded_chunks.ChunkDecoder(self.array)
+        chunk_row, n_alleles = -1, None
         for start in range(numbers.start, numbers.stop, self._at_once):
             stop = min(numbers.stop, start + self._at_once)
             coords = [tuple(int(i) for i in np.unravel_index(n, self._grid)) for n in range(start, stop)]
@@ -84,7 +91,10 @@ class Chunks:
                     error = self._left_in_fill(at)
                 else:
                     seen.stored += 1
-                    error = value if isinstance(value, str) else self._wrong(decoder, at, value)
+                    if self.alleles is not None and at[0] != chunk_row:
+                        chunk_row = at[0]
+                        n_alleles = _n_alleles(self.alleles, encoded_chunks.chunk_region(self.array, at)[0])
+                    error = value if isinstance(value, str) else self._wrong(decoder, at, value, n_alleles)
                 if error is not None:
                     seen.errors.append(Finding(self.name, key_in_array(self.array, at), error))
         return seen
@@ -100,8 +110,10 @@ class Chunks:
             for at in coords:
                 yield from self._encoded([at])
 
-    def _wrong(self, decoder: encoded_chunks.ChunkDecoder, at: tuple[int, ...], value: Buffer) -> str | None:
-        """Return a message about the error of a stored chunk, or None."""
+    def _wrong(
+        self, decoder: encoded_chunks.ChunkDecoder, at: tuple[int, ...], value: Buffer, n_alleles: np.ndarray | None
+    ) -> str | None:
+        """Return a message about the error of a stored chunk, or None; `n_alleles` is by variant of the chunk."""
         size = encoded_chunks.frame_length(self.array, value)
         if size is not None and size != len(value):
             return f"is {'cut off' if size > len(value) else 'too long'}: it has {len(value):,} bytes of {size:,}"
@@ -109,9 +121,27 @@ class Chunks:
             values = decoder.decode(at, value)
         except Exception as error:
             return f"cannot be decoded ({first_line(error)})"
-        if self.n_alleles is not None and values.size and not -2 <= values.min() <= values.max() < self.n_alleles:
-            return f"has genotypes from {values.min()} to {values.max()}, there are {self.n_alleles} alleles"
-        return self._left(values, at)
+        invalid = None if n_alleles is None else self._invalid_allele(values, at, n_alleles)
+        return self._left(values, at) if invalid is None else invalid
+
+    def _invalid_allele(self, values: np.ndarray, at: tuple[int, ...], n_alleles: np.ndarray) -> str | None:
+        """Return a message about the first genotype with an allele index that its variant does not have, or None."""
+        if not values.size or (values.min() >= INT_FILL and values.max() < n_alleles.min()):
+            return None
+        lowest, highest = values.min(axis=(1, 2)), values.max(axis=(1, 2))
+        is_invalid = (lowest < INT_FILL) | (highest >= n_alleles)
+        if not is_invalid.any():
+            return None
+        row = int(np.argmax(is_invalid))
+        n = int(n_alleles[row])
+        calls = values[row]
+        sample, i = np.argwhere((calls < INT_FILL) | (calls >= n))[0].tolist()
+        variants, samples, _ = encoded_chunks.chunk_region(self.array, at)
+        return (
+            f"variant {variants.start + row} has allele {calls[sample, i]} in the genotype of sample "
+            f"{samples.start + sample}, there {'is 1 allele' if n == 1 else f'are {n} alleles'}; vczstore update "
+            "replaces the sample's calls"
+        )
 
     def _left_in_fill(self, at: tuple[int, ...]) -> str | None:
         """Return a message if removed samples lie in an absent chunk whose fill value is not missing, or None."""
@@ -140,6 +170,24 @@ class Chunks:
         if not left.any():
             return None
         return _describe_left(removed[left])
+
+
+def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
+    """
+    Return the number of alleles of some variants: at least 1, as REF may be absent where all calls have the ALT.
+
+    It is the width of ``variant_allele`` in chunks that cannot be decoded, which the scan of that array reports.
+    """
+    n_variants, width = alleles.shape
+    counts = np.full(rows.stop - rows.start, width)
+    for span in arrays.cuts(alleles)[0].spans(rows.start, min(rows.stop, n_variants)):
+        try:
+            texts = arrays.read_normalised(alleles, (span, slice(0, width)))
+        except Exception:
+            continue
+        numbers = np.where(blank_absent(texts) != "", np.arange(1, width + 1), 1)
+        counts[span.start - rows.start : span.stop - rows.start] = numbers.max(axis=1, initial=1)
+    return counts
 
 
 LEFT = "has values of removed samples"

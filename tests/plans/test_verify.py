@@ -241,7 +241,9 @@ BROKEN: dict[str, Broken] = {
         cut("sample_id", "1"), [("sample_id", None), ("sample_id", "c/1")], "cannot be decoded|cut off"
     ),
     "genotypes": Broken(
-        put("call_genotype", (9, 6, 1), 2), [("call_genotype", "c/2/2/0")], "to 2, there are 2 alleles"
+        put("call_genotype", (9, 6, 1), 2),
+        [("call_genotype", "c/2/2/0")],
+        "variant 9 has allele 2 in the genotype of sample 6, there are 2 alleles; ",
     ),
     "a removed sample's value": Broken(blank_id_only, [("call_DP", "c/2/1")], "removed samples, at 4;"),
     "too few samples": Broken(
@@ -326,6 +328,85 @@ def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
     for damage in result.errors:
         assert re.search(broken.words, damage.what), damage.what
     assert bool(found(store, quick=True)) is (broken.quick or broken.where[0] == ("sample_id", None))
+
+
+ALLELES = [["A"], ["A", "."], ["A", "0"], [".", "T"], ["A", "C"], ["A", "C", "<*>"], ["A", "C", "G", "T"]]
+"""Alleles of variants. An absent ALT is no allele; an absent REF is allele 0 all the same."""
+
+
+def write_genotypes(store: Path, *, seed: int, invalid: float) -> tuple[np.ndarray, np.ndarray]:
+    """Write genotypes, of which some are `invalid`, in chunks unlike those of alleles; return both arrays."""
+    rng = np.random.default_rng(seed)
+    rows = [ALLELES[i] for i in rng.integers(0, len(ALLELES), 50)]
+    alleles = np.array([row + [""] * (4 - len(row)) for row in rows], dtype=object)
+    ends = np.array([1 if row[1:] in ([], ["."], ["0"]) else len(row) for row in rows])[:, np.newaxis, np.newaxis]
+    genotype = np.minimum(rng.integers(-2, 4, (50, 9, 2)), ends - 1)
+    is_invalid = rng.random(genotype.shape) < invalid
+    genotype = np.where(is_invalid, np.where(rng.random(genotype.shape) < 0.2, -3, ends), genotype).astype("i1")
+    cohort.write_vcz(
+        store,
+        {
+            "sample_id": np.array(cohort.ids(0, 9), dtype=object),
+            "contig_id": np.array(["chr1"], dtype=object),
+            "variant_contig": np.zeros(50, "i1"),
+            "variant_position": np.arange(50, dtype="i4"),
+        },
+    )
+    group = zarr.open_group(store, mode="r+")
+    for name, values, chunks, dims in (
+        ("variant_allele", alleles, (7, 3), ["variants", "alleles"]),
+        ("call_genotype", genotype, (11, 4, 2), ["variants", "samples", "ploidy"]),
+    ):
+        kind = "string" if values.dtype == object else values.dtype
+        array = group.create_array(name, shape=values.shape, dtype=kind, chunks=chunks, dimension_names=dims)
+        array[...] = values
+    return genotype, ends[:, 0, 0]
+
+
+@pytest.mark.parametrize("invalid", [0, 0.01, 0.3])
+def test_alleles_that_a_variant_does_not_have(tmp_path: Path, invalid: float) -> None:
+    """Each genotype is compared with the alleles of its variant; the first error of each chunk is reported."""
+    genotype, n_alleles = write_genotypes(tmp_path / "store.vcz", seed=1, invalid=invalid)
+    expected = {}
+    for row, sample, i in np.argwhere(genotype > -9).tolist():
+        value, n = int(genotype[row, sample, i]), int(n_alleles[row])
+        key, first = f"c/{row // 11}/{sample // 4}/0", (row, value, sample, n)
+        if not -2 <= value < n and first[0] < expected.get(key, (99,))[0]:
+            expected[key] = first
+    pattern = r"variant (\d+) has allele (-?\d+) in the genotype of sample (\d+), there (?:is|are) (\d+) alleles?; "
+    errors = vczstore.verify(tmp_path / "store.vcz", impl="zarr").errors
+    matches = {error.chunk: re.match(pattern, error.what) for error in errors}
+    assert {chunk: tuple(map(int, match.groups())) for chunk, match in matches.items() if match} == expected
+    assert bool(expected) is bool(invalid)
+
+
+@pytest.mark.slow
+def test_alleles_that_cannot_be_decoded(tmp_path: Path) -> None:
+    """Genotypes are compared with the width of `variant_allele` where its chunk is broken. Cubed reads as zarr does."""
+    store = tmp_path / "store.vcz"
+    write_genotypes(store, seed=2, invalid=0.05)
+    before = look(store).errors
+    cut("variant_allele", "1/0")(store)  # rows 7 to 13, of two chunk rows of genotypes
+    zarr.open_array(store / "call_genotype", mode="r+")[7:14, 0] = 4
+    after = found(store)
+    assert ("variant_allele", "c/1/0") in after
+    assert {("call_genotype", "c/0/0/0"), ("call_genotype", "c/1/0/0")} <= {*after}
+    assert {(e.array, e.chunk) for e in before if e.chunk and e.chunk[2] in "234"} <= {*after}
+
+
+def test_an_appended_genotype_with_an_allele_that_is_not_there(tmp_path: Path) -> None:
+    """`append` copies it unchanged; another variant of the store has as many alleles."""
+    store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
+    write_genotypes(store, seed=3, invalid=0)
+    alleles = zarr.open_array(store / "variant_allele", mode="r")[...]
+    shutil.copytree(store, batch)
+    put("sample_id", slice(None), np.array(cohort.ids(9, 9), dtype=object))(batch)
+    row = next(i for i, texts in enumerate(alleles.tolist()) if texts == ["A", "C", "", ""])
+    put("call_genotype", (row, 2), [0, 2])(batch)
+    assert vczstore.verify(store, impl="zarr").ok
+    vczstore.append(store, batch, impl="zarr")
+    (error,) = vczstore.verify(store, impl="zarr").errors
+    assert error.what.startswith(f"variant {row} has allele 2 in the genotype of sample 11, there are 2 alleles; ")
 
 
 @pytest.mark.slow
