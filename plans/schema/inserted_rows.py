@@ -18,7 +18,6 @@ from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
 from plans.variants.kept_calls import KeptCalls
 from plans.variants.match_index import Matches
-from plans.variants.union_of_sources import FILTER
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same
@@ -225,6 +224,8 @@ class InsertedSites(Inserted):
     """
     View of a per-variant field: inserted variants have the value of the first source in which it is not missing.
 
+    FILTER is missing where it is ``.``: no filter of ``variant_filter`` is set, PASS included.
+
     Attributes
     ----------
     fields
@@ -265,8 +266,7 @@ class InsertedSites(Inserted):
         """Return the values of the first source in which they are not missing."""
         missing = missing_value(self.name, self.like)
         result = np.full((len(rows), *self.shape[1:]), missing, dtype=self.dtype)
-        if self.name != FILTER:
-            result.reshape(len(rows), -1)[:, 1:] = fill_value(self.name, self.like)
+        result.reshape(len(rows), -1)[:, 1:] = fill_value(self.name, self.like)
         is_pending = np.ones(len(rows), dtype=bool)
         for source, field in zip(part.sources, self.fields, strict=True):
             at = np.flatnonzero(is_pending & (source.rows[rows] >= 0))
@@ -282,9 +282,7 @@ class InsertedSites(Inserted):
         return result
 
     def _is_present(self, values: np.ndarray) -> np.ndarray:
-        """Return the mask of variants whose values are not all missing; ``variant_filter`` is always present."""
-        if self.name == FILTER:
-            return np.ones(len(values), dtype=bool)
+        """Return the mask of variants whose values are not all missing; a flag is missing where it is False."""
         flat = values.reshape(len(values), -1)
         is_missing = same(flat, missing_value(self.name, self.like)) | same(flat, fill_value(self.name, self.like))
         return np.asarray(~is_missing.all(axis=1))

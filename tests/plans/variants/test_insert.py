@@ -310,6 +310,30 @@ def test_fields_of_new_variants(tmp_path: Path, kind: str, options: dict[str, An
     assert vczstore.verify(store).errors == []
 
 
+def test_filter_of_new_variants(tmp_path: Path) -> None:
+    """FILTER of a new variant is that of the first source in which it is not ``.``, as for QUAL and INFO."""
+    tables = {"first": ["PASS", "q10"], "second": ["PASS", "s50", "q10"], "third": ["s50", "PASS"]}
+    texts = {
+        "first": [".", ".", ".", "PASS", "q10"],
+        "second": [".", "PASS", "s50;q10", "q10", "."],
+        "third": ["s50", "s50", "PASS", "s50", "PASS"],
+    }
+    expected = ["s50", "PASS", "s50;q10", "", "PASS", "q10"]  # the fourth is the store's
+    for i, (name, table) in enumerate(tables.items()):
+        arrays = sites.make(_sites_with(*range(10, 60, 10)), cohort.ids(10 * i, 1), i)
+        arrays["filter_id"] = np.array(table, dtype=object)
+        arrays["variant_filter"] = np.array([[f in text.split(";") for f in table] for text in texts[name]])
+        cohort.write_vcz(tmp_path / name, arrays)
+    old = sites.make(_sites_with(35), cohort.ids(90, 1), 9)
+    filters = {"filter_id": np.array(["PASS"], dtype=object), "variant_filter": np.array([[False]])}
+    cohort.write_vcz(tmp_path / "store", {**old, **filters})
+    vczstore.append(tmp_path / "store", *(tmp_path / name for name in tables), **INSERT, impl="zarr")
+    group = zarr.open_group(tmp_path / "store", mode="r")
+    names = np.array(group["filter_id"][...], dtype=object)
+    given = [{*names[is_set]} for is_set in group["variant_filter"][...]]
+    assert given == [{*filter(None, text.split(";"))} for text in expected]
+
+
 @pytest.mark.slow
 def test_batches_together_or_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
