@@ -186,6 +186,20 @@ def test_vcfs_are_converted_in_the_planned_chunks(tmp_path: Path) -> None:
         assert [vcz.arrays["call_DP"].chunks for vcz in converted] == [(1_000, 3), (1_000, 2)]
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_calls_of_one_allele_are_phased(tmp_path: Path, zarr_format: int) -> None:
+    """Also in records without calls of two alleles, whose phase cyvcf2 reads from beyond the genotypes."""
+    genotypes = ["0/1 1|0 0 .", "1 0 . 1", "0|1 0/0 0|1 ./1", "0 0 0 0", ". . . .", "1 1 0|0 0"]
+    lines = [f"chrX\t{10 + i}\t.\tA\tC\t.\t.\t.\tGT\t{calls}" for i, calls in enumerate(genotypes)]
+    records = "\n".join(lines).replace(" ", "\t") + "\nchrX\t90\t.\tA\tC\t.\t.\t.\tDP\t1\t2\t3\t4\n"
+    path = write(tmp_path / "batch.vcf", text((*OLD, *NEW), records))
+    with conversions.Conversions(None) as converter:
+        layout = Layout(variants=2, samples=3, zarr_format=zarr_format)
+        (vcz,) = converter.converted("append", [converter.file("append", path, {})], layout, budget=2**28)
+        actual = vcz.arrays["call_genotype_phased"][:]
+    np.testing.assert_array_equal(actual, [["/" not in call for call in c.split()] for c in genotypes] + [[False] * 4])
+
+
 def test_a_file_is_not_converted_again_after_the_store_has_grown() -> None:
     """As after another writer's commit. The repr of the layout is part of the key of a conversion."""
     before, now = (Layout(variants=1_000, samples=4, begin=begin).of_each([2, 1]) for begin in (0, 1))

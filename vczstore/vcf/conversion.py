@@ -29,7 +29,7 @@ from vczstore.choices import DEFAULT_SAMPLES_CHUNK
 from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
 from vczstore.sizes import human_size
 from vczstore.vcf.files import EXTREME, UNDECLARED, VcfFile, captured, error_in, link, quiet
-from vczstore.vcz import metadata
+from vczstore.vcz import arrays, metadata
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz
 
 _MIB = 2**20
@@ -59,6 +59,8 @@ SENTINELS = (-1, -2)
 
 EXTENT = ("END", "SVLEN")
 """The INFO fields that define the length of a variant."""
+
+GENOTYPE, PHASED = "call_genotype", "call_genotype_phased"
 
 LEN = "LEN"
 """The FORMAT field that defines the length of a reference block (VCF 4.5)."""
@@ -256,6 +258,7 @@ class Conversion:
 
         writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)
         writer.finalise()
+        self._phase_haploid_calls()
         if self.layout.info is None and zarr.open_array(self.result, path="variant_position", mode="r").size:
             vcz.VcfZarrIndexer(self.result).create_index()
         self.file.require_unchanged(self.operation)
@@ -268,6 +271,22 @@ class Conversion:
         for part in range(self.lay_out()):
             self.encode(part)
         self.end()
+
+    def _phase_haploid_calls(self) -> None:
+        """Set `call_genotype_phased` of calls of one allele to True, chunk by chunk."""
+        if not (self.result / GENOTYPE).exists():
+            return
+        genotype, phased = (zarr.open_array(self.result / name, mode="r+") for name in (GENOTYPE, PHASED))
+        if genotype.shape[2] == 1:
+            return
+        rows, columns = phased.chunks
+        for i in range(0, phased.shape[0], rows):
+            for j in range(0, phased.shape[1], columns):
+                chunk = (slice(i, i + rows), slice(j, j + columns))
+                is_haploid = arrays.read(genotype, (*chunk, slice(1, 2)))[..., 0] == SENTINELS[1]
+                # cyvcf2 sets this for haploid calls next to diploid ones; without any it reads beyond the genotypes
+                if is_haploid.any() and not (values := arrays.read(phased, chunk))[is_haploid].all():
+                    arrays.assign(phased, chunk, values | is_haploid)
 
     @property
     def _unfinished(self) -> Path:
