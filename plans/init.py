@@ -28,6 +28,8 @@ class Init(Edit):
         If the destination exists.
     SampleError
         If the batch has no samples, duplicate ones, or removed ones.
+    IncompatibleError
+        If the batch has reference blocks of a gVCF.
 
     Examples
     --------
@@ -78,15 +80,22 @@ class Init(Edit):
         from plans.compilers.copy import compile_copy
         from plans.core.compatibility import check_incoming, refuse_look_alikes
         from plans.core.ledger import Ledger
-        from plans.core.model import with_notes
+        from plans.core.model import Survey, with_notes
         from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
+        from plans.variants.reference_blocks import FindBlocks, SeenBlocks, refusal
+        from plans.variants.sortedness import unit_rows
         from vczstore.stores.edits import DropAttribute
         from vczstore.stores.resolve import backend_note
 
-        yield from ()
         store, source = compiling.store, compiling.vcz
         source.require_whole("init")
         refuse_look_alikes("init", check_incoming("init", [source]), source)
+        if {"variant_contig", "variant_position", "variant_allele"} <= source.arrays.keys():
+            (found,) = yield Survey("init", (FindBlocks("init", source, unit_rows(source)),), compiling.memory)
+            blocks = [row for item in found if (row := SeenBlocks(*item).first) is not None]
+            if blocks:
+                way_out = "make the store with vczstore create --gvcf, then append it with --harmonise --gvcf"
+                raise refusal("init", source, min(blocks), way_out)
         compiler = compile_copy if store.atomic else compile_compacted_copy
         plan = compiler(store, source, compiling.memory, operation="init")
         zarr_format = 3 if store.atomic else source.zarr_format

@@ -164,11 +164,16 @@ def first_where(chosen: np.ndarray, start: int) -> int | None:
     return start + int(np.argmax(chosen)) if chosen.any() else None
 
 
-def refusal(operation: str, source: Vcz, row: int) -> IncompatibleError:
+def refusal(
+    operation: str,
+    source: Vcz,
+    row: int,
+    way_out: str = "use --gvcf, so that it gives the genotypes of the variants in it",
+) -> IncompatibleError:
     """Return the error for a source that has a reference block, without the option ``--gvcf``."""
     return IncompatibleError(
         f"{operation}: variant {row} of {source.label}, {site(source, row)}, is a reference block, as gVCFs have them, "
-        "and not a variant; use --gvcf, so that it gives the genotypes of the variants in it"
+        f"and not a variant; {way_out}"
     )
 
 
@@ -188,11 +193,14 @@ class SeenBlocks(NamedTuple):
         Whether there is an unseen allele.
     backwards
         Row of the first block that ends before it begins; None if there is none.
+    first
+        Row of the first block that reaches beyond its REF; None if there is none.
     """
 
     runs: np.ndarray
     has_unseen: bool
     backwards: int | None
+    first: int | None
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,8 @@ class FindBlocks:
         is_alone = np.zeros(len(alleles), dtype=bool) if unseen is None else unseen.is_alone
         begins = spans.positions(rows)
         by_end = spans.lengths_by_end(rows, begins)
-        length = np.maximum(ref_lengths(alleles), spans.lengths(rows, by_end))
+        refs = ref_lengths(alleles)
+        length = np.maximum(refs, spans.lengths(rows, by_end))
         by_sample = spans.lengths_by_sample(rows)
         if by_sample is not None:
             length = np.maximum(length, by_sample.max(axis=1, initial=0))
@@ -241,7 +250,7 @@ class FindBlocks:
             axis=1,
         )
         backwards = spans.first_backwards(is_alone, rows, begins, by_end, by_sample)
-        return SeenBlocks(table, unseen is not None, backwards)
+        return SeenBlocks(table, unseen is not None, backwards, first_where(is_alone & (length > refs), rows.start))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan with tasks of whole chunks."""

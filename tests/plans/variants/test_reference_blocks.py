@@ -44,6 +44,9 @@ def test_blocks_are_refused_without_the_flag(
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], *records))
     stderr = fails("create", tmp_path / "store.vcz", source)
     first = records[0].split()
+    stderr_of_init = fails("init", tmp_path / "store.vcz", source)
+    assert stderr_of_init.startswith(f"init: variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block, ")
+    assert stderr_of_init.endswith("with vczstore create --gvcf, then append it with --harmonise --gvcf")
     assert f"variant 0 of {source}, 1:1000 A/{first[3]}, is a reference block" in stderr
     assert "--gvcf" in stderr
     assert not (tmp_path / "store.vcz").exists()
