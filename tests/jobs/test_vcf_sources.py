@@ -16,7 +16,7 @@ from tests.support.clouds import Cloud
 from tests.support.command_line import run
 from tests.support.refusals import complain
 from tests.support.small_vcf import NEW, OLD, RECORDS, text, write
-from vczstore.errors import IncompatibleError, NotAStoreError
+from vczstore.errors import IncompatibleError, NotAStoreError, SampleError
 from vczstore.execution import conversions
 from vczstore.jobs.run import JobResult, plan_job, run_job
 
@@ -86,10 +86,41 @@ def test_a_changed_vcf(tmp_path: Path, store: Path) -> None:
     write(batch, text(OLD, RECORDS.replace(":300", ":200")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversions, "do", None)
-        complain(IncompatibleError, [rf"append: {batch} has changed since it was appended"], lambda: run_job(file))
+        complain(IncompatibleError, [rf"append: {batch}: its samples were appended"], lambda: run_job(file))
     update = job(tmp_path, "update: inbox/a.vcf.gz")
     assert done(run_job(update)) == ["1 sources, 2 samples updated"]
     assert run_job(update).status == "nothing to do"
+
+
+@pytest.mark.slow
+def test_a_copy_of_an_appended_vcf(tmp_path: Path, store: Path) -> None:
+    """Another file with the same samples is refused as such, in the words of a file that may not have changed."""
+    write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    run_job(job(tmp_path))
+    copy = write(tmp_path / "copy.bcf", text(OLD))
+    words = [rf"append: {copy}: its samples were appended before, from another source or an earlier state of this one"]
+    complain(IncompatibleError, words, lambda: run_job(job(tmp_path, "append: copy.bcf")))
+
+
+@pytest.mark.slow
+def test_another_vcf_of_removed_samples(tmp_path: Path, store: Path) -> None:
+    """It is as any source of removed samples: refused, left out or admitted, since there are no samples to replace."""
+    write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    run_job(job(tmp_path))
+    other = write(tmp_path / "other.bcf", text(OLD, RECORDS.replace(":300", ":200")))
+    vczstore.remove(store, OLD[0])
+    dropping = job(tmp_path, "append: {source: other.bcf, drop-returning: true}")
+    complain(IncompatibleError, [rf"{other}: its samples were appended before"], lambda: run_job(dropping))
+    vczstore.remove(store, OLD[1])
+    complain(SampleError, ["removed from .* before"], lambda: run_job(job(tmp_path, "append: other.bcf")))
+    assert run_job(job(tmp_path, "append: {source: other.bcf, drop-returning: true}")).status == "done"
+    assert not any(_ids(store))
+    assert run_job(dropping).status == "nothing to do"
+    write(tmp_path / "other.bcf", text(OLD, RECORDS.replace(":300", ":100")))
+    assert done(run_job(job(tmp_path, "append: {source: other.bcf, allow-returning: true}"))) == [
+        "1 sources, 2 samples added, 2 samples returning"
+    ]
+    assert [sample for sample in _ids(store) if sample] == [*OLD]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tests.support import cohort, s3
 from tests.support.refusals import complain
 from tests.support.small_stores import unchanged
 from tests.support.ways import WRITTEN, Way
-from vczstore.errors import ConflictError, OptionError, SampleError, StorageError, UnsuitableError
+from vczstore.errors import ConflictError, IncompatibleError, OptionError, SampleError, StorageError, UnsuitableError
 from vczstore.jobs.run import run_job
 from vczstore.stores.resolve import open_store
 from vczstore.stores.withdrawal_key import SUFFIX, VARIABLE, KeyPlace
@@ -212,6 +212,33 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
         complain(SampleError, ["was removed"], lambda: run("update: {source: inbox/b.vcz, insert: true}"))
     assert run("update: {source: inbox/b.vcz, insert: true, allow-returning: true}") == "done"
     cohort.assert_same(way.read(store), cohort.expected_append(remaining, some(["S0001", "N2"], seed=3)))
+
+
+@pytest.mark.slow
+def test_a_job_with_another_state_of_a_removed_batch(tmp_path: Path) -> None:
+    """A batch appended by a job, of which all samples were removed since, is a new one in another state."""
+    way = Way("format3", "zarr")
+    store, job, first = way.make(tmp_path, OLD), tmp_path / "job.yaml", some(["N1", "N2"], seed=1)
+    batch(tmp_path, first, "batch.vcz")
+
+    def run(options: str = "") -> str:
+        job.write_text(f"store: {store}\nsteps:\n  - append: {{source: batch.vcz{options}}}\n")
+        return run_job(job).status
+
+    assert run() == "done"
+    vczstore.remove(store, ["N1"], impl="zarr")
+    second = some(["N1", "N2"], seed=2)
+    shutil.rmtree(tmp_path / "batch.vcz")
+    batch(tmp_path, second, "batch.vcz")
+    with unchanged(store):
+        for options in ("", ", drop-returning: true", ", allow-returning: true"):
+            complain(IncompatibleError, ["its samples were appended before"], lambda options=options: run(options))
+    vczstore.remove(store, ["N2"], impl="zarr")
+    removed = cohort.expected_remove(cohort.expected_append(OLD, first), ["N1", "N2"])
+    with unchanged(store):
+        complain(SampleError, ["2 of the incoming samples were removed"], run)
+    assert run(", allow-returning: true") == "done"
+    cohort.assert_same(way.read(store), cohort.expected_append(removed, second))
 
 
 def test_the_key_is_next_to_the_store_and_hidden_from_others(tmp_path: Path) -> None:

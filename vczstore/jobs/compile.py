@@ -657,13 +657,22 @@ class _Compiler:
         self._count(name, {url for url, s in zip(operation.sources, sources, strict=True) if id(s) in is_fresh})
         return sources, fresh
 
-    def _refuse_changed(self, operation: Append, batches: Sequence[Batch]) -> None:
-        """Raise an `IncompatibleError` for a batch appended in another state, if `on_duplicate` is "error"."""
-        for batch in batches:
-            if self.ledger.knows(batch) and operation.on_duplicate == "error":
+    def _refuse_changed(self, operation: Append, batches: Sequence[Vcz | VcfFile]) -> None:
+        """
+        Raise an `IncompatibleError` for a batch appended in another state, if `on_duplicate` is "error".
+
+        A batch whose samples were all removed since is not refused here: `append` refuses, drops or admits it.
+        """
+        if operation.on_duplicate != "error":
+            return
+        withdrawn = Withdrawn.of(self.store, self.vcz)
+        for batch in filter(self.ledger.knows, batches):
+            samples = batch.samples if isinstance(batch, VcfFile) else batch.sample_ids.tolist()
+            if len(withdrawn.among(samples)) < len(samples):
                 raise IncompatibleError(
-                    f"append: {batch.label} has changed since it was appended; replace its samples with an update "
-                    "step, or set on-duplicate: replace; on-duplicate: skip keeps the calls that the store has"
+                    f"append: {batch.label}: its samples were appended before, from another source or an earlier state "
+                    "of this one; replace them with an update step, or set on-duplicate: replace; on-duplicate: skip "
+                    "keeps the calls that the store has"
                 )
 
     def _open_all(self, operation: str, sources: Sequence[Location | VcfFile]) -> list[Vcz]:
