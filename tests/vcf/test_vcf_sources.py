@@ -467,6 +467,26 @@ def test_other_refusals_name_the_file(tmp_path: Path, store: Path) -> None:
     complain(MemoryLimitError, words, lambda: vczstore.append(store, batch, **options))
 
 
+@pytest.mark.parametrize(
+    ("n_alleles", "words"), [(30, ["--allowed-mem"]), (70, ["a chunk of call_PL has 1000 x 1000 x 2485"])]
+)
+@pytest.mark.slow
+def test_many_alleles_in_wide_chunks_are_refused(tmp_path: Path, n_alleles: int, words: list[str]) -> None:
+    """One sample in chunks of a thousand: each is padded, with as many values per call as the longest record has."""
+    alts = ",".join("A" + "C" * i for i in range(1, n_alleles))
+    values = ",".join("1" * (n_alleles * (n_alleles + 1) // 2))
+    header = HEADER + '##FORMAT=<ID=PL,Number=G,Type=Integer,Description="">\n'
+    row = f"chr1\t90\t.\tA\t{alts}\t.\t.\t.\tGT:PL\t5/9:{values}\n"
+    more = "".join(f"chr1\t{i}\t.\tA\tC\t.\t.\t.\tGT:PL\t0/1:0,1,2\n" for i in range(100, 1200))
+    batch = write(tmp_path / "batch.vcf", text(("s1",), row + more, header))
+    words = ["^init: ", *words, "--samples-chunk"]
+    complain(MemoryLimitError, words, lambda: vczstore.init(tmp_path / "store", batch, allowed_mem="700MB"))
+    assert not (tmp_path / "store").exists()
+    vczstore.create(tmp_path / "narrow", batch, variants_chunk=100, samples_chunk=10)
+    vczstore.append(tmp_path / "narrow", batch, harmonise=True)
+    assert len(cohort.read_vcz(tmp_path / "narrow")["variant_position"]) == 1101
+
+
 @pytest.mark.parametrize("package", ["bio2zarr", "cyvcf2", "pysam"])
 def test_without_the_extra(tmp_path: Path, store: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = write(tmp_path / "batch.vcf", text())

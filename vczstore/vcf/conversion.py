@@ -11,6 +11,7 @@ a field.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -39,6 +40,9 @@ MAX_BUFFER = 16
 
 COPIES = 2
 """The number of copies of a row of chunks in memory while it is encoded: bio2zarr's buffer, and zarr's chunks."""
+
+MAX_CHUNK = 2**31 - 1
+"""The maximum size of a chunk in bytes, as codecs take it."""
 
 _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """HTSlib's warning about an undeclared field, which bio2zarr does not read."""
@@ -309,16 +313,28 @@ class Conversion:
             raise VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); correct it")
 
     def _require_memory(self, schema: Any) -> None:
-        """Raise a `MemoryLimitError` if a row of chunks does not fit into the budget."""
+        """Raise a `MemoryLimitError` if a row of chunks does not fit into the budget, or a chunk into a codec."""
         sizes = {array.name: array.variant_chunk_nbytes(schema) for array in schema.fields}
+        chunks = {a.name: math.prod(a.get_chunks(schema)) * np.dtype(a.dtype).itemsize for a in schema.fields}
+        largest = max(chunks, key=chunks.__getitem__)
+        if chunks[largest] > MAX_CHUNK:
+            shape = " x ".join(map(str, next(a for a in schema.fields if a.name == largest).get_chunks(schema)))
+            raise MemoryLimitError(
+                f"{self.operation}: {self.file.label}: a chunk of {largest} has {shape} values "
+                f"({human_size(chunks[largest])}), and codecs take at most {human_size(MAX_CHUNK)}; make the store "
+                "with smaller chunks (vczstore create --variants-chunk N --samples-chunk N), or leave the field out of "
+                "the VCF with bcftools annotate -x"
+            )
         together = sum(n for name, n in sizes.items() if name.startswith(("call_genotype", "variant_allele")))
-        needed = COPIES * max([together, *sizes.values()])
+        # a chunk wider than the file is padded as it is encoded
+        needed = max(COPIES * max([together, *sizes.values()]), *(2 * n + chunks[name] for name, n in sizes.items()))
         if needed > self.budget:
             raise MemoryLimitError(
                 f"{self.operation}: {self.file.label}: to encode {self.layout.variants:,} variants of "
                 f"{len(self.file.samples):,} samples at once takes {human_size(needed)} of memory, and "
                 f"{human_size(self.budget)} are allowed in addition to what Python takes; give it more with "
-                "--allowed-mem, or convert fewer samples at once"
+                "--allowed-mem, convert fewer samples at once, or make the store with smaller chunks (vczstore create "
+                "--variants-chunk N --samples-chunk N)"
             )
 
     def _refuse_sentinels(self, columns: Any) -> None:
