@@ -182,7 +182,7 @@ def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
     counts = np.full(rows.stop - rows.start, width)
     for span in arrays.cuts(alleles)[0].spans(rows.start, min(rows.stop, n_variants)):
         try:
-            texts = arrays.read_normalised(alleles, (span, slice(0, width)))
+            texts = arrays.read_strings(alleles, (span, slice(0, width)))
         except Exception:
             continue
         numbers = np.where(blank_absent(texts) != "", np.arange(1, width + 1), 1)
