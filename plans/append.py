@@ -119,7 +119,7 @@ class Append(HarmoniseOptions, Edit):
             raise OptionError("append: --allow-returning does not go with --drop-returning; choose one")
         if self.output is not None and self.new_variants != "insert":
             raise OptionError(
-                "append: --output goes with --harmonise and --new-variants insert; without new variants nothing of the "
+                "append: --output needs --harmonise and --new-variants insert; without new variants nothing of the "
                 "store is rewritten, so leave it out"
             )
         if self.output is not None and self.require_direct_copy:
@@ -142,7 +142,7 @@ class Append(HarmoniseOptions, Edit):
         """
         rules = self.inserting(super().rules, self.on_ref_mismatch)
         if self.keep_blocks and not self.gvcf:
-            raise OptionError(f"{self.called}: --keep-blocks goes with --gvcf")
+            raise OptionError(f"{self.called}: --keep-blocks needs --gvcf")
         return replace(rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
 
     @property

@@ -64,7 +64,7 @@ class Gc(Operation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_tags != "all" and self.keep_days is None:
-            raise OptionError("gc: --keep-tags goes with --keep-days")
+            raise OptionError("gc: --keep-tags needs --keep-days")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":
         """Delete, holding the lock of jobs."""

@@ -71,7 +71,7 @@ class Normalise(HarmoniseOptions, Edit):
 
         if self.new_variants == "insert":
             raise OptionError(
-                "normalise: --new-variants insert goes with append, which changes the store; say refuse or drop"
+                "normalise: --new-variants insert is for append, which changes the store; say refuse or drop"
             )
         if options.impl == "xarray":
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")

@@ -113,7 +113,7 @@ class Update(HarmoniseOptions, Edit):
         """
         rules = self.rules_if(harmonise=self.harmonise)
         if self.allow_new_alleles and self.new_variants != "insert":
-            raise OptionError("update: --allow-new-alleles goes with --new-variants insert")
+            raise OptionError("update: --allow-new-alleles needs --new-variants insert")
         return rules
 
     @property

@@ -176,7 +176,7 @@ class HarmoniseOptions(Operation):
         from plans.variants.harmonise_rules import HAPLOID_CONTIGS, Rules
 
         if self.min_gq is not None and not self.gvcf:
-            raise OptionError(f"{self.called}: --min-gq goes with --gvcf")
+            raise OptionError(f"{self.called}: --min-gq needs --gvcf")
         contigs = HAPLOID_CONTIGS if self.haploid_contigs is None else self.haploid_contigs
         rules = Rules(
             self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers, self.gvcf, self.min_gq
@@ -204,7 +204,7 @@ class HarmoniseOptions(Operation):
         ]
         if given and not harmonise:
             names = " and ".join([", ".join(given[:-1])] * (len(given) > 1) + given[-1:])
-            raise OptionError(f"{self.called}: {names} {'goes' if len(given) == 1 else 'go'} with --harmonise")
+            raise OptionError(f"{self.called}: {names} {'needs' if len(given) == 1 else 'need'} --harmonise")
         return rules if harmonise else None
 
     def inserting(self, rules: "Rules", on_ref_mismatch: str) -> "Rules":
@@ -217,7 +217,7 @@ class HarmoniseOptions(Operation):
             If it is not the default, and no variants are inserted.
         """
         if on_ref_mismatch != "refuse" and self.new_variants != "insert":
-            raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
+            raise OptionError(f"{self.called}: --on-ref-mismatch needs --new-variants insert")
         return replace(rules, on_ref_mismatch=on_ref_mismatch)
 
 

@@ -228,7 +228,7 @@ def test_names_of_sets(folder: Path) -> None:
     assert list(vczstore.info("set/{part}").parts) == ["chr1", "chr2", "chr10"]
     assert list(append(dry_run=True, parts=["chr2", "chr1"]).parts) == ["chr2", "chr1"]
     complain(OptionError, ["same for all parts", "put {part}"], lambda: vczstore.append("set/{part}", "in/chr1.vcz"))
-    complain(OptionError, ["--parts goes with a set"], lambda: vczstore.info("set/chr1", parts=["chr1"]))
+    complain(OptionError, ["--parts needs a set"], lambda: vczstore.info("set/chr1", parts=["chr1"]))
     complain(OptionError, ["twice"], lambda: vczstore.info("set/{part}", parts=["chr1", "chr1"]))
     complain(OptionError, ["not a part name"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
     complain(OptionError, ["plan of its own"], lambda: vczstore.plan("append", "set/{part}", "in/{part}.vcz"))

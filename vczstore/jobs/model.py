@@ -327,7 +327,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
     else:
         machines = ExecutorFile(name=executor.name)
     if content.parts and not is_template(content.store.url):
-        raise file.error(("parts",), "goes with a store that has {part} in its name")
+        raise file.error(("parts",), "needs a store that has {part} in its name")
     return Job(
         path=file.path,
         store=content.store.model_copy(update={"url": resolve(file.folder, content.store.url)}),

@@ -440,7 +440,7 @@ REFUSED = {
     "no harmonise": (
         lambda _: None,
         {"harmonise": False, "new_variants": "drop"},
-        ("--new-variants goes with --harmonise",),
+        ("--new-variants needs --harmonise",),
     ),
 }
 

@@ -72,7 +72,7 @@ def test_a_dry_run_and_refusals(tmp_path: Path) -> None:
     with unchanged(store):
         assert not vczstore.append(store, batch, **INSERT, output=out, dry_run=True).committed
         assert not out.exists()
-        words = ("^append: --output goes with", "--new-variants insert")
+        words = ("^append: --output needs", "--new-variants insert")
         complain(OptionError, words, lambda: vczstore.append(store, batch, output=out))
         words = ("--output does not go with --require-direct-copy",)
         complain(

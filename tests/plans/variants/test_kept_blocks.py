@@ -586,8 +586,8 @@ def test_killed(tmp_path: Path, kind: str, insert: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--harmonise", "--keep-blocks"), "append: --keep-blocks goes with --gvcf"),
-        (("--keep-blocks", "--gvcf"), "--gvcf and --keep-blocks go with --harmonise"),
+        (("--harmonise", "--keep-blocks"), "append: --keep-blocks needs --gvcf"),
+        (("--keep-blocks", "--gvcf"), "--gvcf and --keep-blocks need --harmonise"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: Sequence[str], words: str) -> None:

@@ -156,8 +156,8 @@ def test_blocks_without_the_requested_quality_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--harmonise", "--min-gq", "20"), "append: --min-gq goes with --gvcf"),
-        (("--gvcf",), "append: --gvcf goes with --harmonise"),
+        (("--harmonise", "--min-gq", "20"), "append: --min-gq needs --gvcf"),
+        (("--gvcf",), "append: --gvcf needs --harmonise"),
         (("--harmonise", "--gvcf", "--min-gq", "-1"), "-1 is not in the range"),
     ],
 )

@@ -61,7 +61,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     if not is_template(operation.store):
         if options.parts:
             raise OptionError(
-                f"{operation.called}: --parts goes with a set of stores; put {PART} into the name of the store"
+                f"{operation.called}: --parts needs a set of stores; put {PART} into the name of the store"
             )
         return engine.run(operation, options, dry_run=dry_run)
     engine.refuse_branch(operation, options)
