@@ -39,7 +39,7 @@ class Export(Operation):
     store, a regular grid and consolidated metadata; chunks are copied verbatim if all of their samples and variants are
     exported. A variant overlaps a region if a base of its REF does, or one up to its END, as for bcftools view -r;
     variants keep their order, and are written once. Files that end in .vcf, .vcf.gz or .bcf are written by vcztools, in
-    one process, without INFO fields that count removed samples; INFO/AC and AN are recomputed for named samples. Lines
+    one process, without stale INFO fields; INFO/AC and AN are recomputed for named samples. Lines
     of the VCF header about samples and commands, which may name other samples, are left out. Readers find no store or
     file at `out` until all is written.
 

@@ -92,7 +92,10 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
     notes = [*chosen.notes]
     if left_out:
         fields = listing([f"INFO/{name}" for name in sorted(left_out)])
-        notes.append(f"left out, since they count samples that are gone: {fields}; vczstore recompute renews them")
+        notes.append(
+            f"left out, since samples were added, changed or removed after they were computed: {fields}; vczstore "
+            "recompute updates them"
+        )
     with planning(OPERATION):
         with _explained(vcz, path):
             content = _Content(vcz, chosen.positions, _rows(vcz, chosen.positions, regions), left_out)
@@ -110,7 +113,7 @@ _RECOUNTED = frozenset({"AC", "AN"})
 
 
 def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
-    """Return the INFO fields that count samples which are gone, except those that vcztools recomputes."""
+    """Return the stale INFO fields, except those that vcztools recomputes; samples removed since make all stale."""
     fields = {*stale(vcz)} | (
         {name for name in FIELDS if array_name(name) in vcz.arrays} if chosen.n_withdrawn else set()
     )

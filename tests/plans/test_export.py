@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from tests.support.ways import FLEXIBLE, WRITTEN, Way
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, SampleError, TagError, UnsuitableError
 
 OLD = cohort.some_arrays(10, cohort.ids(0, 7))
+OUT_OF_DATE = "left out, since samples were added, changed or removed after they were computed"
 
 
 def exported(path: Path) -> dict[str, np.ndarray]:
@@ -364,6 +367,23 @@ def test_samples_that_were_renamed_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_info_fields_that_are_out_of_date(tmp_path: Path) -> None:
+    """An append, too, makes AF stale; AC and AN are recomputed."""
+    text = vcf.CALLS.make()
+    store = vcf.to_vcz(vcf.write_vcf(tmp_path / "a.vcf.gz", text), tmp_path / "store", 2, 5, 2)
+    vczstore.recompute(store, ["AF"])
+    vczstore.rename_samples(shutil.copytree(store, tmp_path / "batch"), _renames(tmp_path / "ids", vcf.CALLS.samples))
+    vczstore.append(store, tmp_path / "batch")
+    assert f"{OUT_OF_DATE}: INFO/AF; vczstore recompute" in run("export", store, tmp_path / "out.vcf").stdout
+    assert "INFO/AF" not in (tmp_path / "out.vcf").read_text()
+
+
+def _renames(path: Path, samples: Sequence[str]) -> Path:
+    path.write_text("".join(f"{sample}\tnew-{sample}\n" for sample in samples))
+    return path
+
+
+@pytest.mark.slow
 def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     """INFO fields that count removed samples are left out; AC and AN are recomputed."""
     store = vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make()), tmp_path / "store", 2, 5, 2)
@@ -371,7 +391,7 @@ def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     vczstore.remove(store, vcf.CALLS.samples[1])
     command = [sys.executable, "-m", "vczstore", "export", str(store), str(tmp_path / "out.bcf")]
     stdout = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "left out, since they count samples that are gone: INFO/AF; vczstore recompute" in stdout
+    assert f"{OUT_OF_DATE}: INFO/AF; vczstore recompute" in stdout
     assert "INFO/AF" not in pysam.bcftools.view("-h", str(tmp_path / "out.bcf"))
     vczstore.recompute(store, ["AC", "AN"])
     run("export", store, tmp_path / "fresh.vcf")
