@@ -56,7 +56,7 @@ class Unchanged:
         return {**asdict(self), "written": False}
 
     def lines(self) -> list[str]:
-        return [f"{OPERATION} {self.out}: {self.store} is there already, as it is now"]
+        return [f"{OPERATION} {self.out}: up to date with {self.store}"]
 
 
 def digest(*parts: object) -> str:

@@ -50,7 +50,7 @@ def test_repeated_runs(kind: str, tmp_path: Path) -> None:
     now = cohort.expected_append(OLD, first)
     cohort.assert_same(cohort.read_vcz(out), now)
     before = cohort.digest(out)
-    assert f"export {out}: {store} is there already" in run("run", job).stdout
+    assert f"export {out}: up to date with {store}" in run("run", job).stdout
     assert run_job(job).status == "nothing to do"
     assert cohort.digest(out) == before
 
@@ -167,7 +167,7 @@ def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
     run_job(job)
     opened = zarr.open_consolidated(place.objects())
     assert opened["sample_id"][:].tolist() == cohort.ids(0, 4)
-    assert "is there already" in run("run", job).stdout
+    assert "out.vcz: up to date with" in run("run", job).stdout
     vczstore.remove(f"{url}/store.vcz", "S0001", storage_options=s3_server.options)
     complain(UnsuitableError, ("cannot be replaced at once", "release-"), lambda: run_job(job))
     assert opened["sample_id"][:].tolist() == cohort.ids(0, 4)
