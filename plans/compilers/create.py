@@ -204,7 +204,7 @@ def left_out_note(sources: Sequence[Vcz], created: Vcz) -> str:
     )
     of_vcfs = ["INFO of VCFs"] if any(source.file is not None for source in sources) else []
     left_out = sorted(fields, key=lambda name: (name.startswith("INFO/"), name != "QUAL")) + of_vcfs
-    return f"left out: {listing(left_out, 20)}; init takes a batch whole" if left_out else ""
+    return f"left out: {listing(left_out, 20)}; to keep them, use init" if left_out else ""
 
 
 # ---- from metadata --------------------------------------------------------------------------
