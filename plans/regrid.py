@@ -166,13 +166,14 @@ class Regrid(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the change from metadata, and for a new ``region_index`` from a survey."""
         from plans.compilers.regrid import compile_regrid, look_up_regions
+        from plans.core.model import with_notes
 
         regions = yield from look_up_regions(compiling.vcz, self.variants_chunk, compiling.memory)
         compressor = None
         if self.compressor is not None or self.compression_level is not None:
             level = DEFAULT_LEVEL if self.compression_level is None else self.compression_level
             compressor = self.compressor or COMPRESSORS[0], level
-        return compile_regrid(
+        plan = compile_regrid(
             compiling.store,
             compiling.vcz,
             compiling.memory,
@@ -183,6 +184,10 @@ class Regrid(Edit):
             compressor=compressor,
             regions=regions,
         )
+        if self.is_due(compiling.vcz.columns):
+            return plan
+        kept = "nothing to do" if plan.is_empty else "columns are kept"
+        return with_notes(plan, f"{kept}: the condition {self.when!r} is not met")
 
     @property
     def _shards(self) -> dict[str, int]:

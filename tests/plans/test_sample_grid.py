@@ -22,6 +22,7 @@ import vczstore
 from plans.compilers.regrid import merged
 from tests.support import cohort, vcf
 from tests.support.cohort import some_arrays
+from tests.support.command_line import run
 from tests.support.ways import FLEXIBLE, Way
 from vczstore.cli.main import main
 from vczstore.errors import VczstoreError
@@ -371,6 +372,9 @@ def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None
     assert _columns(way, store) == (3, 3, 1, 1)
     for when in ("columns > 4", "narrowest < 1"):
         assert vczstore.plan("regrid", store, when=when, samples_chunk=4).is_empty
+        assert f"nothing to do: the condition '{when}' is not met" in run("regrid", store, "--when", when).stdout
+    dry = run("regrid", store, "--when", "columns > 4", "--compressor", "lz4", "--dry-run").stdout
+    assert "columns are kept: the condition 'columns > 4' is not met" in dry
     for when, width in (("columns > 3", None), ("narrowest<2", None), ("columns>3", 8)):
         plan = vczstore.plan("regrid", store, when=when, samples_chunk=width)
         assert plan.counts["columns after"] == 1
