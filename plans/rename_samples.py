@@ -65,6 +65,7 @@ class RenameSamples(Edit):
 
     def again(self, vcz: "Vcz", ahead: Sequence[Operation]) -> "RenameSamples | None":
         """The step to apply again in a job; None if every old ID in the store was given by a later step."""
+        from plans.core.model import in_words
         from vczstore.vcz.model import listing
 
         present = set(vcz.sample_ids.tolist())
@@ -74,9 +75,9 @@ class RenameSamples(Edit):
             if old <= later:
                 return None
             raise SampleError(
-                f"rename-samples: {len(old - later):,} samples have come into {vcz.label} under old IDs of {self.file} "
-                f"since it was used, and {len(reused):,} of its old IDs are given to others by a later step; give the "
-                "former in a file of their own",
+                f"rename-samples: {in_words({'samples': len(old - later)})} came into {vcz.label} under old IDs of "
+                f"{self.file} since it was used, and a later step gives {len(reused):,} of its old IDs to others; give "
+                "the former in a file of their own",
                 f"these are {listing(sorted(old - later))}",
             )
         return replace(self, missing_ok=True) if old else None
@@ -115,7 +116,7 @@ def _read(path: Path) -> dict[str, str]:
 def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bool, allow_returning: bool) -> "Plan":
     """Compile the renaming, after checking that IDs stay unique."""
     from plans.compilers.remove import set_header
-    from plans.core.model import Plan, with_notes
+    from plans.core.model import Plan, unknown_ids, with_notes
     from plans.core.withdrawn import Withdrawn, readmitting, returning_samples
     from vczstore.stores.edits import SetItems
     from vczstore.vcz import vcf_headers
@@ -165,8 +166,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
         if_stopped="some samples may have their new IDs already",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )
-    note = f"{len(unknown):,} of {len(pairs):,} sample IDs are not in the store" if unknown else ""
-    return with_notes(readmitting(plan, vcz, returning), note)
+    return with_notes(readmitting(plan, vcz, returning), unknown_ids(len(unknown), len(pairs)))
 
 
 def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:

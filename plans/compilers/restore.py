@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.core.ledger import ATTRIBUTE as LEDGER
 from plans.core.memory import Memory
-from plans.core.model import Plan
+from plans.core.model import Plan, in_words
 from plans.core.task_report import report_written
 from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
@@ -112,8 +112,8 @@ def _refuse_withdrawn(store: Store, vcz: Vcz, past: Vcz, state: str) -> None:
     n = len({*past.sample_ids.tolist()} - {*vcz.sample_ids.tolist()} - {REMOVED})
     if n and not _keeps_samples(store, vcz, past):
         raise SampleError(
-            f"{OPERATION}: {state} of {vcz.label} has {n:,} samples that were removed or renamed since, and would come "
-            f"back; nothing was restored, vczstore export {vcz.label} OUT --at {state} -S ^FILE writes it without "
+            f"{OPERATION}: {state} of {vcz.label} has {in_words({'samples': n})} removed or renamed since, which would "
+            f"come back; nothing was restored, vczstore export {vcz.label} OUT --at {state} -S ^FILE writes it without "
             "those in a file"
         )
 

@@ -501,7 +501,14 @@ def were(n: int) -> str:
     return "was" if n == 1 else "were"
 
 
+def unknown_ids(n: int, total: int) -> str:
+    """A note that `n` of `total` named sample IDs are not in the store; empty if `n` is 0."""
+    return f"{n:,} of {total:,} sample IDs {'is' if n == 1 else 'are'} not in the store" if n else ""
+
+
 def _count(n: int, what: str) -> str:
+    if what == "variants inserted":  # counted as matched, too
+        return f"{n:,} of the matched variants inserted"
     noun, _, rest = what.partition(" ")
     return f"{n:,} {noun.removesuffix('s') if n == 1 else noun} {rest}".strip()
 

@@ -99,15 +99,15 @@ def check_store(store: Store, limits: Limits, options: Options) -> Checked:
     present = int(np.count_nonzero(vcz.sample_ids != REMOVED))
     problems: list[str] = []
     if limits.min_samples is not None and present < limits.min_samples:
-        problems.append(f"{present:,} samples are present, fewer than {limits.min_samples:,}")
+        problems.append(f"the number of present samples is {present:,}, fewer than {limits.min_samples:,}")
     if limits.max_samples is not None and present > limits.max_samples:
-        problems.append(f"{present:,} samples are present, more than {limits.max_samples:,}")
+        problems.append(f"the number of present samples is {present:,}, more than {limits.max_samples:,}")
     rates = np.empty(0)
     if limits.min_call_rate is not None:
         rates = _call_rates(store, vcz, options, problems)
         if low := int(np.count_nonzero(rates < limits.min_call_rate)):
             problems.append(
-                f"{low:,} of {len(rates):,} samples have a call rate below {limits.min_call_rate}, the least "
+                f"the call rate is below {limits.min_call_rate} for {low:,} of {len(rates):,} samples, the lowest is "
                 f"{rates.min():.4f}"
             )
     if limits.command is not None and (status := _run(limits.command, store, vcz)):

@@ -89,7 +89,7 @@ def test_append_check_publish(place: Place) -> None:
     file = place.write(*STEPS)
     words = fails("run", file, "--report", place.folder / "report")
     assert "check: " in words
-    assert "1 of 2 samples have a call rate below 0.5, the least 0.3333" in words
+    assert "the call rate is below 0.5 for 1 of 2 samples, the lowest is 0.3333" in words
     assert words.endswith("what the steps of the job do is committed on the branch night, and not published")
     report = json.loads((place.folder / "report" / "report.json").read_text())
     assert (report["job"]["status"], report["job"]["branch"]) == ("failed", "night")
@@ -97,7 +97,7 @@ def test_append_check_publish(place: Place) -> None:
     assert report["steps"][0]["seconds"] is not None
     assert place.samples() == cohort.ids(0, 5)
     assert place.samples("night") == cohort.ids(0, 7)
-    with pytest.raises(CheckError, match="call rate below"):  # until the batch is corrected
+    with pytest.raises(CheckError, match="call rate is below"):  # until the batch is corrected
         run_job(file)
     vczstore.remove(place.store, "S0005", branch="night")
     assert place.run(*STEPS[:2], "check: {min-samples: 6}", STEPS[3]).status == "done"

@@ -300,7 +300,7 @@ def tags() -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_all_parts_are_published_after_the_checks(folder: Path) -> None:
     checks = write(*PUBLISHED[:2], "check: {max-samples: 6}", *PUBLISHED[2:], branch="night")
-    failed = r"chr1: 7 samples are present.*; chr2: 7 .*done in all parts on the branch night, and not published$"
+    failed = r"chr1: the number .* is 7, more.*; chr2: .*done in all parts on the branch night, and not published$"
     complain(CheckError, [failed], lambda: run(checks))
     assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
     vczstore.publish("set/chr1", "night")  # one part only: the job publishes the other

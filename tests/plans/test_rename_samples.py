@@ -115,7 +115,7 @@ def test_ids_that_are_swapped_by_two_steps(tmp_path: Path) -> None:
     write_pairs(tmp_path / "back", {"z": "S0003"})
     vczstore.rename_samples(store, tmp_path / "back")
     before = cohort.digest(store)
-    complain(SampleError, ("^rename-samples: 1 samples", "a file of their own"), lambda: run_job(job))
+    complain(SampleError, ("^rename-samples: 1 sample came into", "a file of their own"), lambda: run_job(job))
     assert cohort.digest(store) == before
 
 
@@ -132,7 +132,7 @@ def test_a_file_with_unknown_ids(tmp_path: Path, text: str) -> None:
     job = write_job(tmp_path, store, "rename-samples: {file: ids, missing-ok: true}")
     result = run_job(job)
     assert result.status == ("done" if text else "nothing to do")
-    note = "1 of 2 sample IDs are not in the store"
+    note = "1 of 2 sample IDs is not in the store"
     assert (note in "\n".join(result.lines())) == bool(text)
     assert "S9999" not in "\n".join(result.lines())
     again = vczstore.rename_samples(store, tmp_path / "ids", missing_ok=True)

@@ -132,7 +132,7 @@ def test_withdrawn_samples_are_not_restored(tmp_path: Path) -> None:
     vczstore.tag(store, "v2")
     update(store)
     with unchanged(store):
-        message = complain(SampleError, ("^restore: v1 .* has 1 samples",), lambda: vczstore.restore(store, "v1"))
+        message = complain(SampleError, ("^restore: v1 .* has 1 sample ",), lambda: vczstore.restore(store, "v1"))
     assert "S0001" not in message
     vczstore.restore(store, "v2")
     cohort.assert_same(read(store), cohort.expected_remove(OLD, ["S0001"]))

@@ -258,7 +258,7 @@ def test_a_job_says_how_many_ids_it_did_not_find(store: Path, tmp_path: Path) ->
     (tmp_path / "job.yaml").write_text(
         f"store: {store.name}\nsteps: [{{remove: {{samples: [NOBODY, SAMP_BETA], missing-ok: true}}}}]\n"
     )
-    note = "remove: 1 of 2 sample IDs are not in the store"
+    note = "remove: 1 of 2 sample IDs is not in the store"
     assert note in run("plan", tmp_path / "job.yaml").stdout
     assert json.loads(run("run", tmp_path / "job.yaml", "--json").stdout)["notes"] == [note]
     done = run("run", tmp_path / "job.yaml").stdout

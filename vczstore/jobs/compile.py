@@ -19,7 +19,7 @@ from plans.compilers.remove import compile_completable
 from plans.compilers.update import split_known
 from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
-from plans.core.model import Compiling, Plan
+from plans.core.model import Compiling, Plan, unknown_ids
 from plans.core.withdrawn import Withdrawn, counting_left_out, without_returning
 from plans.export import Export
 from plans.gc import Gc
@@ -564,7 +564,7 @@ class _Compiler:
             to_remove = [str(sample) for sample in self.vcz.sample_ids[positions]]
             samples = self.vcz.sample_ids.tolist()
             refuse_other_spellings("remove", self.vcz, unknown, withdrawn, samples, "nothing was removed")
-            self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
+            self.notes.append(f"remove: {unknown_ids(len(unknown), len(wanted))}")
         if not wanted and missing_ok:
             to_remove = []
         plans: list[Plan] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -415,6 +416,7 @@ def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> 
     before = {} if kind == "icechunk" else {p: p.stat().st_ino for p in store.glob("call_*/**/*") if p.is_file()}
     result = vczstore.append(store, tmp_path / "batch", **INSERT)
     assert result.counts["variants inserted"] == 1
+    assert re.search("3 variants matched, .*, 1 of the matched variants inserted, ", result.summary)
     kept = [p for p, inode in before.items() if p.exists() and p.stat().st_ino == inode]
     n_calls = sum(name.startswith("call_") for name in old)
     if before:
@@ -612,7 +614,7 @@ def test_a_field_in_a_group_of_its_own_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_normalise_inserts_nothing(tmp_path: Path) -> None:
     store, (batch, _) = make(tmp_path, "format3")
-    words = ("^normalise: --new-variants insert goes with append",)
+    words = ("^normalise: --new-variants insert is for append",)
     out = tmp_path / "out.vcz"
     complain(OptionError, words, lambda: vczstore.normalise(store, batch, out, new_variants="insert"))
     assert not out.exists()
@@ -641,12 +643,11 @@ def test_an_update_that_harmonises(tmp_path: Path) -> None:
     with unchanged(store):
         assert "match none of the store" in fails("update", "--harmonise", store, again)
         assert (
-            "goes with --new-variants insert"
+            "needs --new-variants insert"
             in run("update", "--harmonise", "--allow-new-alleles", store, again, status=2).stderr
         )
         assert (
-            "--new-variants goes with --harmonise"
-            in run("update", "--new-variants", "drop", store, again, status=2).stderr
+            "--new-variants needs --harmonise" in run("update", "--new-variants", "drop", store, again, status=2).stderr
         )
         step = {"source": str(again), "insert": True, "harmonise": True}
         (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{update: {json.dumps(step)}}}]\n")
@@ -684,7 +685,7 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
         result = vczstore.append(tmp_path / f"{name}.vcz", tmp_path / name, **options)
         assert result.counts["variants inserted"] == 2
     alone = {"harmonise": True, "on_ref_mismatch": "keep"}
-    words = ("^append: --on-ref-mismatch goes with --new-variants insert",)
+    words = ("^append: --on-ref-mismatch needs --new-variants insert",)
     complain(OptionError, words, lambda: vczstore.append(store, tmp_path / "same", **alone))
 
 
