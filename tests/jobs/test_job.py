@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import vczstore
 from plans.core.ledger import ATTRIBUTE
 from tests.support import cohort, forks
+from tests.support.command_line import fails
 from tests.support.covering import costly, in_turn
 from tests.support.small_stores import repository_of
 from vczstore.cli.main import main
@@ -842,6 +843,20 @@ def test_flags_override_the_file(place: Place) -> None:
     args = ("--executor", "processes", "--allowed-mem", "1GB", "--set", "steps.0.append=inbox/none*.vcz")
     plan = json.loads(command("plan", file, "--json", *args).stdout)
     assert (plan["job"]["executor"], plan["memory"]["allowed"], plan["steps"]) == ("processes", 10**9, [])
+
+
+@pytest.mark.parametrize("name", ["cohort.icechunk", "cohort.vcz"])
+@pytest.mark.parametrize("branch", ["", "branch: night\n"])
+def test_a_missing_store(tmp_path: Path, name: str, branch: str) -> None:
+    """The message says how to make it. No folder for a report is left, except one that was there."""
+    (tmp_path / "job.yaml").write_text(f"store: {name}\n{branch}steps:\n- append: a.vcz\n")
+    (tmp_path / "own").mkdir()
+    words = f"{tmp_path / name}: no such file or directory; make the store with vczstore create or vczstore init"
+    for report in ("own", "own/deeper/report"):
+        assert words in fails("run", tmp_path / "job.yaml", "--report", tmp_path / report)
+    assert words in fails("plan", tmp_path / "job.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "own"]
+    assert not list((tmp_path / "own").iterdir())
 
 
 def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.
     vcf.to_vcz(vcf.write_vcf(tmp_path / "c.vcf.gz", text(THIRD)), inbox / "c.vcz", 3, 2, 2)
     write(inbox / "d.vcf", text(("D1",)))  # does not match the glob
     file = job(tmp_path)
+    assert re.search("^estimate: [0-9.]+ s, without the conversion of VCF files$", run("plan", file).stdout, re.M)
     steps = set[str]()
     assert done(run_job(file, progress=lambda what, *_: steps.add(what))) == ["3 sources, 6 samples added"]
     assert steps >= {"converting", "writing"}

@@ -118,6 +118,7 @@ def test_create_reports_its_backend_and_what_is_left_out(first: Path, tmp_path: 
     assert vczstore.info(tmp_path / "a.icechunk").backend == "icechunk"
     note = json.loads(result.stdout)["notes"]["after"]
     assert "left out: QUAL, FILTER, INFO/AC, INFO/MQ" in note
+    assert note.endswith("; to keep them, use init")
     result = run("create", tmp_path / "b.icechunk", first / "first.vcf.gz", "--backend-storage", "zarr")
     assert vczstore.info(tmp_path / "b.icechunk").backend == "zarr"
     assert "INFO of VCFs" in result.stdout

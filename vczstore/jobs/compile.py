@@ -209,7 +209,24 @@ def retention(job: Job) -> list[Operation]:
 
 def branches_of(job: Job) -> Branches:
     """Open the job's store, and return its branches."""
-    return options_of(job).but(branch=None).open(job.store.url).history.branches()
+    return existing_store(job.store.url, options_of(job).but(branch=None)).history.branches()
+
+
+def existing_store(url: str, options: Options) -> Store:
+    """
+    Open the store of a job.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none; the message says how to make it.
+    """
+    try:
+        return options.open(url)
+    except NotAStoreError as error:
+        if not str(error).endswith("no such file or directory"):
+            raise
+        raise NotAStoreError(f"{error}; make the store with vczstore create or vczstore init") from error
 
 
 def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
@@ -257,7 +274,7 @@ class _Compiler:
     def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool, of_set: str = "") -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
         self.is_ahead = is_ahead
-        self.store = options.open(url)
+        self.store = existing_store(url, options)
         self.called = of_set or self.store.label
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False

@@ -10,7 +10,7 @@ from typing import Any
 from plans.core.model import Plan, in_words
 from vczstore.execution.results import Result
 from vczstore.jobs.compile import CompiledJob, CompiledStep
-from vczstore.jobs.estimate import estimate
+from vczstore.jobs.estimate import WITHOUT_CONVERSION, estimate
 from vczstore.jobs.model import ExecutorSpec
 from vczstore.jobs.report import Report, Step
 from vczstore.jobs.results import JobResult
@@ -156,7 +156,8 @@ class Described:
             yield f"nothing to do: {job['why_nothing']}"
         elif (cost := self.report["estimate"]) is not None:
             dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.4f} at list prices of {cost['date']}"
-            yield f"estimate: {cost['seconds']:.1f} s{dollars}"
+            conversion = f", {WITHOUT_CONVERSION}" * (WITHOUT_CONVERSION in cost["assumptions"])
+            yield f"estimate: {cost['seconds']:.1f} s{conversion}{dollars}"
 
 
 @dataclass(frozen=True)

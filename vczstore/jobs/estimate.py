@@ -15,8 +15,10 @@ from typing import Any
 
 from vczstore.errors import OptionError
 from vczstore.sizes import human_size
+from vczstore.vcf.files import is_vcf
 
 GIB = 2**30
+WITHOUT_CONVERSION = "without the conversion of VCF files"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
     ----------
     steps
         Steps of a report, each with ``tasks``, ``encoded_chunks``, ``decoded_chunks``, ``bytes_written`` (decoded),
-        ``projected_mem`` (in bytes), ``get_requests`` and ``put_requests``.
+        ``projected_mem`` (in bytes), ``get_requests`` and ``put_requests``, and optionally ``sources``, their labels.
     executor
         Its name. One that is not in ``prices.json`` has no price and no start-up time.
     workers
@@ -119,6 +121,7 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
         date=min(dates),
         assumptions=[
             *_speeds(data["throughput"], workers, remote),
+            *([WITHOUT_CONVERSION] if any(is_vcf(source) for s in steps for source in s.get("sources", ())) else []),
             *_start(executor, engine),
             *(_prices(data, engine, min_memory) if prices else []),
             *(_requests(data, amounts, engine) if remote else []),

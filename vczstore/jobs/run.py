@@ -17,7 +17,7 @@ from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.afterwards import Held, afterwards, perform
-from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
+from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, existing_store, options_of
 from vczstore.jobs.describe import describe_job, history_of
 from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job, load
@@ -25,7 +25,7 @@ from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.sets import CompiledSet, compile_set, run_set
-from vczstore.reports.page import make_folder
+from vczstore.reports.page import report_folder
 from vczstore.stores.base import Check
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
@@ -137,7 +137,8 @@ def run_job(
         with naming("run") as standing:
             standing.state = "it may be done, or a part of it; run the job again, which does what is not done yet"
             folder = None if report is None else Path(report)
-            result = _run_file(job, outcome, wait=wait, report=folder, progress=progress)
+            with report_folder(folder):
+                result = _run_file(job, outcome, wait=wait, report=folder, progress=progress)
     except BusyError:  # without notification: the other run will send its own
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -152,14 +153,12 @@ def _run_file(
 ) -> JobResult | SetJobResult:
     """Run a job under the store's lock, with retries after concurrent commits, and write the report."""
     refuse_read_only("run", job.store.url)
-    if report is not None:
-        make_folder(report)
     if job.is_of_set:
         with _keys_for_flags():
             return run_set(job, outcome, wait=wait, report=report, progress=progress)
     with (
         _keys_for_flags(),
-        options_of(job).but(branch=None).open(job.store.url).exclusive_lock(wait=wait) as lock,
+        existing_store(job.store.url, options_of(job).but(branch=None)).exclusive_lock(wait=wait) as lock,
         showing(progress) as shown,
         Conversions(job.work_dir, shown) as conversions,
     ):

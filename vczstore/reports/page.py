@@ -7,7 +7,8 @@ invisible characters are shown as escapes, by default; templates set the maximum
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,20 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"report: {clean(folder)} cannot be made: {error.strerror}; name another folder") from error
+
+
+@contextmanager
+def report_folder(folder: Path | None) -> Iterator[None]:
+    """Context manager that makes the folder of a report as `make_folder`, and deletes what it made if it is empty."""
+    made = [] if folder is None else [path for path in (folder, *folder.parents) if not path.exists()]
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
 
 
 def write(folder: Path, data: Any, template: str, **values: Any) -> None:
