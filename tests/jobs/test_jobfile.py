@@ -500,6 +500,14 @@ REFUSED = {
         steps("- append: b\n- tag: a\n- tag: a"),
         "5: steps[2].tag: this tag is there already; a name can be given once",
     ),
+    "recompute after an insertion": (
+        steps("- append: {source: a, harmonise: {new-variants: insert}}\n- remove: [S1]\n- recompute: [AC]"),
+        "5: steps[2].recompute: an earlier step has new-variants: insert; put this into a job of its own",
+    ),
+    "regrid after an insertion": (
+        steps("- update: {source: a, harmonise: {new-variants: insert}}\n- regrid: 1000"),
+        "4: steps[1].regrid: an earlier step has new-variants: insert; put this into a job of its own",
+    ),
     "long value": (
         MINIMAL + f"executor: {'x' * 1000}\n",
         f"4: executor: expected single-threaded, threads, processes, lithops or modal, found '{'x' * 40}'...",

@@ -348,8 +348,13 @@ def require_step(value: Any) -> Any:
 
 
 def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
-    """Check that steps are in the order of their phases (see `vczstore.execution.operations`), and return them."""
+    """
+    Check that steps are in the order of their phases (see `vczstore.execution.operations`), and return them.
+
+    Steps that are compiled against all variants are refused after one that may insert variants.
+    """
     names: set[str] = set()
+    inserts = False
     for i, step in enumerate(steps):
         operation, before = step.what.operation, steps[max(i - 1, 0)].what.operation
         if operation.phase < before.phase:
@@ -360,6 +365,9 @@ def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
             if name in names:
                 raise wrong("this tag is there already; a name can be given once", i, "tag")
             names.add(name)
+        if inserts and operation.called in ("recompute", "regrid"):
+            raise wrong("an earlier step has new-variants: insert; put this into a job of its own", i, operation.called)
+        inserts |= getattr(step.what.value("harmonise"), "new_variants", None) == "insert"
     return steps
 
 
