@@ -16,7 +16,7 @@ process VCZSTORE_RUN {
 
     script:
     """
-    vczstore run ${job} --report ${reports} --if-busy wait
+    RELEASE=\$(date +%F) vczstore run ${job} --report ${reports} --if-busy wait
     """
 }
 

@@ -58,8 +58,8 @@ def commands() -> dict[str, list[str]]:
         "vczstore-nightly.service": _of_shell(shlex.split(unit["Service"]["ExecStart"])),
         "cronjob.yaml": _of_shell(pod["containers"][0]["command"]),
         "github-actions.yaml": shlex.split(step.partition("uv run vczstore ")[2]),
-        "Snakefile": _in_text("Snakefile", r'"vczstore (.*)"'),
-        "main.nf": _in_text("main.nf", r"^ +vczstore (.*)$"),
+        "Snakefile": _in_text("Snakefile", r' vczstore (.*)"'),
+        "main.nf": _in_text("main.nf", r" vczstore (.*)$"),
         "prefect_flow.py": _of_flow(),
         "airflow_dag.py": shlex.split(re.sub(r"\{\{.*?\}\}", "X", ast.literal_eval(bash)))[1:],
     }
@@ -73,9 +73,9 @@ def _in_text(name: str, pattern: str) -> list[str]:
 
 def _of_flow() -> list[str]:
     flow = ast.parse((SCHEDULE / "prefect_flow.py").read_text())
-    (call,) = [n for n in ast.walk(flow) if isinstance(n, ast.Call) and ast.unparse(n.func) == "subprocess.run"]
-    assert isinstance(call.args[0], ast.List)
-    return ["nightly.yaml" if isinstance(e, ast.Name) else ast.literal_eval(e) for e in call.args[0].elts][1:]
+    (command,) = [n.value for n in ast.walk(flow) if isinstance(n, ast.Assign) and ast.unparse(n.targets) == "command"]
+    assert isinstance(command, ast.List)
+    return ["nightly.yaml" if isinstance(e, ast.Name) else ast.literal_eval(e) for e in command.elts][1:]
 
 
 def _of_shell(command: list[str]) -> list[str]:
@@ -91,6 +91,13 @@ def test_scheduled_commands_are_valid(name: str) -> None:
     command, *args = commands()[name]
     context = main.commands[command].make_context(command, args)
     assert context.params["file"].endswith("nightly.yaml")
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_tag_of_each_night_has_another_name(name: str) -> None:
+    """A job that changes the store is refused if its tag exists."""
+    assert "tag: release-${RELEASE:-1}" in (EXAMPLES / "nightly" / "nightly.yaml").read_text()
+    assert re.search(r"\bRELEASE\b.*(\$\(date \+|\bds\b|date\.today)", (SCHEDULE / name).read_text())
 
 
 def test_the_timer_and_the_cron_job() -> None:
