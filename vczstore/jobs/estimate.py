@@ -15,7 +15,7 @@ from typing import Any
 
 from vczstore.errors import OptionError
 from vczstore.sizes import human_size
-from vczstore.vcf.files import is_vcf
+from vczstore.vcf.files import SUFFIXES
 
 GIB = 2**30
 WITHOUT_CONVERSION = "without the conversion of VCF files"
@@ -121,7 +121,7 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
         date=min(dates),
         assumptions=[
             *_speeds(data["throughput"], workers, remote),
-            *([WITHOUT_CONVERSION] if any(is_vcf(source) for s in steps for source in s.get("sources", ())) else []),
+            *([WITHOUT_CONVERSION] if any(map(_has_vcf, steps)) else []),
             *_start(executor, engine),
             *(_prices(data, engine, min_memory) if prices else []),
             *(_requests(data, amounts, engine) if remote else []),
@@ -133,6 +133,11 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
 def _data() -> dict[str, Any]:
     data: dict[str, Any] = json.loads(files("vczstore.jobs").joinpath("prices.json").read_text(encoding="utf-8"))
     return data
+
+
+def _has_vcf(step: Mapping[str, Any]) -> bool:
+    """Whether a source of a step is a VCF or BCF file, by its label."""
+    return any(source.partition("?")[0].lower().endswith(SUFFIXES) for source in step.get("sources", ()))
 
 
 def _work(step: Mapping[str, Any], speeds: Mapping[str, Any], overhead: float, remote: bool) -> dict[str, float]:
