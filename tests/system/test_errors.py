@@ -280,7 +280,7 @@ METADATA = [
             Case(
                 f"{side} with a matrix of samples",
                 DamagedStoreError,
-                (f"{{{side}}}", "kinship", "two samples dimensions"),
+                (f"{{{side}}}", "kinship", "two samples dimensions", "move it out of the store, or delete it"),
                 **{side: put("kinship", np.zeros((n, n), "f4"), ("samples", "samples"))},
             ),
             Case(

@@ -456,14 +456,17 @@ class Vcz:
         Whether an array without a ``samples`` dimension seems to hold values of samples nevertheless.
 
         It does if its name or an axis name suggests it, or if an axis is as long as ``sample_id`` and neither the array
-        is one of `OF_VARIANTS` nor the dimension another one, as judged by `_is_other`.
+        is one of `OF_VARIANTS` nor the dimension another one, as judged by `_is_other`. The length counts only alongside
+        a ``variants`` axis or an unnamed one: without either, the number of samples may reach the length by chance.
         """
         if name.startswith(OF_SAMPLES):
             return True
         names, n = dimensions(array), int(self.arrays[SAMPLE_ID].shape[0])
         if any(_LIKE_SAMPLES.fullmatch(dimension or "") for dimension in names):
             return True
-        if not n or name.startswith(OF_VARIANTS) or (n == 1 and VARIANTS not in names):
+        if not n or name.startswith(OF_VARIANTS):
+            return False
+        if VARIANTS not in names and (n == 1 or None not in names):
             return False
         return any(m == n and not self._is_other(d, m) for d, m in zip(names, array.shape, strict=True))
 
@@ -503,7 +506,10 @@ class Vcz:
         lengths = {}
         for name, array in self.samples_arrays.items():
             if dimensions(array).count(SAMPLES) > 1:
-                raise DamagedStoreError(f"{operation}: {self.label}: {name} has two samples dimensions")
+                raise DamagedStoreError(
+                    f"{operation}: {self.label}: {name} has two samples dimensions, and arrays are edited along one; "
+                    "move it out of the store, or delete it"
+                )
             if not has_grid(array):
                 raise DamagedStoreError(
                     f"{operation}: {self.label}: {name} has chunks of different sizes, which are supported "

@@ -122,6 +122,22 @@ def test_arrays_that_match_the_number_of_samples_by_chance_are_left_alone(tmp_pa
     assert cohort.read_vcz(with_four)["sample_id"].tolist() == ["S0000", "", "S0002", "S0003"]
 
 
+def test_named_dimensions_are_no_samples_for_their_length_alone(tmp_path: Path) -> None:
+    """An append must not make the store refuse all edits when the number of samples reaches the length of an axis."""
+    store = make(tmp_path / "store.vcz", n=2)
+    put(store, "extra_plain", np.arange(51).reshape(17, 3), ("foo", "bar"), 3)
+    put(store, "pedigree", np.arange(3), ("families",), 3)
+    vczstore.append(store, make(tmp_path / "batch.vcz", n=1, start=10))
+    vczstore.remove(store, ["S0000"])
+    after = cohort.read_vcz(store)
+    assert after["sample_id"].tolist() == ["", "S0001", "S0010"]
+    assert (after["extra_plain"] == np.arange(51).reshape(17, 3)).all()
+    put(store, "sample_sex", np.arange(3), ("families",), 3)
+    put(store, "weights", np.arange(51).reshape(17, 3), ("foo", None), 3)
+    put(store, "dosage", np.ones((N_VARIANTS, 3)), ("variants", "bar_of_dosage"), 3)
+    assert set(Vcz.read(zarr.storage.LocalStore(store), "store").out_of_reach) == {"sample_sex", "weights", "dosage"}
+
+
 @pytest.mark.slow
 def test_one_sample_does_not_make_every_axis_of_one_a_samples_axis(tmp_path: Path) -> None:
     store = make(tmp_path / "store.vcz", n=1)
