@@ -4,6 +4,7 @@ Chunks are copied verbatim if their encoding is valid in format 3, as it nearly 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from plans.core.copy_chunks import CopyArray
@@ -11,7 +12,7 @@ from plans.core.memory import Memory
 from plans.core.model import START_OVER, CopiedFrom, Plan
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
-from vczstore.vcz import arrays, metadata, zarr_objects
+from vczstore.vcz import arrays, conversion, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 MANIFEST_CHUNKS = 1000
@@ -35,7 +36,8 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
     """
     source.require_whole(operation, edited=False)
     members = {**source.arrays, **source.inner}
-    writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())
+    copies = (CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())
+    writes = tuple(replace(copy, target=conversion.with_default_keys(copy.target)) for copy in copies)
     root = _group(source.attributes)
     documents = {f"{path}/zarr.json": _group(attributes) for path, attributes in source.groups.items()}
     documents |= {f"{w.name}/zarr.json": metadata.documents(w.target.metadata)["zarr.json"] for w in writes}

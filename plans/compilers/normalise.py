@@ -172,7 +172,7 @@ def _target(
     shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
     chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, arrays.inner_chunks(array), strict=True))
     metadata = conversion.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
-    return arrays.from_metadata(metadata, MemoryStore(), name)
+    return conversion.with_default_keys(arrays.from_metadata(metadata, MemoryStore(), name))
 
 
 def _with_room(after: AnyArray, highest: int) -> AnyArray:
@@ -210,4 +210,5 @@ def _carry_over(
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:
         return Rewritten.of(OPERATION, array, after, memory)
-    return CopyArray.of(OPERATION, name, array, 3, memory)
+    copy = CopyArray.of(OPERATION, name, array, 3, memory)
+    return replace(copy, target=conversion.with_default_keys(copy.target))

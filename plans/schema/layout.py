@@ -413,7 +413,8 @@ def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, An
             metadata = conversion.in_format(
                 array, vcz.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
             )
-            result[name] = _in_columns(vcz, arrays.from_metadata(metadata, vcz.store, name))
+            planned = conversion.with_default_keys(arrays.from_metadata(metadata, vcz.store, name))
+            result[name] = _in_columns(vcz, planned)
     return result
 
 

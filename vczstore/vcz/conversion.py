@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import numcodecs
@@ -16,6 +17,7 @@ from zarr.types import AnyArray
 from vczstore.vcz.arrays import from_metadata, is_flexible, outer_chunks, widths, with_regular_grid
 from vczstore.vcz.floats import is_nan, recast, to_hex
 from vczstore.vcz.metadata import (
+    DEFAULT_KEYS,
     ArrayV2Metadata,
     ArrayV3Metadata,
     UnsupportedCodecError,
@@ -162,6 +164,14 @@ def _rechunked(
         if codec["name"] == "sharding_indexed":
             codec["configuration"]["chunk_shape"] = list(new)
     return parsed(document)
+
+
+def with_default_keys(array: AnyArray) -> AnyArray:
+    """Return the planned array; in format 3 with the default chunk keys, the only ones that Icechunk accepts."""
+    metadata = array.metadata
+    if isinstance(metadata, ArrayV2Metadata) or metadata.chunk_key_encoding == DEFAULT_KEYS:
+        return array
+    return from_metadata(replace(metadata, chunk_key_encoding=DEFAULT_KEYS), array.store, array.path)
 
 
 def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:

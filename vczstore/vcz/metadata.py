@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from zarr.buffer import default_buffer_prototype
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
 from zarr.types import AnyArray
@@ -16,6 +17,7 @@ from vczstore.vcz.floats import from_hex, is_nan, to_hex
 from vczstore.vcz.zarr_objects import Document
 
 __all__ = [
+    "DEFAULT_KEYS",
     "ArrayV2Metadata",
     "ArrayV3Metadata",
     "UnsupportedCodecError",
@@ -27,6 +29,9 @@ __all__ = [
     "parsed",
     "same_encoding",
 ]
+
+DEFAULT_KEYS = DefaultChunkKeyEncoding(separator="/")
+"""The default encoding of chunk keys in format 3."""
 
 _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
