@@ -1,5 +1,6 @@
 """The model of a plan, and the protocols of its parts. Compiling a plan reads only the data that determine the plan."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
 from vczstore.reports.notebook import table
 from vczstore.sizes import human_size
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import Edit, WriteDocuments
 from vczstore.stores.object_store import require
 from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import Vcz
@@ -301,6 +302,21 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])
+        if self.store.backend == "icechunk":
+            self._require_finite_attributes()
+
+    def _require_finite_attributes(self) -> None:
+        """Raise an `IncompatibleError` for an attribute with NaN or Infinity, which Icechunk does not accept."""
+        for edit in (*self.preparations, *self.edits):
+            for key, document in edit.documents.items() if isinstance(edit, WriteDocuments) else ():
+                for name, value in document.get("attributes", {}).items():
+                    if not _is_finite(value):
+                        path = key.rpartition("/")[0]
+                        raise IncompatibleError(
+                            f"{self.operation}: {self.store.label}: the attribute {name} of {path or 'the root group'} "
+                            f"is {json.dumps(value)[:100]}, and Icechunk takes neither NaN nor Infinity in attributes; "
+                            "write it as text in the source, or delete it there"
+                        )
 
     def require_lossless(self, re_encoding: "Sequence[Write] | None" = None) -> None:
         """
@@ -484,6 +500,15 @@ def with_notes(plan: Plan, *texts: str) -> Plan:
 
 def _has_lossy(write: Write) -> bool:
     return any(metadata.lossy_codec(array) is not None for array in write.arrays)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether an attribute, at any depth, has no NaN or infinite number."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_from(write: Write, store: "ZarrStore") -> Write:
