@@ -2,8 +2,9 @@
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the message of an exception of another library, up to 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """Return the first line of an exception of another library; of a line beyond 200 characters, whole sentences."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:200].rpartition(". ")[0] or f"{line[:197]}..."
 
 
 class Interrupted(KeyboardInterrupt):

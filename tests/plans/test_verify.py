@@ -538,5 +538,5 @@ def test_stores_that_cannot_be_verified(template: Path, tmp_path: Path) -> None:
     with pytest.raises(NotAStoreError):
         vczstore.verify(tmp_path)
     (store / "call_DP" / "zarr.json").write_text("{")
-    with pytest.raises(DamagedStoreError, match="metadata of an array"):
+    with pytest.raises(DamagedStoreError, match="metadata of call_DP cannot be read"):
         vczstore.verify(store)

@@ -165,19 +165,26 @@ class Vcz:
         StorageError
             If metadata cannot be read.
         """
-        what = "the root metadata"
+        group: zarr.Group | None = None
         rectilinear.enable()
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
-            what = "the metadata of an array"
             members, inner, groups = _members(group)
         except (GroupNotFoundError, NodeTypeValidationError, ContainsArrayError) as error:
             hint = _hint(label, snapshot, _folders_with_ids(store))
             raise NotAStoreError(f"{label}: there is no Zarr group here; {hint}") from error
         except OSError as error:
+            what = "the root metadata" if group is None else "the metadata of an array"
             raise StorageError(f"{label}: {what} cannot be read ({first_line(error)})") from error
         except zarr_objects.NO_METADATA as error:
-            raise DamagedStoreError(f"{label}: {what} cannot be read ({first_line(error)})") from error
+            what, way_out = "the root metadata", "restore them from a copy"
+            if group is not None:
+                path = None
+                with suppress(Exception):  # then the message names no array
+                    path = _unreadable(group)
+                what = f"the metadata of {path or 'an array'}"
+                way_out += ", or rewrite the array with a dtype and codecs that zarr-python has"
+            raise DamagedStoreError(f"{label}: {what} cannot be read ({first_line(error)}); {way_out}") from error
         for name, array in (*members.items(), *inner.items()):
             _check_dimensions(label, name, array)
             if max(array.shape, default=0) > MAX_LENGTH:
@@ -689,6 +696,22 @@ def _members(
     )
     groups = {name: dict(node.attrs) for name, node in (*top, *below) if isinstance(node, zarr.Group)}
     return members, inner, groups
+
+
+def _unreadable(group: zarr.Group) -> str | None:
+    """Path of the first array or group within a group whose metadata zarr cannot parse; None if there is none."""
+    for name in sorted(zarr_objects.names(group.store, group.path)):
+        path = f"{group.path}/{name}".lstrip("/")
+        try:
+            node = group[name]
+        except zarr_objects.NO_METADATA:  # also of files that are no part of the store
+            documents = [f"{path}/{key}" for key in ("zarr.json", ".zarray", ".zgroup")]
+            if any(document is not None for document in zarr_objects.get_many(group.store, documents)):
+                return path
+            continue
+        if isinstance(node, zarr.Group) and (found := _unreadable(node)) is not None:
+            return found
+    return None
 
 
 def _describe(names: tuple[str | None, ...]) -> str:
