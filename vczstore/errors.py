@@ -98,6 +98,9 @@ def missing_extra(problem: object, extra: str) -> MissingDependencyError:
 class MemoryLimitError(VczstoreError):
     """A task would need more memory than allowed."""
 
+    needed = 0
+    """Bytes of memory that the task needs, where known."""
+
 
 class StaleError(VczstoreError):
     """The store has changed since a plan was compiled against it or while it ran, or the lock was lost."""

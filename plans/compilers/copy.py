@@ -5,10 +5,11 @@ Chunks are copied verbatim if their encoding is valid in format 3, as it nearly 
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from plans.core.copy_chunks import CopyArray
-from plans.core.memory import Memory
+from plans.core.memory import Memory, compile_each
 from plans.core.model import START_OVER, CopiedFrom, Plan
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
@@ -36,7 +37,8 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
     """
     source.require_whole(operation, edited=False)
     members = {**source.arrays, **source.inner}
-    copies = (CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())
+    compilers = {n: partial(CopyArray.of, operation, n, array, 3, memory) for n, array in members.items()}
+    copies = compile_each(operation, compilers, memory).values()
     writes = tuple(replace(copy, target=conversion.with_default_keys(copy.target)) for copy in copies)
     root = _group(source.attributes)
     documents = {f"{path}/zarr.json": _group(attributes) for path, attributes in source.groups.items()}

@@ -5,8 +5,9 @@ to be re-encoded, only metadata change. Otherwise tasks read old chunks while ot
 in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that replaces the store.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from zarr.types import AnyArray
 from plans.core.copy_chunks import Recode
 from plans.core.gather_samples import Part, PutSamples, has_same_chunks
 from plans.core.keep_columns import keep_columns
-from plans.core.memory import Memory
+from plans.core.memory import Memory, compile_each
 from plans.core.model import Plan, Survey, Write
 from plans.core.select_rows import Rows
 from plans.core.views import in_store
@@ -99,7 +100,15 @@ def compile_regrid(
     changed = {n: a for n, a in after.items() if a is not old[n] and _grid_edit(a) != _grid_edit(old[n])}
     unchanged = {n: _unchanged(vcz.arrays[n], array) for n, array in changed.items() if n in vcz.samples_arrays}
     rewritten = {n: array for n, array in changed.items() if n in unchanged and unchanged[n][1] < vcz.n_samples}
-    others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in unchanged]
+    recoded = {n: array for n, array in changed.items() if n not in unchanged}
+    compilers: dict[str, Callable[[], Recode | PutSamples]] = {
+        **{n: partial(Recode.to, OPERATION, vcz.arrays[n], array, memory) for n, array in recoded.items()},
+        **{n: partial(_moved, vcz.arrays[n], array, unchanged[n][1], memory) for n, array in rewritten.items()},
+    }
+    given = {"samples-chunk": samples_chunk, "variants-chunk": variants_chunk}
+    given |= {f"{name}-shard": n for name, n in shards.items()}
+    smaller = " or ".join(f"--{name}" for name, n in given.items() if n)
+    compiled = compile_each(OPERATION, compilers, memory, smaller and f"a smaller {smaller}")
     edits: list[Edit] = [*map(_grid_edit, changed.values())]
     if regions is not None:
         written = other_regions(vcz.arrays[REGION_INDEX], regions)
@@ -117,9 +126,10 @@ def compile_regrid(
         counts={"columns before": len(vcz.columns), "columns after": len(planned.columns)},
         notes=_wider_notes(columns, samples_chunk) if is_flexible and samples_chunk else {},
     )
-    if not rewritten and not others:
+    if not compiled:
         return plan
-    puts = {n: _moved(vcz.arrays[n], array, unchanged[n][1], memory) for n, array in rewritten.items()}
+    puts = {name: write for name, write in compiled.items() if isinstance(write, PutSamples)}
+    others = [write for name, write in compiled.items() if name not in puts]
     return _in_place(plan, vcz, {name: n for name, (n, _) in unchanged.items()}, puts, others)
 
 

@@ -26,9 +26,8 @@ from cubed.primitive.blockwise import apply_blockwise
 from cubed.storage.zarr import LazyZarrArray
 
 from plans.core.chunk_grid import Blocks
-from plans.core.memory import memory_message
+from plans.core.memory import memory_error
 from plans.core.task_report import TaskReport, current_report, peak_mem
-from vczstore.errors import MemoryLimitError
 from vczstore.vcz import pipeline
 
 _share: ContextVar["Share"] = ContextVar("vczstore_task_share")
@@ -240,8 +239,9 @@ def compile_plan(
     if not targets and not last:
         return None
     plan = cubed.plan(*targets, *last)
-    for _, op in plan.ops_exceeding_memory:
-        raise MemoryLimitError(memory_message(operation, op.projected_mem, op.allowed_mem))
+    if too_large := [op for _, op in plan.ops_exceeding_memory]:
+        largest = max(too_large, key=lambda op: op.projected_mem)
+        raise memory_error(operation, largest.projected_mem, largest.allowed_mem)
     dag = nx.MultiDiGraph(plan.dag)
     dag.remove_nodes_from([name for name in ("create-arrays", "arrays") if name in dag and not _intermediates(dag)])
     about = {

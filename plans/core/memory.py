@@ -1,7 +1,7 @@
 """Memory limits of tasks, and the amount of work per task that they allow."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ class Memory:
             if needed <= self.free:
                 return block
             if math.prod(block) == 1:
-                raise MemoryLimitError(memory_message(operation, self.reserved + needed + SLACK, self.allowed))
+                raise memory_error(operation, self.reserved + needed + SLACK, self.allowed)
             room = math.prod(block) * chunk_bytes * self.free // needed  # smaller than this block
 
     def n_per_task(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
@@ -106,10 +106,51 @@ class Memory:
         return cubed.Spec(self.work_dir, allowed_mem=self.allowed, reserved_mem=self.reserved)
 
 
-def memory_message(operation: str, needed: int, allowed: int) -> str:
-    """The error message for tasks that need more memory than is allowed."""
+def compile_each[W](
+    operation: str, compilers: Mapping[str, Callable[[], W]], memory: Memory, instead: str = ""
+) -> dict[str, W]:
+    """
+    Compile the write of each array.
+
+    Parameters
+    ----------
+    operation
+        Name for the message.
+    compilers
+        Functions that compile the writes, by the name of the array.
+    memory
+        Memory limits of a task.
+    instead
+        What the user can do other than allow more memory, for the message.
+
+    Raises
+    ------
+    MemoryLimitError
+        If writes do not fit; for the one that needs most, so that all fit into the memory that the message names.
+    """
+    writes: dict[str, W] = {}
+    needed: dict[str, int] = {}
+    for name, compiler in compilers.items():
+        try:
+            writes[name] = compiler()
+        except MemoryLimitError as error:
+            needed[name] = error.needed
+    if needed:
+        largest = max(needed, key=needed.__getitem__)
+        raise memory_error(operation, needed[largest], memory.allowed, largest, instead)
+    return writes
+
+
+def memory_error(operation: str, needed: int, allowed: int, array: str = "", instead: str = "") -> MemoryLimitError:
+    """
+    Return the error for tasks that need more memory than is allowed, both in bytes.
+
+    The message names the array, if any, and ends with `instead`, what the user can do other than allow more memory.
+    """
     megabytes = math.ceil(needed / 1e6)
-    return (
-        f"{operation}: a task needs {megabytes}MB of memory, and {math.floor(allowed / 1e6)}MB are allowed; "
-        f"give it --allowed-mem {megabytes}MB"
+    error = MemoryLimitError(
+        f"{operation}: a task needs {megabytes}MB of memory{array and f' for {array}'}, and "
+        f"{math.floor(allowed / 1e6)}MB are allowed; give it --allowed-mem {megabytes}MB{instead and f', or {instead}'}"
     )
+    error.needed = needed
+    return error

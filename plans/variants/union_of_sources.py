@@ -11,11 +11,10 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
 from plans.core.compatibility import SITE_FIELDS, blank_absent
-from plans.core.memory import SLACK, Memory, memory_message
+from plans.core.memory import SLACK, Memory, memory_error
 from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, without_unseen
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
-from vczstore.errors import MemoryLimitError
 from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
 from vczstore.vcz.missing import INT_MISSING, STR_MISSING, TEXT, missing_value, same
@@ -331,7 +330,7 @@ class Union:
             if len(edges) >= n_edges or room < min(row_bytes):  # it cannot be cut further
                 if union.merge_mem + write_mem > free:
                     needed = memory.reserved + SLACK + union.merge_mem + write_mem
-                    raise MemoryLimitError(memory_message(operation, needed, memory.allowed))
+                    raise memory_error(operation, needed, memory.allowed)
                 return union
             room //= 2
 

@@ -54,7 +54,7 @@ def test_an_added_field(tmp_path: Path) -> None:
     vczstore.copy_store_to_icechunk(tmp_path / "a.vcz", store)
     batch = write(tmp_path / "b.vcz", 5, "call_GL", "valid_max", float("inf"))
     before = cohort.digest(store)
-    with pytest.raises(IncompatibleError, match="^append: .* the attribute valid_max of call_GL is Infinity, "):
+    with pytest.raises(IncompatibleError, match=r"^append: .* the attribute valid_max of call_GL is Infinity, "):
         vczstore.append(store, batch, add_fields=["call_GL"])
     assert cohort.digest(store) == before
 

@@ -25,7 +25,7 @@ from tests.support.cohort import some_arrays
 from tests.support.command_line import run
 from tests.support.ways import FLEXIBLE, Way
 from vczstore.cli.main import main
-from vczstore.errors import VczstoreError
+from vczstore.errors import MemoryLimitError, VczstoreError
 from vczstore.vcz import rectilinear
 
 type Arrays = dict[str, np.ndarray]
@@ -540,6 +540,22 @@ def test_shards_are_refused(tmp_path: Path) -> None:
         "has shards of (8, 6, 2)",
         f"vczstore regrid {store} --sample-grid flexible --samples-shard 0",
     )
+
+
+def test_the_memory_for_other_chunks_is_that_of_the_largest_array(tmp_path: Path) -> None:
+    """The memory that the message names is enough for all arrays, and no more than that."""
+    cohort.write_vcz(tmp_path / "store.vcz", some_arrays(10, cohort.ids(0, 5)))
+    regrid = partial(vczstore.plan, "regrid", tmp_path / "store.vcz", samples_chunk=10**9, variants_chunk=10**9)
+    message = (
+        r"^regrid: a task needs (\d+)MB of memory for call_FT, and 2000MB are allowed; give it --allowed-mem \1MB, or "
+        "a smaller --samples-chunk or --variants-chunk$"
+    )
+    with pytest.raises(MemoryLimitError, match=message) as caught:
+        regrid()
+    enough = int(str(caught.value).partition("MB")[0].split()[-1])
+    assert not regrid(allowed_mem=f"{enough}MB").is_empty
+    with pytest.raises(MemoryLimitError, match="for call_FT, "):
+        regrid(allowed_mem=f"{enough - 1}MB")
 
 
 def test_nothing_to_change_is_refused(tmp_path: Path) -> None:

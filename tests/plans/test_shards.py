@@ -136,7 +136,8 @@ def test_refusals(tmp_path: Path) -> None:
     _refused(store, regrid(samples_shard=0, variants_shard=8), OptionError, "0 stands for no shards at all")
     _refused(store, regrid(samples_shard=6, sample_grid="flexible"), UnsuitableError, "add --sample-grid regular")
     little = DEFAULT_RESERVED + 10_000
-    needed = r"regrid: a task needs \d+MB of memory, and 300MB are allowed; give it --allowed-mem \d+MB"
+    needed = r"regrid: a task needs \d+MB of memory for \w+, and 300MB are allowed; give it --allowed-mem \d+MB, or a "
+    needed += "smaller --samples-shard$"
     with pytest.raises(MemoryLimitError, match=needed):
         vczstore.regrid(store, samples_shard=3_000_000, allowed_mem=little, **OPTIONS)
     old = Way("format2", "cubed").make(tmp_path / "2", arrays)

@@ -51,7 +51,7 @@ def test_the_array_is_named(case: str, path: str, in_memory: bool, tmp_path: Pat
     change(document)
     file.write_text(json.dumps(document))
     store = cohort.in_memory(folder) if in_memory else zarr.storage.LocalStore(folder)
-    message = rf"^here: the metadata of {path} cannot be read .*{words}.*; restore them from a copy, or rewrite the array"
+    message = rf"^here: the metadata of {path} cannot be read .*{words}.*; restore them from a copy, or rewrite the "
     with pytest.raises(DamagedStoreError, match=message):
         Vcz.read(store, "here")
 

@@ -463,8 +463,8 @@ class Vcz:
         Whether an array without a ``samples`` dimension seems to hold values of samples nevertheless.
 
         It does if its name or an axis name suggests it, or if an axis is as long as ``sample_id`` and neither the array
-        is one of `OF_VARIANTS` nor the dimension another one, as judged by `_is_other`. The length counts only alongside
-        a ``variants`` axis or an unnamed one: without either, the number of samples may reach the length by chance.
+        is one of `OF_VARIANTS` nor the dimension another one, as judged by `_is_other`. The length counts only if there
+        is a ``variants`` axis or an unnamed one: without either, the number of samples may reach it by chance.
         """
         if name.startswith(OF_SAMPLES):
             return True
