@@ -22,10 +22,13 @@ from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from plans.core.model import Compiling
     from plans.variants.harmonise_rules import Rules
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
+    from vczstore.vcz.model import Vcz
 
 DUPLICATES = ("error", "skip", "replace")
 
@@ -179,6 +182,13 @@ class Append(HarmoniseOptions, Edit):
         compiling = super().open(options, origin, dry_run=dry_run)
         output = options.place_of_copy(self.called, self.output, self.store, self.sources)
         return replace(compiling, store=output, origin=compiling.store)
+
+    def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
+        """Refuse samples of the sources that are there already, unless some are left out or replaced."""
+        from plans.compilers.append import check_new_samples
+
+        if self.on_duplicate == "error" and not self.drop_returning:
+            check_new_samples(store, vcz, sources, allow_returning=self.allow_returning)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey variants and values where needed, and compile the plan."""

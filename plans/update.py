@@ -21,8 +21,12 @@ from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from plans.core.model import Compiling
     from plans.variants.harmonise_rules import Rules
+    from vczstore.stores.base import Store
+    from vczstore.vcz.model import Vcz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,13 @@ class Update(HarmoniseOptions, Edit):
     def then(self) -> Edit | None:
         """The recomputation of INFO fields in the same commit; None if not requested."""
         return recomputing(self.store, self.recompute)
+
+    def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
+        """Refuse samples of the sources that are not in the store, unless they are appended or left out."""
+        from plans.compilers.update import places_of
+
+        if not self.insert and not self.drop_returning:
+            places_of(store, vcz, sources)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey variants and values where needed, and compile the plan."""

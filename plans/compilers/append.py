@@ -284,9 +284,7 @@ def compile_in_stages(
     all_sources = sources
     if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
         raise SampleError(f"{OPERATION}: all incoming samples were removed from {vcz.label} before; nothing is left")
-    ids = (sample for source in sources for sample in source.sample_ids.tolist())
-    way_out = "leave them out with --drop-returning, or say --allow-returning"
-    returning = returning_samples(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
+    returning = _returning(store, vcz, sources, allow=allow_returning)
     sources, table = with_batch_numbers(vcz, sources)
     after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
     sources, findings, unfit = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
@@ -294,6 +292,20 @@ def compile_in_stages(
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
     plan = with_batch_table(counting_left_out(readmitting(plan, vcz, returning), all_sources, sources), table)
     return plan if output is None else copying_key(_as_copy(plan, output, vcz), store, vcz)
+
+
+def _returning(store: Store, vcz: Vcz, sources: Sequence[Vcz], *, allow: bool) -> list[str]:
+    """The samples that were removed from the store before. Raise a `SampleError` if there are any, unless `allow`."""
+    ids = (sample for source in sources for sample in source.sample_ids.tolist())
+    way_out = "leave them out with --drop-returning, or say --allow-returning"
+    return returning_samples(OPERATION, store, vcz, ids, allow=allow, way_out=way_out)
+
+
+def check_new_samples(store: Store, vcz: Vcz, sources: Sequence[Vcz], *, allow_returning: bool) -> None:
+    """Raise a `SampleError` for samples that `compile_in_stages` refuses, given sources with at least `sample_id`."""
+    _returning(store, vcz, sources, allow=allow_returning)
+    if not _waits_for_consolidation(vcz, sources):
+        check_samples(OPERATION, vcz, sources)
 
 
 def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:

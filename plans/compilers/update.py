@@ -82,7 +82,7 @@ def compile_update(
     vcz.require_whole(OPERATION)
     for source in sources:
         source.require_whole(OPERATION)
-    places = _places(store, vcz, sources)
+    places = places_of(store, vcz, sources)
     sources = keep_batch_numbers(vcz, sources, places)
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added, so that its existing values do not become missing
@@ -235,7 +235,7 @@ def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_known), np.flatnonzero(~is_known)
 
 
-def _places(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
+def places_of(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     """The positions of each source's samples in the store."""
     incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(vcz, list(incoming))

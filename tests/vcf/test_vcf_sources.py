@@ -32,8 +32,10 @@ from vczstore.errors import (
     NotAStoreError,
     SampleError,
     VcfError,
+    VczstoreError,
 )
 from vczstore.execution import conversions
+from vczstore.jobs.run import run_job
 from vczstore.stores.locations import alternatives
 from vczstore.vcf.conversion import Layout
 
@@ -485,6 +487,28 @@ def test_many_alleles_in_wide_chunks_are_refused(tmp_path: Path, n_alleles: int,
     vczstore.create(tmp_path / "narrow", batch, variants_chunk=100, samples_chunk=10)
     vczstore.append(tmp_path / "narrow", batch, harmonise=True)
     assert len(cohort.read_vcz(tmp_path / "narrow")["variant_position"]) == 1101
+
+
+@pytest.mark.slow
+def test_sample_ids_are_checked_before_conversion(tmp_path: Path, store: Path) -> None:
+    """The records of the VCFs are unsorted, so converting one would raise another error."""
+    unsorted = RECORDS.splitlines(keepends=True)[1] + RECORDS
+    old, new = (write(tmp_path / f"{s[0]}.vcf", text(s, unsorted)) for s in (OLD, NEW))
+    again = write(tmp_path / "again.vcf.gz", text(("C1", NEW[1]), unsorted))
+    vcz = tmp_path / "batch.vcz"
+    vcf.to_vcz(vcf.write_vcf(tmp_path / "batch.vcf.gz", text()), vcz, 3, 2, 2)
+    shared = f"append: 1 of the samples of {again} are in {{}} already: B2; remove them there, or leave them out"
+    assert fails("append", store, new, again) == shared.format(new)
+    assert fails("append", store, vcz, again) == shared.format(vcz)
+    assert fails("append", store, new, old).startswith(f"append: all 2 samples of {old} are in {store} already")
+    assert "B1, B2" in fails("update", store, new)
+    job = tmp_path / "job.yaml"
+    for step, words in (("append", "all 2 samples of .* already"), ("update", "unsorted|sort it")):
+        job.write_text(f"store: {store}\nsteps:\n  - {step}: {old}\n")
+        complain(VczstoreError, [words], lambda: run_job(job))
+    vczstore.remove(store, OLD[:1])
+    assert "1 of the incoming samples was removed" in fails("append", store, old)
+    assert "sort it with bcftools sort" in fails("append", "--drop-returning", store, old)
 
 
 @pytest.mark.parametrize("package", ["bio2zarr", "cyvcf2", "pysam"])

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import Field, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
@@ -253,8 +253,12 @@ class Edit(Operation):
         sources = getattr(self, "sources", ())
         store = options.for_store(self.store, sources).open(self.store) if written is None else written
         vcz = store.open()
-        opened = open_sources(self.called, options, self.store, sources, layout=lambda: Layout.of(vcz))
+        check = partial(self.check_samples, store, vcz)
+        opened = open_sources(self.called, options, self.store, sources, layout=lambda: Layout.of(vcz), check=check)
         return Compiling(store, vcz, opened, options.memory, options.impl, dry_run)
+
+    def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
+        """Check the sample IDs of sources before VCFs are converted; these have only `sample_id`."""
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the operation against the opened store and sources; nothing is written."""

@@ -3,6 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from zarr.storage import MemoryStore
+
 import executors
 from vczstore.errors import OptionError, SampleError
 from vczstore.execution.conversions import Conversions
@@ -15,7 +18,8 @@ from vczstore.stores.plain import is_same_everywhere
 from vczstore.stores.resolve import open_store
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile, is_vcf
-from vczstore.vcz.model import Vcz
+from vczstore.vcz import conversion
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, Vcz
 
 
 def open_sources(
@@ -25,6 +29,7 @@ def open_sources(
     sources: Sequence[Location | VcfFile],
     *,
     layout: Callable[[], Layout] | None = None,
+    check: Callable[[Sequence[Vcz]], None] | None = None,
 ) -> list[Vcz]:
     """
     Open the sources of an operation on a store.
@@ -42,6 +47,9 @@ def open_sources(
         The store and its sources. VCF and BCF files are converted first.
     layout
         Returns the layout of the VCZs to which VCFs are converted; None if only VCZs can be sources.
+    check
+        Checks the sample IDs before VCFs are converted, which may take hours; given the sources, it may raise to refuse
+        them. VCFs have only `sample_id` then.
 
     Raises
     ------
@@ -58,45 +66,47 @@ def open_sources(
     places = [source.label if isinstance(source, VcfFile) else source for source in sources]
     if places and options.source_storage_options and not any(map(scheme, places)):
         raise OptionError(f"{places[0]}: a local source takes no storage options")
-    converted = _converted(operation, options, location, sources, layout)
+    files = [None if layout is None else find_vcf(operation, options, location, source) for source in sources]
     opened = list[Vcz]()
-    for place, vcz in zip(places, converted, strict=True):
+    for place, file in zip(places, files, strict=True):
         with plain_errors(place):
-            opened.append(vcz or open_store(place, storage_options=options.options_of(place, location)).open())
+            if file is None:
+                opened.append(open_store(place, storage_options=options.options_of(place, location)).open())
+            else:
+                opened.append(_sample_ids_of(file))
+    if layout is not None and any(files):
+        vcfs, target = [file for file in files if file is not None], layout()
+        _refuse_unconvertible(operation, options, vcfs, target)
+        if check is not None:
+            check(opened)
+        converted = iter(
+            _conversions(options).converted(
+                operation,
+                vcfs,
+                target,
+                workers=_processes(options),
+                budget=options.memory.free,
+            )
+        )
+        opened = [vcz if file is None else next(converted) for vcz, file in zip(opened, files, strict=True)]
     if options.impl != "zarr":
         _refuse_unreachable(opened, options)
     return opened
 
 
-def _converted(
-    operation: str,
-    options: Options,
-    location: Location,
-    sources: Sequence[Location | VcfFile],
-    layout: Callable[[], Layout] | None,
-) -> list[Vcz | None]:
-    """Convert the sources that are VCFs; return a VCZ for each of these, and None for each of the others."""
-    if layout is None:
-        return [None] * len(sources)
-    files = [find_vcf(operation, options, location, source) for source in sources]
-    vcfs = [file for file in files if file is not None]
-    if not vcfs:
-        return [None] * len(sources)
-    target = layout()
-    _refuse_remote(operation, vcfs[0].label, options)
-    for file in vcfs:
-        if not file.samples and not target.sites_only:
+def _refuse_unconvertible(operation: str, options: Options, files: Sequence[VcfFile], layout: Layout) -> None:
+    """Raise an error for VCFs that tasks on other machines would read, and for those without samples."""
+    _refuse_remote(operation, files[0].label, options)
+    for file in files:
+        if not file.samples and not layout.sites_only:
             raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
-    converted = iter(
-        _conversions(options).converted(
-            operation,
-            vcfs,
-            target,
-            workers=_processes(options),
-            budget=options.memory.free,
-        )
-    )
-    return [None if file is None else next(converted) for file in files]
+
+
+def _sample_ids_of(file: VcfFile) -> Vcz:
+    """Return a VCZ that has only the `sample_id` of a VCF, for checks before the conversion."""
+    ids = np.array(file.samples, dtype=object)
+    array = conversion.new(SAMPLE_ID, shape=ids.shape, dtype="string", chunks=(1,), dimension_names=(SAMPLES,))
+    return Vcz(file.label, MemoryStore(), {SAMPLE_ID: array}, {}, 3, planned_ids=ids).converted_from(file)
 
 
 def find_vcf(operation: str, options: Options, location: Location, source: Location | VcfFile) -> VcfFile | None:

@@ -667,7 +667,13 @@ class _Compiler:
         todo = [source for source in inputs if _label(source) not in applied]
         if isinstance(operation, Append):  # checked before conversion as well, which may take hours
             self._refuse_changed(operation, [source for source in todo if isinstance(source, VcfFile)])
-        opened = iter(self._open_all(name, todo))
+
+        def check(opened: Sequence[Vcz]) -> None:
+            vcfs = [source for source in opened if source.file is not None]
+            if not self.ledger.pending:  # samples of an interrupted append may be there already
+                operation.check_samples(self.store, self.vcz, vcfs)
+
+        opened = iter(self._open_all(name, todo, check))
         sources: list[Batch] = [applied.get(_label(source)) or next(opened) for source in inputs]
         fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
         is_fresh = set(map(id, fresh))
@@ -692,9 +698,14 @@ class _Compiler:
                     "keeps the calls that the store has"
                 )
 
-    def _open_all(self, operation: str, sources: Sequence[Location | VcfFile]) -> list[Vcz]:
-        """Open sources; VCFs are converted."""
-        return open_sources(operation, self.options, self.url, sources, layout=lambda: Layout.of(self.vcz))
+    def _open_all(
+        self,
+        operation: str,
+        sources: Sequence[Location | VcfFile],
+        check: Callable[[Sequence[Vcz]], None] | None = None,
+    ) -> list[Vcz]:
+        """Open sources; VCFs are converted after `check`."""
+        return open_sources(operation, self.options, self.url, sources, layout=lambda: Layout.of(self.vcz), check=check)
 
     def _add(self, operation: str, sources: Sequence[Batch], plans: Sequence[Plan], already_applied: int) -> None:
         labels, before = tuple(source.label for source in sources), self.present
