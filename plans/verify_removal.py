@@ -41,6 +41,8 @@ class VerifyRemoval(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verification":
         from plans.maintenance.verify_removal import verify
+        from vczstore.reports.page import report_folder
 
-        folder = None if self.report is None else Path(self.report)
-        return verify(self.store, options.open(self.store), self.samples, options.storage_options or {}, folder)
+        folder, store = None if self.report is None else Path(self.report), options.open(self.store)
+        with report_folder(folder):
+            return verify(self.store, store, self.samples, options.storage_options or {}, folder)

@@ -153,8 +153,6 @@ def verify(
     ids = frozenset(samples) - {REMOVED}
     if not ids:
         raise SampleError("verify-removal: no samples named; give a file of sample IDs with --samples-file")
-    if report is not None:
-        page.make_folder(report)
     place = store.place if store.group else url
     objects = Objects.at(place, options)
     vcz = store.open()

@@ -192,7 +192,8 @@ def test_letters_of_another_case_may_be_another_sample(store: Path) -> None:
 
 def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
     with pytest.raises(SampleError, match="a line of the list has a tab"):
-        vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"])
+        vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"], report=store.parent / "reports" / "today")
+    assert not (store.parent / "reports").exists(), "no empty folder of a report is left"
 
 
 names = st.lists(st.sampled_from(["A", "A ", " A", "A\x1c", "a", "", NFC, NFD, f"{NFD} "]), unique=True)
