@@ -9,6 +9,7 @@ This takes three rounds of tasks:
 3. write whole chunks.
 """
 
+import json
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -232,8 +233,8 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
         attributes["source"] = programs[0]
     if all(vcf_headers.LINES in s.attributes for s in sources):
         first, *others = [vcf_headers.without_samples(s.attributes)[vcf_headers.LINES] for s in sources]
-        common = set(map(tuple, first)).intersection(*(map(tuple, lines) for lines in others))
-        attributes[vcf_headers.LINES] = [line for line in first if tuple(line) in common]
+        common = set(map(json.dumps, first)).intersection(*(map(json.dumps, lines) for lines in others))
+        attributes[vcf_headers.LINES] = [line for line in first if json.dumps(line) in common]
     return attributes
 
 
