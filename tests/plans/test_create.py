@@ -570,7 +570,7 @@ def test_no_sources(tmp_path: Path) -> None:
 
 def test_attributes(tmp_path: Path) -> None:
     """The attributes that all sources share, except those that may name samples."""
-    lines = [["fileformat", "VCFv4.3"], ["META", {"ID": "Assay"}], ["SAMPLE", "<ID=S1>"], ["bcftools_viewCommand", "-s S1"]]
+    lines = [["fileformat", "VCFv4.3"], ["META", {"ID": "a"}], ["SAMPLE", "<ID=S1>"], ["bcftools_viewCommand", "-s S1"]]
     first = {"vcf_zarr_version": "0.5", "source": "a", "vcf_header": "S1", "vcf_meta_information": [*lines, ["x", "1"]]}
     second = {"vcf_zarr_version": "0.5", "source": "b", "vcf_meta_information": [["x", "2"], *lines]}
     for i, attributes in enumerate([first, second]):
