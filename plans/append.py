@@ -170,10 +170,6 @@ class Append(HarmoniseOptions, Edit):
         """Whether it writes to the store itself."""
         return self.output is None
 
-    def store_to_lock(self, options: "Options") -> "Store | None":
-        """Open the store that is locked against other writers; None if a copy is made."""
-        return None if self.output is not None else super().store_to_lock(options)
-
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, the sources, and the destination of a copy."""
         if self.output is None:

@@ -55,7 +55,7 @@ class Compact(Edit):
 
     def store_to_lock(self, options: "Options") -> "Store | None":
         """Open the store to lock; plain Zarr that is not a local folder is refused. None if a copy is made."""
-        return None if self.output is not None else self._in_place(options)
+        return self._in_place(options) if self.writes else None
 
     def _in_place(self, options: "Options", *, dry_run: bool = False) -> "Store":
         from vczstore.stores.resolve import open_in_place

@@ -50,9 +50,6 @@ class CopyStoreToIcechunk(Edit):
         "stay out, and so do lines of the VCF's header that name them.",
     )
 
-    def store_to_lock(self, options: "Options") -> None:
-        """Return None: the operation takes no lock."""
-
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the source, and open or create the repository."""
         from plans.compilers.copy import columns_per_manifest

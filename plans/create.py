@@ -84,9 +84,6 @@ class Create(Edit):
     provenance: bool = option(False, "Record by which append each sample is added, for samples --long.")
     gvcf: bool = gvcf("reference blocks are not variants, and <NON_REF> or <*> is not an allele.")
 
-    def store_to_lock(self, options: "Options") -> None:
-        """Return None: the operation takes no lock."""
-
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the sources, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest

@@ -48,9 +48,6 @@ class Init(Edit):
         "The first batch: a VCZ, or VCF or BCF file; never written to.", metavar="FIRST", kind="location"
     )
 
-    def store_to_lock(self, options: "Options") -> None:
-        """Return None: the operation takes no lock."""
-
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the batch, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest

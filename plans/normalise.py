@@ -58,9 +58,6 @@ class Normalise(HarmoniseOptions, Edit):
         super().__post_init__()
         _ = self.rules  # validates the options
 
-    def store_to_lock(self, options: "Options") -> None:
-        """Return None: the operation takes no lock."""
-
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, the source, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest

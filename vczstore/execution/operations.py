@@ -242,6 +242,8 @@ class Edit(Operation):
 
     def store_to_lock(self, options: "Options") -> "Store | None":
         """Open the store that has to be locked while it runs; None if it writes to no existing store."""
+        if not self.writes:
+            return None
         return options.for_store(self.store, getattr(self, "sources", ())).open(self.store)
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
