@@ -131,7 +131,7 @@ class Append(HarmoniseOptions, Edit):
             )
         if self.output is not None and self.recompute:
             raise OptionError("append: --output does not go with --recompute; recompute the copy afterwards")
-        _ = self.harmonising  # validates the options
+        self.rules_if(harmonise=self.harmonise)  # validates the options
 
     @property
     def rules(self) -> "Rules":
@@ -147,18 +147,6 @@ class Append(HarmoniseOptions, Edit):
         if self.keep_blocks and not self.gvcf:
             raise OptionError(f"{self.called}: --keep-blocks needs --gvcf")
         return replace(rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
-
-    @property
-    def harmonising(self) -> "Rules | None":
-        """
-        The rules for harmonising the sources; None if they are not harmonised.
-
-        Raises
-        ------
-        OptionError
-            If options of `harmonise` are given without it.
-        """
-        return self.rules_if(harmonise=self.harmonise)
 
     @property
     def then(self) -> Edit | None:
@@ -190,7 +178,7 @@ class Append(HarmoniseOptions, Edit):
         """Survey variants and values where needed, and compile the plan."""
         from plans.compilers.append import compile_in_stages, copying_directly
 
-        rules = self.harmonising
+        rules = self.rules_if(harmonise=self.harmonise)
         if compiling.impl == "xarray" and rules is not None:
             raise OptionError("append: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)

@@ -108,9 +108,7 @@ class Remove(Edit):
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Purged":
         """Delete the history, in which the samples are still readable."""
-        from plans.maintenance.purge import purge_store
-
-        return purge_store(options.open(self.store), self.tags, lock, options)
+        return Purge(store=self.store, tags=self.tags).perform_within(options, lock)
 
     def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
         """Purge the history, if requested."""

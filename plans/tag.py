@@ -73,9 +73,9 @@ class Tag(Operation):
         """List the tags, add one, or delete one."""
         from plans.maintenance.history import Tagged, history_of
 
-        if self.name is None:
-            return Tagged(tags=history_of(self.store, options).tags())
         history = history_of(self.store, options)
+        if self.name is None:
+            return Tagged(tags=history.tags())
         if self.delete:
             history.delete_tag(self.name)
             return Tagged(deleted=self.name)

@@ -91,7 +91,9 @@ class Update(HarmoniseOptions, Edit):
             raise OptionError(
                 "update: harmonise does not go with insert: true; append the samples that are new in a step of its own"
             )
-        _ = self.harmonising  # validates the options
+        self.rules_if(harmonise=self.harmonise)  # validates the options
+        if self.allow_new_alleles and self.new_variants != "insert":
+            raise OptionError("update: --allow-new-alleles needs --new-variants insert")
 
     @property
     def rules(self) -> "Rules":
@@ -104,21 +106,6 @@ class Update(HarmoniseOptions, Edit):
             If an option has an invalid value, or requires another option.
         """
         return self.inserting(super().rules, self.on_ref_mismatch)
-
-    @property
-    def harmonising(self) -> "Rules | None":
-        """
-        The rules for harmonising the sources; None if they are not harmonised.
-
-        Raises
-        ------
-        OptionError
-            If options of `harmonise` are given without it, or exclude each other.
-        """
-        rules = self.rules_if(harmonise=self.harmonise)
-        if self.allow_new_alleles and self.new_variants != "insert":
-            raise OptionError("update: --allow-new-alleles needs --new-variants insert")
-        return rules
 
     @property
     def then(self) -> Edit | None:
@@ -136,7 +123,7 @@ class Update(HarmoniseOptions, Edit):
         """Survey variants and values where needed, and compile the plan."""
         from plans.compilers.update import compile_in_stages
 
-        rules = self.harmonising
+        rules = self.rules_if(harmonise=self.harmonise)
         if compiling.impl == "xarray" and rules is not None:
             raise OptionError("update: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)
