@@ -90,7 +90,6 @@ class Create(Edit):
         from plans.compilers.create import DEFAULT_CHUNKS, ONLY_CUBED
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import backend_of_new, new_store
         from vczstore.vcf.conversion import Layout
         from vczstore.vcz.model import SAMPLES, VARIANTS
 
@@ -101,15 +100,8 @@ class Create(Edit):
             self.variants_chunk or DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=self.info, sites_only=True
         )
         incoming = open_sources("create", options, url, self.sources, layout=lambda: sites)
-        store = new_store(
-            url,
-            "create",
-            backend_storage=backend_of_new(url, options.backend_storage),
-            storage_options=options.for_store(url, self.sources).storage_options,
-            samples_chunks=min(map(columns_per_manifest, incoming), default=1),
-            no_lock=options.no_lock,
-            reads=self.sources,
-        )
+        samples_chunks = min(map(columns_per_manifest, incoming), default=1)
+        store = options.new_store("create", url, options.backend_storage, self.sources, samples_chunks)
         return Compiling(store, None, incoming, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:

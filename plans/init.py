@@ -54,22 +54,13 @@ class Init(Edit):
         from plans.compilers.create import DEFAULT_CHUNKS
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import backend_of_new, new_store
         from vczstore.vcf.conversion import Layout
         from vczstore.vcz.model import SAMPLES, VARIANTS
 
         url = os.fspath(self.store)
         layout = Layout(DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=None)
         (source,) = open_sources("init", options, url, [self.source], layout=lambda: layout)
-        store = new_store(
-            url,
-            "init",
-            backend_storage=backend_of_new(url, options.backend_storage),
-            storage_options=options.for_store(url, [self.source]).storage_options,
-            samples_chunks=columns_per_manifest(source),
-            no_lock=options.no_lock,
-            reads=[self.source],
-        )
+        store = options.new_store("init", url, options.backend_storage, [self.source], columns_per_manifest(source))
         return Compiling(store, source, (), options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:

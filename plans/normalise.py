@@ -63,7 +63,6 @@ class Normalise(HarmoniseOptions, Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import backend_of_new, new_store
         from vczstore.vcf.conversion import Layout
 
         if self.new_variants == "insert":
@@ -75,15 +74,8 @@ class Normalise(HarmoniseOptions, Edit):
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))
         ours = options.but(storage_options=reach).open(self.store).open()
         (theirs,) = open_sources("normalise", options, url, [self.source], layout=lambda: Layout.of(ours))
-        store = new_store(
-            url,
-            "normalise",
-            backend_storage=backend_of_new(url, self.output_backend),
-            storage_options=options.for_store(url, [self.store, self.source]).storage_options,
-            samples_chunks=columns_per_manifest(theirs),
-            no_lock=options.no_lock,
-            reads=[self.store, self.source],
-        )
+        reads, samples_chunks = [self.store, self.source], columns_per_manifest(theirs)
+        store = options.new_store("normalise", url, self.output_backend, reads, samples_chunks)
         return Compiling(store, ours, (theirs,), options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:

@@ -243,6 +243,22 @@ class Options:
         shared, reads = self.shared(url, location), (location, *sources)
         return new_store(url, operation, storage_options=shared, samples_chunks=1, reads=reads)
 
+    def new_store(
+        self, operation: str, url: str, backend: str | None, reads: "Sequence[Location]", samples_chunks: int
+    ) -> "Store":
+        """Return the store to create at `url`, on `backend` or the one that its name implies; see `resolve.new_store`."""
+        from vczstore.stores.resolve import backend_of_new, new_store
+
+        return new_store(
+            url,
+            operation,
+            backend_storage=backend_of_new(url, backend),
+            storage_options=self.for_store(url, reads).storage_options,
+            samples_chunks=samples_chunks,
+            no_lock=self.no_lock,
+            reads=reads,
+        )
+
     def find(self, source: str, location: str) -> list[str] | None:
         """Return the source, or its matches if it is a URL with a glob; None if the glob's folder does not exist."""
         from vczstore.stores import object_store
