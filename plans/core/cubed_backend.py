@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cubed
 import networkx as nx
@@ -155,7 +155,11 @@ def _read_block(_: np.ndarray, *, reader: Reader, block_id: tuple[int, ...]) -> 
 
 
 class BlockSink(LazyZarrArray):
-    """The destination of Cubed's blocks. It exists already, so creating and opening it are no-ops."""
+    """
+    The destination of Cubed's blocks; subclasses store one by ``__setitem__``.
+
+    It exists already, so creating and opening it are no-ops.
+    """
 
     reader: SharedReader | None = None
     """The reader, if each task has only a share of it. It is not sent to workers."""
@@ -173,10 +177,6 @@ class BlockSink(LazyZarrArray):
 
     def open(self) -> "BlockSink":
         return self
-
-    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Store one block."""
-        raise TypeError(f"{type(self).__name__} takes no blocks")
 
 
 def write(values: cubed.Array, view: BlockSink) -> cubed.Array:
@@ -198,17 +198,12 @@ def _same(block: np.ndarray) -> np.ndarray:
     return block
 
 
-def put(reader: Reader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int) -> cubed.Array:
-    """Like `read` and `write`, in one operation."""
+def put(reader: Reader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool = False) -> cubed.Array:
+    """Like `read` and `write`, in one operation. If `shared`, each task is sent only its share of a `SharedReader`."""
+    if shared:
+        view.reader = cast("SharedReader", reader)
+        reader = _InTask(reader.dtype, reader.blocks)
     return read(reader, spec, extra_mem=extra_mem, target_store=view, fusable_with_successors=False)
-
-
-def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
-    """Like `put`; if `shared`, each task is sent only its share of the reader."""
-    if not shared:
-        return put(reader, view, spec, extra_mem=extra_mem)
-    view.reader = reader
-    return put(_InTask(reader.dtype, reader.blocks), view, spec, extra_mem=extra_mem)
 
 
 def compile_plan(
@@ -220,7 +215,7 @@ def compile_plan(
     Parameters
     ----------
     targets
-        Cubed arrays from `write`, `put` or `move`.
+        Cubed arrays from `write` or `put`.
     operation
         Name for messages.
     last
@@ -355,12 +350,6 @@ class _Reports(cubed.Callback):
 
     def __init__(self, on_report: Sequence[OnReport]) -> None:
         self.on_report = on_report
-
-    def on_compute_start(self, event: Any) -> None:
-        """Do nothing."""
-
-    def on_compute_end(self, event: Any) -> None:
-        """Do nothing."""
 
     def on_task_end(self, event: cubed.TaskEndEvent) -> None:
         if isinstance(event.result, TaskReport):

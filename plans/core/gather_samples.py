@@ -409,7 +409,7 @@ class PutSamples:
         if joined.columns.n_chunks:
             view = sinks.DecodedSink(target, joined.columns)
             result.append(
-                chunks.move(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > MAX_UNSHARED)
+                chunks.put(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > MAX_UNSHARED)
             )
         return result
 

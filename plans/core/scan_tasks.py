@@ -9,7 +9,7 @@ import cubed
 import numpy as np
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Blocks
-from plans.core.cubed_backend import BlockSink, move, put
+from plans.core.cubed_backend import BlockSink, put
 from plans.core.memory import Memory
 from plans.core.task_report import current_report
 
@@ -127,4 +127,4 @@ def survey(scans: Sequence[ScanReader], memory: Memory) -> list[cubed.Array]:
             tasks.append([r])
             taken = r.mem
     mem = max(reader.mem for reader in scans)
-    return [move(_Together(tasks), FoundSink(len(tasks)), memory.spec(), extra_mem=mem, shared=True)]
+    return [put(_Together(tasks), FoundSink(len(tasks)), memory.spec(), extra_mem=mem, shared=True)]

@@ -211,7 +211,7 @@ class SelectRows(Reencoded):
 
         sink = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
         reader = self.reader()
-        return [chunks.move(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]
+        return [chunks.put(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         target, reader = arrays.planned(self.target, store=store), self.reader()

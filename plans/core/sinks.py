@@ -14,7 +14,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
-from plans.core.cubed_backend import BlockSink, move
+from plans.core.cubed_backend import BlockSink, put
 from plans.core.regroup import Regrouped
 from plans.core.task_report import report_written
 from vczstore.vcz import arrays, encoded_chunks, zarr_objects
@@ -174,7 +174,7 @@ def copy_encoded(
     sizes = (max(together, math.prod(p.columns.block)) * p.columns.chunk_bytes(target) for p in pieces)
     # chunks are in memory encoded, once read and once to be written; they are hardly larger than decoded
     extra = 2 * max(sizes) + extra_mem
-    return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
+    return put(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
 
 
 def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:

@@ -246,7 +246,7 @@ class Options:
     def new_store(
         self, operation: str, url: str, backend: str | None, reads: "Sequence[Location]", samples_chunks: int
     ) -> "Store":
-        """Return the store to create at `url`, on `backend` or the one that its name implies; see `resolve.new_store`."""
+        """Return the store to create at `url`, on `backend` or the one that its name implies; see `new_store`."""
         from vczstore.stores.resolve import backend_of_new, new_store
 
         return new_store(

@@ -89,7 +89,7 @@ def test_the_share_of_a_task_is_released_after_it(tmp_path: Path) -> None:
     target = zarr.create_array(tmp_path / "b.zarr", shape=(3,), chunks=(1,), dtype="i4")
     sink = sinks.DecodedSink(target, Columns((3,), (1,), None, (), (1,)))
     plan = cubed_backend.compile_plan(
-        [cubed_backend.move(Reader(), sink, Memory().spec(), extra_mem=0, shared=True)], "test"
+        [cubed_backend.put(Reader(), sink, Memory().spec(), extra_mem=0, shared=True)], "test"
     )
     assert plan is not None
     cubed_backend.execute([(plan, lambda _: None)], executors.create("single-threaded"))
