@@ -155,11 +155,7 @@ def _read_block(_: np.ndarray, *, reader: Reader, block_id: tuple[int, ...]) -> 
 
 
 class BlockSink(LazyZarrArray):
-    """
-    The destination of Cubed's blocks; subclasses store one by ``__setitem__``.
-
-    It exists already, so creating and opening it are no-ops.
-    """
+    """The destination of Cubed's blocks, stored by ``__setitem__``. It exists: creating and opening it are no-ops."""
 
     reader: SharedReader | None = None
     """The reader, if each task has only a share of it. It is not sent to workers."""

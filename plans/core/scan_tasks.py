@@ -56,10 +56,7 @@ class ScanReader:
     tag: int = 0
     mem: int = 0
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Object: an element is a list of findings."""
-        return np.dtype(object)
+    dtype = np.dtype(object)
 
     @property
     def blocks(self) -> Blocks:

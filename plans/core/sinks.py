@@ -84,6 +84,8 @@ class EncodedReader:
     pieces: tuple[Piece, ...]
     together: int
 
+    dtype = np.dtype(object)
+
     @cached_property
     def _groups(self) -> tuple[list[int], list[tuple[Piece, ...]]]:
         """The first task of each group of pieces, and the groups: one piece, or several of one block each."""
@@ -91,24 +93,16 @@ class EncodedReader:
         groups: list[list[Piece]] = []
         n_tasks = n_chunks = 0
         for piece in self.pieces:
-            if not groups or n_chunks + piece.columns.n_chunks > self.together:
-                starts.append(n_tasks)
-                groups.append([piece])
-                n_tasks, n_chunks = n_tasks + piece.n_blocks, piece.columns.n_chunks
-                n_chunks = n_chunks if piece.n_blocks == 1 else self.together
-            elif piece.n_blocks == 1:
+            is_one_block = piece.n_blocks == 1
+            if groups and is_one_block and n_chunks + piece.columns.n_chunks <= self.together:
                 groups[-1].append(piece)
                 n_chunks += piece.columns.n_chunks
             else:
                 starts.append(n_tasks)
                 groups.append([piece])
-                n_tasks, n_chunks = n_tasks + piece.n_blocks, self.together
+                n_tasks += piece.n_blocks
+                n_chunks = piece.columns.n_chunks if is_one_block else self.together  # several blocks fill a group
         return starts, [tuple(group) for group in groups]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Object: an element is a list of chunks."""
-        return np.dtype(object)
 
     @property
     def blocks(self) -> Blocks:
