@@ -65,6 +65,11 @@ class Columns:
     columns: tuple[int, ...]
     block: tuple[int, ...]
 
+    @classmethod
+    def of(cls, array: AnyArray) -> "Columns":
+        """All chunks of an array, in blocks of one chunk."""
+        return cls(tuple(array.shape), arrays.widths(array), None, (), (1,) * array.ndim)
+
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 

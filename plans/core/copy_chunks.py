@@ -42,13 +42,7 @@ class CopyArray(Reencoded):
         """Compile the copy of an array into a Zarr format."""
         metadata = conversion.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
-        widths = arrays.widths(target)
-
-        def decoding(block: tuple[int, ...]) -> int:
-            return ColumnReader(source, Columns(target.shape, widths, None, (), block)).decode_mem()
-
-        block = memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), decoding)
-        return cls(name, target, Columns(target.shape, widths, None, (), block), source)
+        return cls(name, target, Columns.of(target), source).fit(operation, memory)
 
     @classmethod
     def first_chunks(cls, operation: str, array: AnyArray, grid: tuple[int, ...], memory: Memory) -> "CopyArray":
@@ -56,9 +50,9 @@ class CopyArray(Reencoded):
         sides = zip(arrays.cuts(array), grid, array.shape, strict=True)
         shape = tuple(n if k == cut.n else int(cut.start(k)) for cut, k, n in sides)
         part = arrays.planned(array, shape=shape)
-        widths = arrays.widths(part)
-        block = memory.fit(operation, arrays.grid_of(part), arrays.chunk_bytes(part), lambda block: 0)
-        return cls(array.path, part, Columns(part.shape, widths, None, (), block), part)
+        columns = Columns.of(part)
+        block = memory.fit(operation, columns.grid, arrays.chunk_bytes(part), lambda _: 0)
+        return cls(array.path, part, replace(columns, block=block), part)
 
     @property
     def read(self) -> tuple[AnyArray]:
@@ -66,6 +60,9 @@ class CopyArray(Reencoded):
 
     def reader(self) -> ColumnReader:
         return ColumnReader(self.source, self.columns)
+
+    def reading_mem(self) -> int:
+        return self.reader().decode_mem()
 
     @property
     def is_encoded(self) -> bool:
@@ -128,18 +125,12 @@ class Recode(CopyArray):
     @classmethod
     def to(cls, operation: str, source: AnyArray, target: AnyArray, memory: Memory) -> "Recode":
         """Choose the chunks of the target per task: as many as a chunk of the source covers, if memory allows."""
-        widths = arrays.widths(target)
         sides = zip(arrays.outer_chunks(source), arrays.outer_chunks(target), strict=True)
         prefer = [math.ceil(theirs / ours) for theirs, ours in sides]
+        return cls(target.path, target, Columns.of(target), source).fit(operation, memory, prefer)
 
-        def cut(block: tuple[int, ...]) -> Recode:
-            return cls(target.path, target, Columns(target.shape, widths, None, (), block), source)
-
-        def reading(block: tuple[int, ...]) -> int:
-            trial = cut(block)
-            return trial.regrouped.read_mem(trial.columns) if trial.is_encoded else trial.reader().decode_mem()
-
-        return cut(memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), reading, prefer=prefer))
+    def reading_mem(self) -> int:
+        return self.regrouped.read_mem(self.columns) if self.is_encoded else super().reading_mem()
 
     @property
     def regrouped(self) -> Regrouped:

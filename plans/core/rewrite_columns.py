@@ -1,12 +1,15 @@
 """Chunk columns of an array that are re-encoded: their counts, and their reader."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
+from plans.core.memory import Memory
 from vczstore.vcz import arrays, pipeline
 
 
@@ -54,6 +57,24 @@ class Reencoded:
     @property
     def bytes_written(self) -> int:
         return self.bytes_read
+
+    def reading_mem(self) -> int:
+        """Bytes needed to read a block, in addition to the block itself."""
+        raise NotImplementedError
+
+    def fit(self, operation: str, memory: Memory, prefer: Sequence[int] | None = None) -> Self:
+        """The same write with as many chunks per task as memory allows; unchanged if there are no chunks."""
+        if not self.columns.n_chunks:
+            return self
+
+        def in_blocks(block: tuple[int, ...]) -> Self:
+            return replace(self, columns=replace(self.columns, block=block))
+
+        def reading(block: tuple[int, ...]) -> int:
+            return in_blocks(block).reading_mem()
+
+        chunk_bytes = arrays.chunk_bytes(self.target)
+        return in_blocks(memory.fit(operation, self.columns.grid, chunk_bytes, reading, prefer=prefer))
 
 
 @dataclass(frozen=True)

@@ -136,19 +136,17 @@ class _Selected:
         axis, along = self.axes
         positions = self.rows.positions(there[axis])
 
-        def others(samples: slice | None) -> tuple[slice, ...]:
-            region = [samples if i == along and samples is not None else s for i, s in enumerate(there)]
-            return tuple(s for i, s in enumerate(region) if i != axis)
-
+        others = {i: s for i, s in enumerate(there) if i != axis}
         if along is None or self.samples is None:
-            return read_rows(self.source, axis, positions, others(None))
+            return read_rows(self.source, axis, positions, tuple(others.values()))
         chosen = self.samples[there[along]]
         values = np.empty([s.stop - s.start for s in there], dtype=self.dtype)
         columns = arrays.cuts(self.source)[along].of(chosen)
         for column in np.unique(columns):
             to = np.flatnonzero(columns == column)
             first, last = int(chosen[to].min()), int(chosen[to].max())
-            slab = read_rows(self.source, axis, positions, others(slice(first, last + 1)))
+            others[along] = slice(first, last + 1)
+            slab = read_rows(self.source, axis, positions, tuple(others.values()))
             here: list[slice | np.ndarray] = [*[slice(None)] * along, to]
             values[tuple(here)] = np.take(slab, chosen[to] - first, axis=along)
         return values
@@ -189,20 +187,16 @@ class SelectRows(Reencoded):
         cls, operation: str, source: AnyArray, target: AnyArray, rows: Rows, samples: np.ndarray, memory: Memory
     ) -> "SelectRows":
         """Choose the chunks of the target per task: as many as a chunk of the source covers, if memory allows."""
-        widths, axis = arrays.widths(target), samples_axis(source)
-        chosen = None if axis is None else samples
-
-        def cut(block: tuple[int, ...]) -> SelectRows:
-            return cls(target.path, target, Columns(target.shape, widths, None, (), block), source, rows, chosen)
-
-        theirs, ours = arrays.outer_chunks(source), arrays.outer_chunks(target)
-        prefer = [math.ceil(t / o) for t, o in zip(theirs, ours, strict=True)]
-        grid, chunk_bytes = arrays.grid_of(target), arrays.chunk_bytes(target)
-        block = memory.fit(operation, grid, chunk_bytes, lambda b: cut(b).reader().decode_mem(), prefer=prefer)
-        return cut(block)
+        chosen = None if samples_axis(source) is None else samples
+        write = cls(target.path, target, Columns.of(target), source, rows, chosen)
+        sides = zip(arrays.outer_chunks(source), arrays.outer_chunks(target), strict=True)
+        return write.fit(operation, memory, [math.ceil(theirs / ours) for theirs, ours in sides])
 
     def reader(self) -> _Selected:
         return _Selected(self.source, self.rows, self.samples, self.columns)
+
+    def reading_mem(self) -> int:
+        return self.reader().decode_mem()
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Write in tasks, each of which is sent only the runs of its own rows."""

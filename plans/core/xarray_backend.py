@@ -46,8 +46,7 @@ class Opened:
             A slice or positions of samples; all by default.
         """
         if isinstance(array, View) or arrays.has_own_nan(array):
-            columns = Columns(array.shape, arrays.widths(cast("AnyArray", array)), None, (), (1,) * array.ndim)
-            reader = ColumnReader(cast("AnyArray", array), columns)
+            reader = ColumnReader(cast("AnyArray", array), Columns.of(cast("AnyArray", array)))
             blocks = cubed_backend.read(reader, memory.spec(), extra_mem=reader.decode_mem())
             values = xr.DataArray(blocks, dims=dimensions(cast("AnyArray", array)))
             return values if samples is None else values.isel({SAMPLES: samples})
