@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from zarr.storage import MemoryStore
+
 from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
 from vczstore.reports.notebook import table
@@ -295,13 +297,8 @@ class Plan:
         """The plan with the inputs of re-encoding read from `store`, which has the results of the earlier steps."""
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
 
-    def require_unchanged(self) -> None:
-        """Raise a `StaleError` if the source of a copy has changed since the plan was compiled."""
-        if self.copied_from is not None:
-            self.copied_from.require_unchanged()
-
     def __post_init__(self) -> None:
-        self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])
+        self.require_lossless(only_re_encoded=True)
         if self.store.backend == "icechunk":
             self._require_finite_attributes()
 
@@ -318,23 +315,24 @@ class Plan:
                             "write it as text in the source, or delete it there"
                         )
 
-    def require_lossless(self, re_encoding: "Sequence[Write] | None" = None) -> None:
+    def require_lossless(self, *, only_re_encoded: bool = False) -> None:
         """
-        Check that re-encoded chunks decode to the same values.
+        Check that chunks decode to the same values if they are encoded again.
 
         Parameters
         ----------
-        re_encoding
-            The writes that re-encode chunks; by default all writes.
+        only_re_encoded
+            Whether to check only writes that re-encode chunks.
 
         Raises
         ------
         IncompatibleError
             If a codec may change values; the message names the array and the codec.
         """
-        for write in self.writes if re_encoding is None else re_encoding:
+        for write in self.writes:
             for array in write.arrays:
-                if (codec := metadata.lossy_codec(array)) is not None:
+                codec = metadata.lossy_codec(array)
+                if codec is not None and (write.decoded_chunks or not only_re_encoded):
                     where = zarr_objects.place(array.store)  # for a copy, the place of the source
                     label = where if where.startswith("/") else self.store.label
                     raise IncompatibleError(
@@ -437,14 +435,11 @@ class Plan:
         return cubed_backend.compile_plan(first, self.operation, last=last)
 
     @cached_property
-    def _sizes(self) -> tuple[int, int, dict[str, int]]:
-        from plans.core import cubed_backend
-
-        writes = [plan.cubed_writes(_nowhere()) for plan in self.steps]
+    def _sizes(self) -> tuple[int, int]:
+        """The number of tasks and the largest projected memory; Cubed's plans, which are large, are not kept."""
+        writes = [plan.cubed_writes(MemoryStore()) for plan in self.steps]
         plans = [p for p in (self.cubed_checks(), *writes) if p is not None]
-        tasks = sum(p.num_tasks for p in plans)
-        names = {name: n for plan in writes for name, n in cubed_backend.tasks_of(plan).items()}
-        return tasks, max([p.max_projected_mem for p in plans], default=0), names
+        return sum(p.num_tasks for p in plans), max([p.max_projected_mem for p in plans], default=0)
 
     @property
     def tasks(self) -> int:
@@ -456,14 +451,9 @@ class Plan:
         """The projected memory of the largest task, in bytes."""
         return self._sizes[1]
 
-    @property
-    def writing_tasks(self) -> dict[str, int]:
-        """The number of tasks that write each set of blocks, by a name that is the same in every process."""
-        return self._sizes[2]
-
     def visualize(self, filename: str, **options: Any) -> Any:
         """Draw the Cubed plan; see ``cubed.visualize``. Needs graphviz and pydot."""
-        plan = self.cubed_writes(_nowhere())
+        plan = self.cubed_writes(MemoryStore())
         if plan is None:
             raise VczstoreError(f"{self.operation}: there is nothing to do, and nothing to draw")
         return plan.visualize(filename, **options)
@@ -496,10 +486,6 @@ def with_notes(plan: Plan, *texts: str) -> Plan:
     """The plan with more text in its note `AFTERWARDS`; empty texts are skipped."""
     note = "; ".join(text for text in (plan.notes.get(AFTERWARDS, ""), *texts) if text)
     return replace(plan, notes={**plan.notes, AFTERWARDS: note}) if note else plan
-
-
-def _has_lossy(write: Write) -> bool:
-    return any(metadata.lossy_codec(array) is not None for array in write.arrays)
 
 
 def _is_finite(value: Any) -> bool:
@@ -536,10 +522,3 @@ def _count(n: int, what: str) -> str:
         return f"{n:,} of the matched variants inserted"
     noun, _, rest = what.partition(" ")
     return f"{n:,} {noun.removesuffix('s') if n == 1 else noun} {rest}".strip()
-
-
-def _nowhere() -> "ZarrStore":
-    """An empty store in memory, to compile a plan that is not run."""
-    from zarr.storage import MemoryStore
-
-    return MemoryStore()

@@ -541,7 +541,8 @@ class Execution:
             else:
                 for write in plan.writes:
                     write.by_zarr(store)
-            plan.require_unchanged()
+            if plan.copied_from is not None:
+                plan.copied_from.require_unchanged()
         if ids is not None:
             journal.close()
             with transaction.step((), ids.edits) as store:
