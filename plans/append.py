@@ -158,12 +158,12 @@ class Append(HarmoniseOptions, Edit):
         """Whether it writes to the store itself."""
         return self.output is None
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the store, the sources, and the destination of a copy."""
         if self.output is None:
-            return super().open(options, written, dry_run=dry_run)
+            return super().open(options, written)
         origin = options.for_store(self.store, [*self.sources, self.output]).open(self.store)
-        compiling = super().open(options, origin, dry_run=dry_run)
+        compiling = super().open(options, origin)
         output = options.place_of_copy(self.called, self.output, self.store, self.sources)
         return replace(compiling, store=output, origin=compiling.store)
 

@@ -69,16 +69,16 @@ class Compact(Edit):
             dry_run=dry_run,
         )
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the store, and the destination of a copy or of the folder that replaces the store."""
         from plans.core.model import Compiling
 
         if self.output is None:  # reopened, since the leftovers of an interrupted run may have been the only store
             store = self._in_place(options, dry_run=True)
-            return Compiling(store, store.open(), (), options.memory, options.impl, dry_run)
+            return Compiling(store, store.open(), (), options.memory, options.impl)
         origin = options.for_store(self.store, [self.output]).open(self.store)
         output = options.place_of_copy(self.called, self.output, self.store)
-        return Compiling(output, origin.open(), (), options.memory, options.impl, dry_run, origin)
+        return Compiling(output, origin.open(), (), options.memory, options.impl, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the compaction, in place or into a copy."""

@@ -50,7 +50,7 @@ class CopyStoreToIcechunk(Edit):
         "stay out, and so do lines of the VCF's header that name them.",
     )
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the source, and open or create the repository."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
@@ -71,7 +71,7 @@ class CopyStoreToIcechunk(Edit):
             reads=[self.source],
         )
         origin = open_store(self.source, storage_options=options.options_of(self.source, url))
-        return Compiling(store, vcz, (), options.memory, options.impl, dry_run, origin)
+        return Compiling(store, vcz, (), options.memory, options.impl, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
         from plans.compilers.copy import compile_copy

@@ -84,7 +84,7 @@ class Create(Edit):
     provenance: bool = option(False, "Record by which append each sample is added, for samples --long.")
     gvcf: bool = gvcf("reference blocks are not variants, and <NON_REF> or <*> is not an allele.")
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the sources, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import DEFAULT_CHUNKS, ONLY_CUBED
@@ -102,7 +102,7 @@ class Create(Edit):
         incoming = open_sources("create", options, url, self.sources, layout=lambda: sites)
         samples_chunks = min(map(columns_per_manifest, incoming), default=1)
         store = options.new_store("create", url, options.backend_storage, self.sources, samples_chunks)
-        return Compiling(store, None, incoming, options.memory, options.impl, dry_run)
+        return Compiling(store, None, incoming, options.memory, options.impl)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey the order of the sources, then the number of records, and compile the union."""

@@ -48,7 +48,7 @@ class Init(Edit):
         "The first batch: a VCZ, or VCF or BCF file; never written to.", metavar="FIRST", kind="location"
     )
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the batch, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import DEFAULT_CHUNKS
@@ -61,7 +61,7 @@ class Init(Edit):
         layout = Layout(DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=None)
         (source,) = open_sources("init", options, url, [self.source], layout=lambda: layout)
         store = options.new_store("init", url, options.backend_storage, [self.source], columns_per_manifest(source))
-        return Compiling(store, source, (), options.memory, options.impl, dry_run)
+        return Compiling(store, source, (), options.memory, options.impl)
 
     def compile(self, compiling: "Compiling") -> Stages:
         from plans.compilers.compact import compile_compacted_copy

@@ -58,7 +58,7 @@ class Normalise(HarmoniseOptions, Edit):
         super().__post_init__()
         _ = self.rules  # validates the options
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the store, the source, and the destination, which must not exist."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
@@ -76,7 +76,7 @@ class Normalise(HarmoniseOptions, Edit):
         (theirs,) = open_sources("normalise", options, url, [self.source], layout=lambda: Layout.of(ours))
         reads, samples_chunks = [self.store, self.source], columns_per_manifest(theirs)
         store = options.new_store("normalise", url, self.output_backend, reads, samples_chunks)
-        return Compiling(store, ours, (theirs,), options.memory, options.impl, dry_run)
+        return Compiling(store, ours, (theirs,), options.memory, options.impl)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey the variants of both, and compile the result."""

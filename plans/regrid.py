@@ -157,11 +157,11 @@ class Regrid(Edit):
             return len(columns) > int(condition["most"])
         return min(columns, default=MAX_CHUNK) < int(condition["least"])
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the store; leftovers of an interrupted run are deleted, even if there is nothing else to do."""
         if written is not None:
             written.settle()
-        return super().open(options, written, dry_run=dry_run)
+        return super().open(options, written)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the change from metadata, and for a new ``region_index`` from a survey."""

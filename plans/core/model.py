@@ -137,8 +137,6 @@ class Compiling:
         Memory limits of a task.
     impl
         One of `vczstore.choices.IMPLS`.
-    dry_run
-        Whether nothing will be written.
     origin
         The store that is copied; None if the operation copies no store.
     """
@@ -148,7 +146,6 @@ class Compiling:
     sources: Sequence[Vcz]
     memory: Memory
     impl: str = "cubed"
-    dry_run: bool = False
     origin: "Store | None" = None
 
     @property

@@ -133,7 +133,7 @@ def plan(operation: Operation, options: Options) -> Plan:
             f"{operation.called}: {operation.beyond_plan} goes with running the operation, not with its plan"
         )
     with progress_display(options) as opts, Workers(opts) as workers:
-        compiling = open_operation(operation, opts, None, dry_run=False)
+        compiling = open_operation(operation, opts, None)
         return compile_plan(operation, compiling, workers, Run(""))
 
 
@@ -167,7 +167,7 @@ def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: boo
         written = None if dry_run else operation.store_to_lock(options)
     if written is not None and any(map(is_vcf, getattr(operation, "sources", ()))):
         # convert before taking the lock, so that others do not wait for it; the conversions are cached
-        open_operation(operation, options, None, dry_run=True)
+        open_operation(operation, options, None)
     if written is None:
         return _attempt(operation, options, None, None, standing, dry_run=dry_run)
     # after losing a race, hold the retry lock so that writers cannot starve one another
@@ -189,7 +189,7 @@ def _attempt(
     dry_run: bool,
 ) -> Result:
     """Open the store and its sources, compile, run and commit."""
-    compiling = open_operation(operation, options, written, dry_run=dry_run)
+    compiling = open_operation(operation, options, written)
     surveys = Run("")
     with Workers(options) as workers:
         plans = compile_all(operation, compiling, workers, surveys)
@@ -229,12 +229,12 @@ def writes_much(plans: Sequence[Plan]) -> bool:
     return n_chunks >= checkpoint.MIN_CHUNKS or sum(plan.bytes_written for plan in plans) >= checkpoint.MIN_BYTES
 
 
-def open_operation(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
+def open_operation(operation: Edit, options: Options, written: Store | None) -> Compiling:
     """Open the store and the sources that an operation is compiled against."""
     if operation.writes:
         refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
     with plain_errors(operation.store), planning(operation.called):
-        return operation.open(options, written, dry_run=dry_run)
+        return operation.open(options, written)
 
 
 def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> list[Plan]:

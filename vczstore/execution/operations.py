@@ -246,7 +246,7 @@ class Edit(Operation):
             return None
         return options.for_store(self.store, getattr(self, "sources", ())).open(self.store)
 
-    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None") -> "Compiling":
         """Open the store, unless it was opened as `written` for locking, and the sources."""
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
@@ -257,7 +257,7 @@ class Edit(Operation):
         vcz = store.open()
         check = partial(self.check_samples, store, vcz)
         opened = open_sources(self.called, options, self.store, sources, layout=lambda: Layout.of(vcz), check=check)
-        return Compiling(store, vcz, opened, options.memory, options.impl, dry_run)
+        return Compiling(store, vcz, opened, options.memory, options.impl)
 
     def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
         """Check the sample IDs of sources before VCFs are converted; these have only `sample_id`."""

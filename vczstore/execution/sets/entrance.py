@@ -144,7 +144,7 @@ def _attempt(
         works = {
             name: Work(
                 stores.get(name),
-                partial(_compile, group, name, stores.get(name), workers, dry_run=dry_run),
+                partial(_compile, group, name, stores.get(name), workers),
                 locks[name].check if name in locks else None,
             )
             for name in group.members
@@ -167,11 +167,11 @@ def _attempt(
         return SetResult(group.called, group.label, not dry_run, parts)
 
 
-def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers, *, dry_run: bool) -> Compiled:
+def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers) -> Compiled:
     """Compile an operation on one part."""
     operation = group.members[name]
     assert isinstance(operation, Edit)
-    compiling = open_operation(operation, group.options, written, dry_run=dry_run)
+    compiling = open_operation(operation, group.options, written)
     surveys = Run("")
     plans = compile_all(operation, compiling, workers, surveys)
     message, metadata = history_of(plans)
