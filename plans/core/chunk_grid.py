@@ -74,14 +74,14 @@ class Columns:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
-    def _there(self) -> tuple[Cuts, ...]:
+    def _array_cuts(self) -> tuple[Cuts, ...]:
         """The chunks of the array along each axis."""
         return tuple(Cuts(n, width) for n, width in zip(self.array_shape, self.chunks, strict=True))
 
     @cached_property
-    def _here(self) -> tuple[Cuts, ...]:
+    def _cuts(self) -> tuple[Cuts, ...]:
         """The chunks of the columns, side by side, along each axis."""
-        return tuple(self._chosen(cut) if i == self.axis else cut for i, cut in enumerate(self._there))
+        return tuple(self._chosen(cut) if i == self.axis else cut for i, cut in enumerate(self._array_cuts))
 
     def _chosen(self, cut: Cuts) -> Cuts:
         if not self.columns:
@@ -96,7 +96,7 @@ class Columns:
     @property
     def grid(self) -> tuple[int, ...]:
         """The number of chunks along each axis."""
-        return tuple(cut.n for cut in self._here)
+        return tuple(cut.n for cut in self._cuts)
 
     @property
     def n_chunks(self) -> int:
@@ -106,23 +106,23 @@ class Columns:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape in elements, columns side by side."""
-        return tuple(cut.length for cut in self._here)
+        return tuple(cut.length for cut in self._cuts)
 
     @property
-    def grid_blocks(self) -> Blocks:
-        """The lengths of blocks along each axis, in chunks."""
-        return tuple(_cut(n, b) for n, b in zip(self.grid, self.block, strict=True))
+    def block_grid(self) -> tuple[int, ...]:
+        """The number of blocks along each axis."""
+        return tuple(math.ceil(n / b) for n, b in zip(self.grid, self.block, strict=True))
 
     @cached_property
     def block_shape(self) -> tuple[int, ...]:
         """The shape of a full block, in elements; the longest one, where chunks differ in width."""
-        return tuple(_longest_block(cut, b) for cut, b in zip(self._here, self.block, strict=True))
+        return tuple(_longest_block(cut, b) for cut, b in zip(self._cuts, self.block, strict=True))
 
     def chunk_bytes(self, array: AnyArray) -> int:
         """The decoded size of a chunk, in bytes; of the longest one, where chunks differ in width."""
         if not arrays.is_flexible(array):
             return arrays.chunk_bytes(array)
-        longest = (_longest_block(cut, 1) for cut in self._here)
+        longest = (_longest_block(cut, 1) for cut in self._cuts)
         return math.prod(longest) * arrays.element_bytes(array)
 
     @property
@@ -133,7 +133,7 @@ class Columns:
         Cubed's blocks have one length. Where chunks differ in width, all blocks have the length of the longest one, and
         `block_lengths` returns the actual length.
         """
-        sides = zip(self._here, self.block, self.block_shape, strict=True)
+        sides = zip(self._cuts, self.block, self.block_shape, strict=True)
         return tuple(
             _cut(cut.length, b * cut.width) if isinstance(cut.width, int) else (longest,) * math.ceil(cut.n / b)
             for cut, b, longest in sides
@@ -141,7 +141,7 @@ class Columns:
 
     def block_lengths(self, index: Sequence[int]) -> tuple[int, ...]:
         """The actual shape of a block, in elements."""
-        return tuple(map(_length, self._here, self.cells(index)))
+        return tuple(map(_length, self._cuts, self.cells(index)))
 
     def cells(self, index: Sequence[int]) -> list[range]:
         """The range of the grid of a block, by its index."""
@@ -165,13 +165,13 @@ class Columns:
 
     def runs(self, cells: Sequence[range]) -> Iterator[tuple[Region, Region]]:
         """Runs of adjacent columns in a range of the grid: their region within the range, and in the array."""
-        here = [slice(0, _length(cut, r)) for cut, r in zip(self._here, cells, strict=True)]
-        starts = [cut.start(r.start) for cut, r in zip(self._here, cells, strict=True)]
+        here = [slice(0, _length(cut, r)) for cut, r in zip(self._cuts, cells, strict=True)]
+        starts = [cut.start(r.start) for cut, r in zip(self._cuts, cells, strict=True)]
         there = [slice(start, start + s.stop) for start, s in zip(starts, here, strict=True)]
         if self.axis is None:
             yield tuple(here), tuple(there)
             return
-        cut, at = self._there[self.axis], 0
+        cut, at = self._array_cuts[self.axis], 0
         columns = [self.columns[i] for i in cells[self.axis]]
         for _, run in itertools.groupby(enumerate(columns), key=lambda pair: pair[1] - pair[0]):
             members = [column for _, column in run]
@@ -184,7 +184,7 @@ class Columns:
     def positions(self) -> np.ndarray:
         """For each element along the columns' axis, its position in the array."""
         assert self.axis is not None
-        cut = self._there[self.axis]
+        cut = self._array_cuts[self.axis]
         return np.concatenate([np.arange(cut.start(c), cut.stop(c)) for c in self.columns])
 
 

@@ -84,7 +84,8 @@ class CopyArray(Reencoded):
 
         target = arrays.planned(self.target, store=store)
         if self.is_encoded:
-            return [sinks.copy_encoded([sinks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
+            copy = sinks.ColumnCopy(self.source, self.columns, self.columns)
+            return [sinks.copy_encoded([copy], target, memory.spec())]
         reader = self.reader()
         view = sinks.DecodedSink(target, self.columns)
         return [chunks.put(reader, view, memory.spec(), extra_mem=reader.decode_mem())]

@@ -200,7 +200,7 @@ class PutSamples:
         The chunk columns that are copied verbatim, and those that are re-encoded.
     block
         The number of chunks along each axis per task.
-    together
+    max_chunks
         The maximal number of chunks that one task copies from several sources.
     regrouped
         The columns of objects that are assembled from chunks copied verbatim, where the target or a part has shards.
@@ -220,7 +220,7 @@ class PutSamples:
     copied: tuple[Copied, ...]
     decoded: tuple[int, ...]
     block: tuple[int, ...]
-    together: int = 1
+    max_chunks: int = 1
     regrouped: tuple[int, ...] = ()
     origins: tuple[Copied, ...] = ()
     reencoded: tuple[int, ...] = ()
@@ -298,8 +298,8 @@ class PutSamples:
 
         block = memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer)
         n_copied = sum(put._columns(c.columns).n_chunks for c in copied)
-        (together,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0) if n_copied else (1,)
-        return replace(put, block=block, together=together)
+        (max_chunks,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0) if n_copied else (1,)
+        return replace(put, block=block, max_chunks=max_chunks)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
         array = self.target if array is None else array
@@ -394,15 +394,13 @@ class PutSamples:
         spec = memory.spec()
         target = arrays.planned(self.target, store=store)
         result = []
-        sources = [(self.parts[c.source].array, c.source_columns, self._columns(c.columns)) for c in self.copied]
-        pieces = [
-            sinks.Piece(source, self._columns(theirs, source), ours)
-            for source, theirs, ours in sources
-            if ours.n_chunks
-        ]
-        if pieces:
-            extra = max(extra_mem(piece.source, arrays.outer_chunks(target)) for piece in pieces)
-            result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
+        sources = [(self.parts[c.source].array, c) for c in self.copied if self._columns(c.columns).n_chunks]
+        if sources:
+            copies = [
+                sinks.ColumnCopy(a, self._columns(c.source_columns, a), self._columns(c.columns)) for a, c in sources
+            ]
+            extra = max(extra_mem(array, arrays.outer_chunks(target)) for array, _ in sources)
+            result.append(sinks.copy_encoded(copies, target, spec, max_chunks=self.max_chunks, extra_mem=extra))
         if self._columns(self.regrouped).n_chunks:
             result.append(sinks.regroup(self._regrouped(store), self._columns(self.regrouped), target, spec))
         joined = self._joined(store)

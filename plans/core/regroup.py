@@ -73,7 +73,7 @@ class Origin:
         of, to = np.array(self.columns, "i8") // ours[self.axis], np.array(self.to, "i8") // counts[self.axis]
         blocks = np.searchsorted(target.columns, to) // target.block[self.axis]
         pairs = np.unique(np.stack([blocks, of]), axis=1)
-        return others * np.bincount(pairs[0], minlength=len(target.grid_blocks[self.axis]))
+        return others * np.bincount(pairs[0], minlength=target.block_grid[self.axis])
 
 
 def _overlapped(n: int, per_object: int, n_objects: int) -> int:

@@ -24,7 +24,7 @@ type EncodedChunks = list[tuple[tuple[int, ...], zarr_objects.Encoded]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class ColumnCopy:
     """Chunk columns of an array to copy verbatim to columns of a target; both have the same grid and blocks."""
 
     source: AnyArray
@@ -33,13 +33,13 @@ class Piece:
 
     @property
     def n_blocks(self) -> int:
-        return math.prod(map(len, self.columns.grid_blocks))
+        return math.prod(self.columns.block_grid)
 
     def _coords(self, columns: Columns, number: int) -> list[tuple[int, ...]]:
-        index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in columns.grid_blocks]))
+        index = tuple(int(i) for i in np.unravel_index(number, columns.block_grid))
         return [at for _, at in columns.coords(columns.cells(index))]
 
-    def share(self, number: int) -> "Piece":
+    def share(self, number: int) -> "ColumnCopy":
         """The part that a task needs to copy one block."""
         source: AnyArray | Regrouped = self.source
         if not isinstance(source, Regrouped):
@@ -56,52 +56,52 @@ class Piece:
 
 @dataclass(frozen=True)
 class _EncodedTask:
-    """The pieces that one task copies: several of one block each, or block `number` of a single piece."""
+    """The copies that one task makes: several of one block each, or block `number` of a single one."""
 
-    pieces: tuple[Piece, ...]
+    copies: tuple[ColumnCopy, ...]
     number: int = 0
 
     def block(self, _: tuple[int, ...]) -> np.ndarray:
         """Read all chunks, as one list."""
         values = np.empty(1, dtype=object)
-        values[0] = [chunk for piece in self.pieces for chunk in piece.chunks(self.number)]
+        values[0] = [chunk for copy in self.copies for chunk in copy.chunks(self.number)]
         return values
 
 
 @dataclass(frozen=True)
 class EncodedReader:
     """
-    Reader of the encoded chunks of pieces of one target, as one list for each task.
+    Reader of the encoded chunks that are copied to one target, as one list for each task.
 
     Attributes
     ----------
-    pieces
-        The pieces to copy. A task takes one block of a piece, or several pieces of one block each.
-    together
-        The maximal number of chunks in a task of several pieces.
+    copies
+        The copies to make. A task makes one block of a copy, or several copies of one block each.
+    max_chunks
+        The maximal number of chunks in a task of several copies.
     """
 
-    pieces: tuple[Piece, ...]
-    together: int
+    copies: tuple[ColumnCopy, ...]
+    max_chunks: int
 
     dtype = np.dtype(object)
 
     @cached_property
-    def _groups(self) -> tuple[list[int], list[tuple[Piece, ...]]]:
-        """The first task of each group of pieces, and the groups: one piece, or several of one block each."""
+    def _groups(self) -> tuple[list[int], list[tuple[ColumnCopy, ...]]]:
+        """The first task of each group of copies, and the groups: one copy, or several of one block each."""
         starts: list[int] = []
-        groups: list[list[Piece]] = []
+        groups: list[list[ColumnCopy]] = []
         n_tasks = n_chunks = 0
-        for piece in self.pieces:
-            is_one_block = piece.n_blocks == 1
-            if groups and is_one_block and n_chunks + piece.columns.n_chunks <= self.together:
-                groups[-1].append(piece)
-                n_chunks += piece.columns.n_chunks
+        for copy in self.copies:
+            is_one_block = copy.n_blocks == 1
+            if groups and is_one_block and n_chunks + copy.columns.n_chunks <= self.max_chunks:
+                groups[-1].append(copy)
+                n_chunks += copy.columns.n_chunks
             else:
                 starts.append(n_tasks)
-                groups.append([piece])
-                n_tasks += piece.n_blocks
-                n_chunks = piece.columns.n_chunks if is_one_block else self.together  # several blocks fill a group
+                groups.append([copy])
+                n_tasks += copy.n_blocks
+                n_chunks = copy.columns.n_chunks if is_one_block else self.max_chunks  # several blocks fill a group
         return starts, [tuple(group) for group in groups]
 
     @property
@@ -114,7 +114,7 @@ class EncodedReader:
         starts, groups = self._groups
         group = bisect_right(starts, index[0]) - 1
         number = index[0] - starts[group]
-        return _EncodedTask(tuple(piece.share(number) for piece in groups[group]), number)
+        return _EncodedTask(tuple(copy.share(number) for copy in groups[group]), number)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         return self.share(index).block(index)
@@ -127,7 +127,7 @@ class EncodedSink(BlockSink):
         super().__init__((len(reader.blocks[0]),), np.dtype(object), (1,))
         self.array, self.path = array, array.path
         # identifies the sink in names of operations; a digest, so that the columns are not sent to workers
-        columns = repr([piece.columns for piece in reader.pieces]).encode()
+        columns = repr([copy.columns for copy in reader.copies]).encode()
         self.columns = hashlib.blake2b(columns, digest_size=8).hexdigest()
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
@@ -138,11 +138,11 @@ class EncodedSink(BlockSink):
 
 
 def copy_encoded(
-    pieces: Sequence[Piece],
+    copies: Sequence[ColumnCopy],
     target: AnyArray,
     spec: cubed.Spec,
     *,
-    together: int = 1,
+    max_chunks: int = 1,
     extra_mem: int = 0,
     shared: bool = False,
 ) -> cubed.Array:
@@ -151,30 +151,30 @@ def copy_encoded(
 
     Parameters
     ----------
-    pieces
-        The pieces to copy: at least one, none of them empty.
+    copies
+        The copies to make: at least one, none of them empty.
     target
         The array that is written.
     spec
         Cubed's memory limits.
-    together
+    max_chunks
         As in `EncodedReader`.
     extra_mem
         Memory needed to compute a chunk of a view, in bytes.
     shared
-        Whether each task is sent only its share of the reader. Always so if there are several pieces.
+        Whether each task is sent only its share of the reader. Always so if there are several copies.
     """
-    reader = EncodedReader(tuple(pieces), together)
-    sizes = (max(together, math.prod(p.columns.block)) * p.columns.chunk_bytes(target) for p in pieces)
+    reader = EncodedReader(tuple(copies), max_chunks)
+    sizes = (max(max_chunks, math.prod(c.columns.block)) * c.columns.chunk_bytes(target) for c in copies)
     # chunks are in memory encoded, once read and once to be written; they are hardly larger than decoded
     extra = 2 * max(sizes) + extra_mem
-    return put(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
+    return put(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(copies) > 1)
 
 
 def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:
     """Return a Cubed array that assembles the objects of some columns from chunks when computed."""
-    piece, extra = Piece(cast("AnyArray", source), columns, columns), source.read_mem(columns)
-    return copy_encoded([piece], target, spec, extra_mem=extra, shared=len(source.origins) > 1)
+    copy, extra = ColumnCopy(cast("AnyArray", source), columns, columns), source.read_mem(columns)
+    return copy_encoded([copy], target, spec, extra_mem=extra, shared=len(source.origins) > 1)
 
 
 class DecodedSink(BlockSink):
