@@ -288,12 +288,12 @@ def _names(dag: nx.MultiDiGraph) -> dict[str, str]:
 
 
 def tasks_of(plan: FinalizedPlan | None) -> dict[str, int]:
-    """The number of tasks of each named operation; `without` can skip these tasks."""
+    """The number of tasks of each named operation; `without_tasks` can skip these tasks."""
     nodes = () if plan is None else plan.dag.nodes.values()
     return {name: node["primitive_op"].num_tasks for node in nodes if (name := _name(node))}
 
 
-def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]) -> FinalizedPlan | None:
+def without_tasks(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]) -> FinalizedPlan | None:
     """
     The plan without some of its tasks; None if no task is left.
 
@@ -363,7 +363,7 @@ def execute(plans: Sequence[tuple[FinalizedPlan, OnReport]], executor: Any) -> N
     executor
         Runs the tasks. `plan_of` returns the plan of a task's error.
     """
-    plan = _together([plan for plan, _ in plans])
+    plan = _merged([plan for plan, _ in plans])
     plan.execute(executor=executor, callbacks=[_Reports([on_report for _, on_report in plans])])
 
 
@@ -373,7 +373,7 @@ def plan_of(error: BaseException) -> int | None:
     return plan if isinstance(plan, int) else None
 
 
-def _together(plans: Sequence[FinalizedPlan]) -> FinalizedPlan:
+def _merged(plans: Sequence[FinalizedPlan]) -> FinalizedPlan:
     """Merge plans into one: each generation has the tasks of all plans, and each node has the index of its plan."""
     if len(plans) == 1:
         return plans[0]

@@ -119,7 +119,7 @@ class Withdrawn:
         hashes = self.hashes.union(*(_new_hashes(key, sample, stays) for sample in samples))
         return replace(self, check=_check(self._key), hashes=hashes, stored_key=stored_key)
 
-    def without(self, samples: Iterable[str]) -> "Withdrawn":
+    def without_samples(self, samples: Iterable[str]) -> "Withdrawn":
         """Delete the hashes of samples that were added again."""
         key = _derived(self._key)
         readmitted = (digest for sample in samples for digest in _hashes(key, sample))
@@ -277,7 +277,7 @@ def readmitting(plan: Plan, before: Vcz, returning: Sequence[str]) -> Plan:
     """The plan, with the hashes of returning samples deleted and the samples counted."""
     if not returning:
         return plan
-    after, edit = Withdrawn.of(plan.store, before).without(returning).recorded_in(plan.after)
+    after, edit = Withdrawn.of(plan.store, before).without_samples(returning).recorded_in(plan.after)
     counts = {**plan.counts, "samples returning": len(returning)}
     return replace(plan.recording((), (edit,)), after=after, counts=counts)
 

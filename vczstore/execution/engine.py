@@ -564,7 +564,7 @@ class Execution:
         StorageError
             If the tasks have written more or fewer chunks than planned: nothing may be committed then.
         """
-        from plans.core.cubed_backend import tasks_of, without
+        from plans.core.cubed_backend import tasks_of, without_tasks
 
         journal, planned = self.journal, plan.encoded_chunks + plan.decoded_chunks
 
@@ -579,7 +579,7 @@ class Execution:
         journal.begin(step, tasks_of(writes))
         run.resumed_chunks = journal.chunks
         try:
-            if writes is not None and (pending := without(writes, journal.done)) is not None:
+            if writes is not None and (pending := without_tasks(writes, journal.done)) is not None:
                 yield Tasks("writing", pending, run, on_report, n_done=writes.num_tasks - pending.num_tasks)
         finally:
             journal.save()

@@ -116,7 +116,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     assert cubed_backend.tasks_of(cubed_backend.compile_plan([written, same], "test")) == {}, (
         "names have to tell operations apart"
     )
-    remaining = cubed_backend.without(plan, {operation: {(0, 0), (2, 1)}})
+    remaining = cubed_backend.without_tasks(plan, {operation: {(0, 0), (2, 1)}})
     assert remaining is not None
     assert remaining.num_tasks == 7
     engine, reports = executors.create(name, max_workers=2), list[task_report.TaskReport]()
@@ -127,7 +127,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     expected = source[...] + 1
     expected[0:4, 0:3] = expected[8:10, 3:6] = 0
     np.testing.assert_array_equal(target[...], expected)
-    assert cubed_backend.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
+    assert cubed_backend.without_tasks(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
