@@ -134,8 +134,8 @@ def compile_append(
         if_stopped=IF_STOPPED,
         counts={"sources": len(sources), "samples added": new - old, **summary.counts, **kept.counts, **change.counts},
         notes={**summary.notes, **kept.notes, **change.notes(arrays_of.wider, widening)},
-        last=(ALLELE,),
-        first=change.first,
+        written_last=(ALLELE,),
+        first_steps=change.first,
         chunks_of_store=change.chunks_of_store(widening),
     )
     if insertions is None:
@@ -239,7 +239,7 @@ def _completion(
     n = vcz.n_samples - sum(source.n_samples for source in sources)
     before = vcz.planned(vcz.resized(n), vcz.sample_ids[:n])
     plan = compile_append(store, before, sources, memory, findings=findings, **more)
-    if plan.first:  # the interrupted append would have done these steps before its samples became visible
+    if plan.first_steps:  # the interrupted append would have done these steps before its samples became visible
         check_samples(OPERATION, vcz, sources)
     checks = [HasSamples(store.label, write) for write in plan.writes if isinstance(write, PutSamples)]
     return replace(complete_append(store, vcz, memory), checks=(*plan.checks, *checks))
@@ -358,7 +358,7 @@ def copying_directly(
         If chunks would be re-encoded; the message names their arrays.
     """
     plan = yield from stages
-    steps = (*plan.first, plan)
+    steps = (*plan.first_steps, plan)
     names = {
         w.name: w.decoded_chunks for step in steps for w in step.writes if w.name != SAMPLE_ID and w.decoded_chunks
     }

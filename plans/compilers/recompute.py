@@ -112,7 +112,7 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
         if_stopped="some values of the fields may be new already",
         counts={"fields recomputed": len(fields)},
         notes=notes,
-        first=first,
+        first_steps=first,
     )
 
 

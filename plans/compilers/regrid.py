@@ -343,4 +343,4 @@ def _in_place(
     store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
     writes, preparations = keep_columns(store, vcz, n_unchanged, puts, others)
     rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
-    return replace(plan, edits=(), first=(rewriting,))
+    return replace(plan, edits=(), first_steps=(rewriting,))

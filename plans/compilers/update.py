@@ -123,7 +123,7 @@ def compile_update(
         },
         notes={**summary.notes, **kept.notes, **growth.notes},
         preparations=marks,
-        first=change.first,
+        first_steps=change.first,
         chunks_of_store=growth.chunks_of_store,
     )
 
@@ -182,7 +182,7 @@ def _inserting(
         if_stopped=IF_STOPPED,
         counts={"sources": len(change.sources), "samples updated": n_updated, **summary.counts, **change.counts},
         notes={**summary.notes, **change.notes(of_store.wider, ())},
-        last=(ALLELE,),
+        written_last=(ALLELE,),
         chunks_of_store=sum(write.decoded_chunks for write in calls),
     )
     return insertions.in_place(plan, of_store.every)

@@ -232,7 +232,7 @@ class Plan:
         What the user can do after an interruption.
     preparations
         Writes by the driver before everything else, which readers do not notice, such as new arrays without samples.
-    first
+    first_steps
         Plans that run before this one, after the same checks, as parts of it. They read the store as it was before any
         of them ran; see `from_store`.
     conclude
@@ -241,7 +241,7 @@ class Plan:
         For a copy, the state of the source, which must still be the same once everything is written; else None.
     chunks_of_store
         How many of the `decoded_chunks` hold only values that are already in the store.
-    last
+    written_last
         Names of arrays that are written only after all others; they come last in `writes`.
     """
 
@@ -260,15 +260,15 @@ class Plan:
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
     copied_from: "CopiedFrom | None" = None
-    last: tuple[str, ...] = ()
-    first: "tuple[Plan, ...]" = ()
+    written_last: tuple[str, ...] = ()
+    first_steps: "tuple[Plan, ...]" = ()
     chunks_of_store: int = 0
     way_out: str = "run the same command again to complete it"
 
     @property
     def steps(self) -> "tuple[Plan, ...]":
         """The plans that run, in order."""
-        return (*self.first, replace(self, first=()) if self.first else self)
+        return (*self.first_steps, replace(self, first_steps=()) if self.first_steps else self)
 
     @property
     def _all_writes(self) -> tuple[Write, ...]:
@@ -276,19 +276,21 @@ class Plan:
 
     def recording(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> "Plan":
         """The plan with edits that record it in the store, added to the step that makes its changes visible."""
-        if self.first and not (self.writes or self.edits):  # the whole store is replaced
-            *before, last = self.first
-            return replace(self, first=(*before, replace(last, edits=(*last.edits, *edits))))
+        if self.first_steps and not (self.writes or self.edits):  # the whole store is replaced
+            *before, last = self.first_steps
+            return replace(self, first_steps=(*before, replace(last, edits=(*last.edits, *edits))))
         return replace(self, preparations=(*self.preparations, *preparations), edits=(*self.edits, *edits))
 
     def summarized(self) -> "Plan":
         """The plan for display only, without what is needed to run it, such as sample IDs."""
         after = replace(self.after, planned_ids=None)
-        return replace(self, checks=(), writes=(), edits=(), preparations=(), first=(), conclude=None, after=after)
+        return replace(
+            self, checks=(), writes=(), edits=(), preparations=(), first_steps=(), conclude=None, after=after
+        )
 
     def on(self, store: "Store") -> "Plan":
         """The plan for another branch of its store, which must be in the same state."""
-        return replace(self, store=store, first=tuple(plan.on(store) for plan in self.first))
+        return replace(self, store=store, first_steps=tuple(plan.on(store) for plan in self.first_steps))
 
     def from_store(self, store: "ZarrStore") -> "Plan":
         """The plan with the inputs of re-encoding read from `store`, which has the results of the earlier steps."""
@@ -357,7 +359,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether the plan is a no-op, with nothing to commit."""
-        return not (self.writes or self.preparations or self.edits or self.conclude or self.first)
+        return not (self.writes or self.preparations or self.edits or self.conclude or self.first_steps)
 
     @property
     def encoded_chunks(self) -> int:
@@ -426,7 +428,7 @@ class Plan:
 
             opened = Opened()
         first, last = (
-            [array for w in writes if (w.name in self.last) == is_last for array in arrays_of(w)]
+            [array for w in writes if (w.name in self.written_last) == is_last for array in arrays_of(w)]
             for is_last in (False, True)
         )
         return cubed_backend.compile_plan(first, self.operation, last=last)

@@ -162,7 +162,7 @@ class ArrayInsertions:
             edits=(*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate),
             after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
             notes={**plan.notes, **self._note(plan)},
-            last=(),  # tasks do not read what they write
+            written_last=(),  # tasks do not read what they write
         )
 
     def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
@@ -188,7 +188,7 @@ class ArrayInsertions:
             writes=(*self.links(after), *plan.writes),
             preparations=(LinkAllBut.of(store, frozenset(self.views)), *plan.preparations),
         )
-        return replace(plan, writes=(), preparations=(), edits=(), last=(), first=(replacement,))
+        return replace(plan, writes=(), preparations=(), edits=(), written_last=(), first_steps=(replacement,))
 
     def copies(self, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
         """

@@ -110,5 +110,5 @@ def with_job(plan: Plan, job: str, known: int) -> Plan:
         plan,
         preparations=tuple(map(stamped, plan.preparations)),
         edits=tuple(map(stamped, plan.edits)),
-        first=tuple(with_job(earlier, job, known) for earlier in plan.first),
+        first_steps=tuple(with_job(earlier, job, known) for earlier in plan.first_steps),
     )

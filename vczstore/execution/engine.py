@@ -208,7 +208,7 @@ def _attempt(
 def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal:
     """Return the journal from which an interrupted run resumes; a disabled one if resuming is off or not worthwhile."""
     store, (plan, *_) = operation.store, plans
-    is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first
+    is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first_steps
     if not (is_kept and isinstance(store, str | os.PathLike) and writes_much(plans)):
         return Journal(None, {})
     states = [(source.identity, source.stamp) for source in compiling.sources]
@@ -615,7 +615,7 @@ def commit(transaction: Transaction, message: str, metadata: Mapping[str, Any]) 
 
 
 class _Step(NamedTuple):
-    """One of `Plan.steps` with its own `Run`, the index of that plan, and whether the step is in its `Plan.first`."""
+    """One of `Plan.steps` with its own `Run`, the index of that plan, and whether it is in `Plan.first_steps`."""
 
     plan: Plan
     run: Run
@@ -624,7 +624,7 @@ class _Step(NamedTuple):
 
 
 def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
-    """Expand each plan into its steps. Steps in `Plan.first` get a new `Run`, the last step that of the plan."""
+    """Expand each plan into its steps. Steps in `Plan.first_steps` get a new `Run`, the last step that of the plan."""
     result = []
     for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
         *first, last = plan.steps
@@ -633,7 +633,7 @@ def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
 
 
 def _with_first_steps(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
-    """Add the runs of the steps in `Plan.first` to the runs of their plans, in place; return the latter."""
+    """Add the runs of the steps in `Plan.first_steps` to the runs of their plans, in place; return the latter."""
     for step in steps:
         if step.is_first:
             runs[step.plan_index].include(step.run)

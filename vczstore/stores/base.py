@@ -555,7 +555,7 @@ class Store(Lockable, Protocol):
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
         """
-        Context for writing a plan of `Plan.first`, which precedes another plan of the same operation.
+        Context for writing a plan of `Plan.first_steps`, which precedes another plan of the same operation.
 
         It yields the operation's `transaction`; for a folder that is replaced, a separate transaction that is committed
         on exit, after a call of `check`.

@@ -179,7 +179,7 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
     store, plans = checked.works[name].store, checked.executions[name].plans if name in checked.executions else ()
     if store is None:
         return True
-    hidden = bool(plans) and not any(plan.first or plan.chunks_of_store for plan in plans)
+    hidden = bool(plans) and not any(plan.first_steps or plan.chunks_of_store for plan in plans)
     return hidden and len(plans) == 1 and store.open().state == record.parts[name].base
 
 
