@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -189,12 +190,13 @@ def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
     return {contig: length for contig, (length, _) in first_lengths.items()}
 
 
-_NORMALISE = "express the source over the store with vczstore normalise first"
-
-
 def _or_harmonise(operation: str) -> str:
     """Advice for the error message where variants or alleles differ; empty if the operation has no such option."""
-    return {"append": ", or say --harmonise", "update": f", or {_NORMALISE}"}.get(operation, "")
+    advice = {
+        "append": ", or say --harmonise",
+        "update": ", or express the source over the store with vczstore normalise first",
+    }
+    return advice.get(operation, "")
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
@@ -263,15 +265,6 @@ def check_attributes(operation: str, label: str, name: str, ours: AnyArray, thei
         )
 
 
-def _is_text(dtype: np.dtype) -> bool:
-    return dtype.kind in "TU"
-
-
-def _is_bytes(dtype: np.dtype) -> bool:
-    """Whether values are bytes. They are not cast to text: NumPy would turn ``b"A"`` into ``"b'A'"``."""
-    return dtype.kind in "OS"
-
-
 def fits(source: np.dtype, store: np.dtype) -> bool:
     """
     Whether the dtype of a store can hold every value of a source's dtype, including missing values.
@@ -283,13 +276,13 @@ def fits(source: np.dtype, store: np.dtype) -> bool:
     """
     if source == store:
         return True
-    if _is_text(source) and _is_text(store):
+    if source.kind in "TU" and store.kind in "TU":
         return store.kind != "U" or (source.kind == "U" and source.itemsize <= store.itemsize)
     if (source.kind in "iu" and store.kind in "iu") or source.kind == store.kind == "f":
         return np.can_cast(source, store, "safe")
-    if _is_bytes(source) and store.kind == "O":
-        return True
-    return source.kind == store.kind == "S" and source.itemsize <= store.itemsize
+    if source.kind in "OS":  # bytes, which are not cast to text: NumPy would turn b"A" into "b'A'"
+        return store.kind == "O" or (source.kind == store.kind and source.itemsize <= store.itemsize)
+    return False
 
 
 # ---- data -----------------------------------------------------------------------------------
@@ -409,8 +402,7 @@ class SameVariants:
             for i, (a, b) in enumerate(pairs):
                 if a != b:
                     ours, theirs = str(a), str(b)
-                    at = next((n for n, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), None)
-                    at = min(len(ours), len(theirs)) if at is None else at
+                    at = len(os.path.commonprefix([ours, theirs]))
                     return f" ({name} {i} of the source is {_from(theirs, at)}, of the store {_from(ours, at)})"
         return ""
 
