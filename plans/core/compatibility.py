@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -402,7 +401,8 @@ class SameVariants:
             for i, (a, b) in enumerate(pairs):
                 if a != b:
                     ours, theirs = str(a), str(b)
-                    at = len(os.path.commonprefix([ours, theirs]))
+                    at = next((n for n, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), None)
+                    at = min(len(ours), len(theirs)) if at is None else at
                     return f" ({name} {i} of the source is {_from(theirs, at)}, of the store {_from(ours, at)})"
         return ""
 

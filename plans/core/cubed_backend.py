@@ -126,18 +126,9 @@ class _Assigning(Iterable[list[int]]):
 
 def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0, **into: Any) -> cubed.Array:
     """
-    A Cubed array of a reader's blocks.
+    A Cubed array of a reader's blocks. `into` are Cubed's options for their destination; see `put`.
 
-    Parameters
-    ----------
-    reader
-        Produces the blocks.
-    spec
-        Cubed's memory limits.
-    extra_mem
-        Memory needed to produce one block, in addition to the block itself, in bytes.
-    **into
-        Cubed's options for the destination of blocks; see `put`.
+    `extra_mem` are the bytes needed to produce one block, in addition to the block itself.
     """
     return cubed.map_blocks(
         _read_block,
@@ -206,21 +197,9 @@ def compile_plan(
     targets: Sequence[cubed.Array], operation: str, *, last: Sequence[cubed.Array] = ()
 ) -> FinalizedPlan | None:
     """
-    Compile arrays that write to sinks into one plan whose tasks report to the driver.
+    Compile arrays of `write` or `put` into one plan whose tasks report to the driver; None if there are no arrays.
 
-    Parameters
-    ----------
-    targets
-        Cubed arrays from `write` or `put`.
-    operation
-        Name for messages.
-    last
-        Cubed arrays that are computed only after all `targets`.
-
-    Returns
-    -------
-    FinalizedPlan or None
-        None if there are no arrays, since Cubed has no empty plan.
+    The arrays `last` are computed only after all `targets`.
 
     Raises
     ------
@@ -294,16 +273,7 @@ def tasks_of(plan: FinalizedPlan | None) -> dict[str, int]:
 
 
 def without_tasks(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]) -> FinalizedPlan | None:
-    """
-    The plan without some of its tasks; None if no task is left.
-
-    Parameters
-    ----------
-    plan
-        A plan from `compile_plan`.
-    done
-        The coordinates of the tasks to skip, by the names of their operations.
-    """
+    """The plan without the tasks `done`, coordinates by the names of operations; None if no task is left."""
     dag = nx.MultiDiGraph(plan.dag)
     for node in dag.nodes.values():
         if skipped := done.get(_name(node), ()):
@@ -354,14 +324,9 @@ class _Reports(cubed.Callback):
 
 def execute(plans: Sequence[tuple[FinalizedPlan, OnReport]], executor: Any) -> None:
     """
-    Run plans on a Cubed executor, all in one queue of tasks.
+    Run plans on a Cubed executor, all in one queue of tasks, each with a callback for the reports of its tasks.
 
-    Parameters
-    ----------
-    plans
-        Plans from `compile_plan`, each with a callback for the reports of its tasks.
-    executor
-        Runs the tasks. `plan_of` returns the plan of a task's error.
+    For an error of a task, `plan_of` returns the plan.
     """
     plan = _merged([plan for plan, _ in plans])
     plan.execute(executor=executor, callbacks=[_Reports([on_report for _, on_report in plans])])

@@ -78,16 +78,9 @@ class Part:
 
     def put(self, values: np.ndarray, axis: int, here: Region, there: Region) -> None:
         """
-        Copy the samples of a region of the target into a block, one chunk column of the array after the other.
+        Copy samples to a region of the block `values`, which is `there` in the target and `here` in the block.
 
-        Parameters
-        ----------
-        values
-            The block.
-        axis
-            The samples axis.
-        here, there
-            The region in block coordinates, and in target coordinates.
+        The chunk columns of the array are read one after the other.
         """
         of, to = self.within(there[axis])
         to = to + here[axis].start - there[axis].start

@@ -110,18 +110,7 @@ def compile_each[W](
     operation: str, compilers: Mapping[str, Callable[[], W]], memory: Memory, instead: str = ""
 ) -> dict[str, W]:
     """
-    Compile the write of each array.
-
-    Parameters
-    ----------
-    operation
-        Name for the message.
-    compilers
-        Functions that compile the writes, by the name of the array.
-    memory
-        Memory limits of a task.
-    instead
-        What the user can do other than allow more memory, for the message.
+    Compile the write of each array, by its name; `instead` as in `memory_error`.
 
     Raises
     ------

@@ -147,8 +147,10 @@ class Regrouped:
         """Bytes needed for the objects that a block is assembled from; encoded ones are hardly larger than decoded."""
         counts = chunk_counts(self.target)
         needed = sum(arrays.chunk_bytes(o.array) * np.asarray(o.overlapped(columns, counts)) for o in self.origins)
-        values = self.reencoded
-        encoding = 0 if values is None else values.decode_mem() + 2 * _block_bytes(values, self.target)
+        encoding = 0
+        if (values := self.reencoded) is not None:
+            block_bytes = prod(values.columns.block_shape) * arrays.element_bytes(self.target)
+            encoding = values.decode_mem() + 2 * block_bytes
         return int(np.max(needed, initial=0)) + encoding
 
 
@@ -179,10 +181,6 @@ def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
         encoded_chunks.check_frames(theirs.chunks, [outer] * len(chosen), chosen)
         result |= zip((cell for cell, _ in wanted[outer]), chosen, strict=True)
     return result
-
-
-def _block_bytes(values: Values, target: AnyArray) -> int:
-    return prod(values.columns.block_shape) * arrays.element_bytes(target)
 
 
 def _blocks(values: Values, counts: Cell, at: Sequence[int]) -> list[Cell]:

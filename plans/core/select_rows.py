@@ -76,18 +76,7 @@ class Rows:
 
 
 def read_rows(array: AnyArray, axis: int, positions: np.ndarray, others: tuple[slice, ...] = ()) -> np.ndarray:
-    """
-    Read rows of an array, one chunk along `axis` after the other.
-
-    Parameters
-    ----------
-    array, axis
-        The array, and its axis of rows.
-    positions
-        The rows, in order.
-    others
-        The slices along the other axes; all by default.
-    """
+    """Read rows of an array, one chunk along `axis` after the other; `others` are the slices along the other axes."""
     others = others or tuple(slice(0, n) for i, n in enumerate(array.shape) if i != axis)
     lengths = [s.stop - s.start for s in others]
     values = np.empty((*lengths[:axis], len(positions), *lengths[axis:]), dtype=array.dtype)

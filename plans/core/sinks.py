@@ -147,22 +147,10 @@ def copy_encoded(
     shared: bool = False,
 ) -> cubed.Array:
     """
-    Return a Cubed array that copies chunk columns verbatim when computed.
+    Return a Cubed array that makes copies, at least one and none of them empty, when it is computed.
 
-    Parameters
-    ----------
-    copies
-        The copies to make: at least one, none of them empty.
-    target
-        The array that is written.
-    spec
-        Cubed's memory limits.
-    max_chunks
-        As in `EncodedReader`.
-    extra_mem
-        Memory needed to compute a chunk of a view, in bytes.
-    shared
-        Whether each task is sent only its share of the reader. Always so if there are several copies.
+    `extra_mem` are the bytes needed to compute a chunk of a view. If `shared`, and always if there are several copies,
+    each task is sent only its share of the reader.
     """
     reader = EncodedReader(tuple(copies), max_chunks)
     sizes = (max(max_chunks, math.prod(c.columns.block)) * c.columns.chunk_bytes(target) for c in copies)
