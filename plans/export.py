@@ -241,21 +241,19 @@ class Export(Operation):
         """The regions to export; their contigs must be in the store."""
         from plans.variants.regions import parse_region, read_regions_file, require_contigs
 
-        if self.regions_file is None:
+        if self.regions_file is not None:
+            regions, named_in = read_regions_file("export", Path(self.regions_file)), str(self.regions_file)
+        else:
             contigs = vcz.table("contig_id").tolist() if self.regions else ()
-            regions = [parse_region("export", text, contigs) for text in self.regions or ()]
-            require_contigs("export", vcz, regions, "--regions")
-            return regions
-        regions = read_regions_file("export", Path(self.regions_file))
-        require_contigs("export", vcz, regions, str(self.regions_file))
+            regions, named_in = [parse_region("export", text, contigs) for text in self.regions or ()], "--regions"
+        require_contigs("export", vcz, regions, named_in)
         return regions
 
     def _named(self) -> tuple[Sequence[str], bool]:
         """The named samples, and whether all samples except these are exported."""
         if self.samples_file is None:
-            first, *others = self.samples or ("",)
-            is_complement = first.startswith("^")
-            return [first.removeprefix("^"), *others] if self.samples else (), is_complement
+            names = self.samples or ()  # only the first may begin with ^
+            return [name.removeprefix("^") for name in names], any(name.startswith("^") for name in names)
         from vczstore.configuration.lists import read_lines
 
         is_complement = str(self.samples_file).startswith("^")
