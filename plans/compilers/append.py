@@ -7,7 +7,7 @@ encoded. Nothing else is read or written, so the cost depends on the batch, not 
 
 import itertools
 import math
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -440,12 +440,6 @@ class HasSamples:
 
         n = self.write.target.shape[0]
         return [scan_tasks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
-
-    def by_zarr(self) -> Iterator[str]:
-        n = self.write.target.shape[0]
-        for start in range(0, n, self._rows):
-            if (found := self.look(slice(start, min(n, start + self._rows)))) is not None:
-                yield found
 
     def error(self, found: str) -> SampleError:
         """An error for samples that have the same IDs, but other values of the array `found`."""

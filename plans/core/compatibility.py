@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -300,7 +300,7 @@ class SameVariants:
     store: Vcz
     source: Vcz
 
-    def look(self, rows: slice) -> int | None:
+    def scan(self, rows: slice) -> int | None:
         """The first row in a range that differs; None if none does."""
         first = [self._differs(name, rows) for name in SITE_FIELDS]
         if first == [None] * len(first):
@@ -345,26 +345,23 @@ class SameVariants:
         a, b = (encoded_chunks.get_encoded(array, cells) for array in (ours, theirs))
         return all(_same_bytes(x, y) for x, y in zip(a, b, strict=True))
 
-    @property
-    def _sides(self) -> list[AnyArray]:
-        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in COMPARED if n in vcz.arrays]
-
-    def rows_per_task(self, memory: Memory) -> int:
+    def _rows_per_task(self, memory: Memory) -> int:
         """Number of rows per task: whole chunks of one side, the longest that fit into memory."""
-        lengths = sorted({arrays.outer_chunks(a)[0] for a in self._sides}, reverse=True)
-        chunk = next((n for n in lengths if self._look_mem(n) <= memory.free), lengths[-1])
-        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in self._sides)
-        return _rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._look_mem)
+        sides = [vcz.arrays[n] for vcz in (self.store, self.source) for n in COMPARED if n in vcz.arrays]
+        lengths = sorted({arrays.outer_chunks(a)[0] for a in sides}, reverse=True)
+        chunk = next((n for n in lengths if self._scan_mem(n) <= memory.free), lengths[-1])
+        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in sides)
+        return rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._scan_mem)
 
-    def _look_mem(self, rows: int) -> int:
+    def _scan_mem(self, rows: int) -> int:
         """Bytes needed to scan `rows` rows, one array after the other."""
         sides = self.store, self.source
-        together = [[vcz.arrays[name] for vcz in sides] for name in SITE_FIELDS]
+        groups = [[vcz.arrays[name] for vcz in sides] for name in SITE_FIELDS]
         names = ("variant_allele", LENGTH, END, SVLEN)
-        together += [[vcz.arrays[name] for name in names if name in vcz.arrays] for vcz in sides]
+        groups += [[vcz.arrays[name] for name in names if name in vcz.arrays] for vcz in sides]
         return max(
             sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0]) + 1) for a in in_memory)
-            for in_memory in together
+            for in_memory in groups
         )
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
@@ -372,15 +369,10 @@ class SameVariants:
 
         if not self.store.n_variants:
             return []
-        rows = self.rows_per_task(memory)
+        rows = self._rows_per_task(memory)
         store, source = (vcz.only(COMPARED) for vcz in (self.store, self.source))
-        look = replace(self, store=store, source=source).look  # other arrays are not sent to workers
-        return [scan_tasks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
-
-    def by_zarr(self) -> Iterator[int]:
-        for rows in _ranges(self.store.n_variants, self.rows_per_task(Memory())):
-            if (found := self.look(rows)) is not None:
-                yield found
+        scan = replace(self, store=store, source=source).scan  # other arrays are not sent to workers
+        return [scan_tasks.ScanReader(scan, self.store.n_variants, rows, tag, self._scan_mem(rows))]
 
     def error(self, found: int) -> VczstoreError:
         """An error that shows row `found` on both sides."""
@@ -455,7 +447,7 @@ class FitsDtype:
     dtype: np.dtype
     chosen: np.ndarray | None = None
 
-    def look(self, rows: slice) -> tuple[int, Any] | None:
+    def scan(self, rows: slice) -> tuple[int, Any] | None:
         """The first row in a range with a value that does not fit, and the value as text; None if all fit."""
         unfit = []
         for rest in itertools.product(*(cut.spans() for cut in arrays.cuts(self.array)[1:])):
@@ -481,26 +473,16 @@ class FitsDtype:
             self.dtype
         )
 
-    def rows_per_task(self, memory: Memory) -> int:
-        """Number of rows per task, a multiple of the chunk length."""
-        chunk = arrays.outer_chunks(self.array)[0]
-        row_bytes = 8 * math.prod(self.array.shape[1:])
-        return _rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._look_mem)
-
-    def _look_mem(self, rows: int) -> int:
+    def _scan_mem(self, rows: int) -> int:
         """Bytes needed to scan `rows` rows, one chunk column after the other."""
         return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         from plans.core import scan_tasks
 
-        rows = self.rows_per_task(memory)
-        return [scan_tasks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
-
-    def by_zarr(self) -> Iterator[tuple[int, Any]]:
-        for rows in _ranges(self.array.shape[0], self.rows_per_task(Memory())):
-            if (found := self.look(rows)) is not None:
-                yield found
+        chunk, row_bytes = arrays.outer_chunks(self.array)[0], 8 * math.prod(self.array.shape[1:])
+        rows = rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._scan_mem)
+        return [scan_tasks.ScanReader(self.scan, self.array.shape[0], rows, tag, self._scan_mem(rows))]
 
     def error(self, found: tuple[int, Any]) -> VczstoreError:
         """An error that names the row and the value."""
@@ -510,17 +492,18 @@ class FitsDtype:
         )
 
 
-def _rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, look_mem: Callable[[int], int]) -> int:
-    """Rows per task, a multiple of `chunk`: `TASK_BYTES` or a quarter of all, or `Memory.task_bytes`, if they fit."""
+def rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, scan_mem: Callable[[int], int]) -> int:
+    """
+    Rows per task, a multiple of `chunk`: `TASK_BYTES` or a quarter of all, or `Memory.task_bytes`, if they fit.
+
+    `scan_mem` returns the bytes that a task needs for a number of rows.
+    """
     n_chunks, chunk_bytes = math.ceil(n_rows / chunk), max(1, chunk * row_bytes)
     n_balanced = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
-    memory = replace(memory, task_bytes=max(memory.task_bytes, n_balanced * chunk_bytes))
-    return chunk * memory.n_per_task(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk))
-
-
-def _ranges(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
+    count = min(n_chunks, max(n_balanced, memory.task_bytes // chunk_bytes))
+    while count > 1 and (needed := scan_mem(count * chunk)) > memory.free:
+        count = count * memory.free // needed
+    return chunk * max(1, count)
 
 
 def data_checks(operation: str, vcz: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:

@@ -83,22 +83,6 @@ class Memory:
                 raise memory_error(operation, self.reserved + needed + SLACK, self.allowed)
             room = math.prod(block) * chunk_bytes * self.free // needed  # smaller than this block
 
-    def n_per_task(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
-        """
-        Find how many equal items a task needs to reach `task_bytes`, as far as memory allows; at least 1.
-
-        Parameters
-        ----------
-        n, n_bytes
-            The number of items, and the decoded bytes of one.
-        needed
-            Returns the bytes that a task needs for a given number of items.
-        """
-        count = min(n, self.task_bytes // max(1, n_bytes))
-        while count > 1 and needed(count) > self.free:
-            count = count * self.free // needed(count)
-        return max(1, count)
-
     def spec(self) -> Any:
         """The limits of memory and `work_dir` as a ``cubed.Spec``."""
         import cubed

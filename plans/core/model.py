@@ -1,7 +1,7 @@
 """The model of a plan, and the protocols of its parts. Compiling a plan reads only the data that determine the plan."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -39,9 +39,6 @@ class Scan(Protocol):
 
 class Check(Scan, Protocol):
     """A scan for violations of a condition that must hold before the first write."""
-
-    def by_zarr(self) -> Iterator[Any]:
-        """Scan in a plain loop, and yield every violation."""
 
     def error(self, found: Any) -> VczstoreError:
         """The error to raise for a violation. If there are several, the smallest one is reported."""

@@ -1,7 +1,7 @@
 """Tasks that scan ranges of rows, and report their findings to the driver."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,6 +69,11 @@ class ScanReader:
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         return _found([self.range(index[0])])
+
+    def findings(self) -> Iterator[Any]:
+        """Scan all ranges in this process, one after the other."""
+        for number in range(len(self.blocks[0])):
+            yield from (finding for _, finding in self.block((number,))[0])
 
 
 @dataclass(frozen=True)

@@ -452,7 +452,8 @@ class Execution:
         """Yield the checking tasks of one plan."""
         violations: list[tuple[int, Any]] = []
         if not self.has_tasks:
-            violations = [(i, violation) for i, check in enumerate(plan.checks) for violation in check.by_zarr()]
+            readers = ((i, reader) for i, check in enumerate(plan.checks) for reader in check.by_cubed(plan.memory, i))
+            violations = [(i, violation) for i, reader in readers for violation in reader.findings()]
         elif (checks := plan.cubed_checks()) is not None:
             yield Tasks("checking", checks, run, lambda report: violations.extend(report.found))
         if violations:

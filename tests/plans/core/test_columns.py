@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Columns, block_of, whole_columns
+from plans.core.compatibility import rows_per_task
 from plans.core.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.errors import MemoryLimitError
 from vczstore.vcz.cuts import Cuts, Width
@@ -190,7 +191,7 @@ def test_local_workers_all_have_something_to_do(shape: list[int], chunk_bytes: i
 )
 def test_a_scan_task_is_large_enough(n: int, n_bytes: int, free: int, task_bytes: int, each: float) -> None:
     memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
-    count = memory.n_per_task(n, n_bytes, lambda count: int(each * n_bytes * count))
+    count = rows_per_task(memory, n, 1, n_bytes, lambda count: int(each * n_bytes * count))
     assert 1 <= count <= n
     assert count == 1 or int(each * n_bytes * count) <= free
     possible = min(task_bytes, n * n_bytes, free / each if each else math.inf)
