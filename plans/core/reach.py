@@ -1,7 +1,7 @@
 """Probe whether the tasks of an executor can read a store: after pickling, a store may be a copy, or empty."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cloudpickle
@@ -14,37 +14,26 @@ if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """Reads objects of a store in a task."""
-
-    pickled: bytes
-    keys: tuple[str, ...]
-
-    def __call__(self, _: slice) -> list[bytes | None] | str:
-        try:
-            return _read(cloudpickle.loads(self.pickled), self.keys)
-        except Exception as error:  # a user's store may raise any exception
-            return f"{type(error).__name__}: {error}"
-
-
 def pickled(store: ZarrStore) -> bytes:
     """The pickled store, as it is sent to a task."""
     return bytes(cloudpickle.dumps(reading(store)))
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
-    """Read objects in the driver, None if absent; a task of `probe_plan` should read the same values."""
-    return _read(reading(store), keys)
+    """Read objects, None if absent; a task of `probe_plan` should read the same values as the driver."""
+    return [None if value is None else value.to_bytes() for value in get_many(reading(store), keys)]
 
 
 def probe_plan(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     """A plan of one task, whose finding is the values of some objects (None if absent), or an error message."""
     from plans.core import cubed_backend, scan_tasks
 
-    reader = scan_tasks.ScanReader(_Probe(sent, tuple(keys)), 1, 1)
+    reader = scan_tasks.ScanReader(partial(_read_in_task, sent, keys), 1, 1)
     return cubed_backend.compile_plan([scan_tasks.scan(reader, Memory().spec())], "reach")
 
 
-def _read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
-    return [None if value is None else value.to_bytes() for value in get_many(store, keys)]
+def _read_in_task(sent: bytes, keys: Sequence[str], _: slice) -> list[bytes | None] | str:
+    try:
+        return read(cloudpickle.loads(sent), keys)
+    except Exception as error:  # a user's store may raise any exception
+        return f"{type(error).__name__}: {error}"
