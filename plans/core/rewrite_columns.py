@@ -67,14 +67,11 @@ class Reencoded:
         if not self.columns.n_chunks:
             return self
 
-        def in_blocks(block: tuple[int, ...]) -> Self:
-            return replace(self, columns=replace(self.columns, block=block))
-
         def reading(block: tuple[int, ...]) -> int:
-            return in_blocks(block).reading_mem()
+            return replace(self, columns=replace(self.columns, block=block)).reading_mem()
 
-        chunk_bytes = arrays.chunk_bytes(self.target)
-        return in_blocks(memory.fit(operation, self.columns.grid, chunk_bytes, reading, prefer=prefer))
+        block = memory.fit(operation, self.columns.grid, arrays.chunk_bytes(self.target), reading, prefer=prefer)
+        return replace(self, columns=replace(self.columns, block=block))
 
 
 @dataclass(frozen=True)
