@@ -28,8 +28,9 @@ def without_root() -> Iterator[None]:
 
 
 LIMITED = """
-import resource, sys
+import os, resource, sys
 sys.dont_write_bytecode = True  # Python 3.12 would leave bytecode truncated at the limit, for other processes to import
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # in worker processes, too
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv[0] = "vczstore"
 from vczstore.cli.main import main
