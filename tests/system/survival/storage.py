@@ -14,6 +14,7 @@ import random
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -165,7 +166,12 @@ def _disk() -> Iterator[tuple[Path, Callable[[int | None], None]]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if room is None else room // 20, before[1]))
 
         try:
-            yield folder, limit_files
+            # Python 3.12 would leave bytecode truncated at the limit, for later imports, of workers as well
+            with (
+                mock.patch.object(sys, "dont_write_bytecode", True),
+                mock.patch.dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+            ):
+                yield folder, limit_files
         finally:
             limit_files(None)
 
