@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from zarr.types import AnyArray
@@ -19,6 +19,7 @@ from plans.core.compatibility import check_samples
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write
+from plans.core.scan_reader import ScanReader
 from plans.core.views import View
 from plans.core.withdrawn import copying_key, counting_left_out, readmitting, returning_samples, without_returning
 from plans.schema.fitting import fitted
@@ -42,9 +43,6 @@ from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import same
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 OPERATION = "append"
 IF_STOPPED = "readers see the old samples, or all of the new ones"
@@ -424,22 +422,15 @@ class HasSamples:
         first, last = max(within.start, min(e[0] for e in ends)), min(within.stop, max(e[1] for e in ends) + 1)
         return list(cut.spans(first, last))
 
-    @property
-    def _rows(self) -> int:
-        """Number of rows per task: the length of a chunk."""
-        return arrays.outer_chunks(self.write.target)[0]
-
     def _look_mem(self) -> int:
         block = arrays.outer_chunks(self.write.target)
         size = math.prod(block) * arrays.element_bytes(self.write.target)
         putting = max(part.put_mem(self.write.axis, block) for part in self.write.parts)
         return 3 * size + putting + arrays.decode_mem(self.write.target, 1)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        from plans.core import scan_tasks
-
-        n = self.write.target.shape[0]
-        return [scan_tasks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        target = self.write.target
+        return [ScanReader(self.look, target.shape[0], arrays.outer_chunks(target)[0], self._look_mem())]
 
     def error(self, found: str) -> SampleError:
         """An error for samples that have the same IDs, but other values of the array `found`."""

@@ -24,6 +24,7 @@ from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import SITE_FIELDS, check_builds
 from plans.core.memory import SLACK, Memory
 from plans.core.model import START_OVER, Plan, Survey
+from plans.core.scan_reader import ScanReader
 from plans.variants.reference_blocks import FindBlocks, refusal
 from plans.variants.region_index import region_index
 from plans.variants.sortedness import FindRuns
@@ -507,7 +508,7 @@ class WriteSites:
 
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
         put = partial(self.put, store=store)
-        return [scan_tasks.scan(scan_tasks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
+        return [scan_tasks.scan(ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
 
     @property
     def read(self) -> list[AnyArray]:

@@ -14,6 +14,7 @@ from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.core.ledger import ATTRIBUTE as LEDGER
 from plans.core.memory import Memory
 from plans.core.model import Plan, in_words
+from plans.core.scan_reader import ScanReader
 from plans.core.task_report import report_written
 from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
@@ -252,7 +253,7 @@ class RestoreChunks:
         n, size = self.encoded_chunks, max(1, arrays.chunk_bytes(self.array))
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // size, memory.free // (2 * size), math.ceil(n / MIN_TASKS)))
         look = partial(self.copy, store)
-        return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
+        return [scan_tasks.scan(ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         for i in range(self.encoded_chunks):

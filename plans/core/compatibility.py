@@ -5,21 +5,19 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.vcz import arrays, cf_attributes, encoded_chunks, metadata, strings
 from vczstore.vcz.extents import END, LENGTH, SVLEN, Extents, describe
 from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import looking_alike
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 ABSENT_ALLELES = ("", ".", "0")
 """Values of an absent allele: fill, VCF's, and PLINK's (.bim, columns 5 and 6)."""
@@ -364,15 +362,11 @@ class SameVariants:
             for in_memory in groups
         )
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        from plans.core import scan_tasks
-
-        if not self.store.n_variants:
-            return []
+    def readers(self, memory: Memory) -> list[ScanReader]:
         rows = self._rows_per_task(memory)
         store, source = (vcz.only(COMPARED) for vcz in (self.store, self.source))
         scan = replace(self, store=store, source=source).scan  # other arrays are not sent to workers
-        return [scan_tasks.ScanReader(scan, self.store.n_variants, rows, tag, self._scan_mem(rows))]
+        return [ScanReader(scan, self.store.n_variants, rows, self._scan_mem(rows))]
 
     def error(self, found: int) -> VczstoreError:
         """An error that shows row `found` on both sides."""
@@ -477,12 +471,10 @@ class FitsDtype:
         """Bytes needed to scan `rows` rows, one chunk column after the other."""
         return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        from plans.core import scan_tasks
-
+    def readers(self, memory: Memory) -> list[ScanReader]:
         chunk, row_bytes = arrays.outer_chunks(self.array)[0], 8 * math.prod(self.array.shape[1:])
         rows = rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._scan_mem)
-        return [scan_tasks.ScanReader(self.scan, self.array.shape[0], rows, tag, self._scan_mem(rows))]
+        return [ScanReader(self.scan, self.array.shape[0], rows, self._scan_mem(rows))]
 
     def error(self, found: tuple[int, Any]) -> VczstoreError:
         """An error that names the row and the value."""

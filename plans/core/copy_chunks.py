@@ -12,6 +12,7 @@ from plans.core.chunk_grid import MIN_TASKS, Columns, chunk_regions
 from plans.core.memory import Memory
 from plans.core.regroup import Origin, Regrouped, can_regroup
 from plans.core.rewrite_columns import ColumnReader, Reencoded
+from plans.core.scan_reader import ScanReader
 from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.encoded_chunks import link_chunks
 from vczstore.vcz.metadata import same_encoding
@@ -201,7 +202,7 @@ class LinkChunks:
 
         fewest, most = LINKS_PER_TASK
         per_task = min(most, max(fewest, math.ceil(self.encoded_chunks / MIN_TASKS)))
-        reader = scan_tasks.ScanReader(partial(self.link, store), self.encoded_chunks, per_task)
+        reader = ScanReader(partial(self.link, store), self.encoded_chunks, per_task)
         return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zarr.storage import MemoryStore
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
 from vczstore.reports.notebook import table
 from vczstore.sizes import human_size
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
     from zarr.types import AnyArray
 
-    from plans.core.scan_tasks import ScanReader
     from plans.core.xarray_backend import Opened
     from vczstore.stores.base import Store
 
@@ -33,8 +33,8 @@ __all__ = ["Check", "Compiling", "Memory", "Plan", "Scan", "Survey", "Write"]
 class Scan(Protocol):
     """A scan of array data over ranges of rows."""
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Readers that scan in tasks; their findings are reported with `tag`."""
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Readers that scan in tasks; those without rows are skipped."""
 
 
 class Check(Scan, Protocol):
@@ -113,7 +113,7 @@ class Survey:
         """
         from plans.core import cubed_backend, scan_tasks
 
-        scans = [reader for i, s in enumerate(self.scans) for reader in s.by_cubed(self.memory, i)]
+        scans = [replace(reader, tag=i) for i, s in enumerate(self.scans) for reader in s.readers(self.memory)]
         return cubed_backend.compile_plan(scan_tasks.survey(scans, self.memory), self.operation)
 
 

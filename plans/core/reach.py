@@ -8,6 +8,7 @@ import cloudpickle
 from zarr.abc.store import Store as ZarrStore
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from vczstore.vcz.zarr_objects import get_many, reading
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def probe_plan(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     """A plan of one task, whose finding is the values of some objects (None if absent), or an error message."""
     from plans.core import cubed_backend, scan_tasks
 
-    reader = scan_tasks.ScanReader(partial(_read_in_task, sent, keys), 1, 1)
+    reader = ScanReader(partial(_read_in_task, sent, keys), 1, 1)
     return cubed_backend.compile_plan([scan_tasks.scan(reader, Memory().spec())], "reach")
 
 

@@ -1,9 +1,7 @@
 """Tasks that scan ranges of rows, and report their findings to the driver."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import cubed
 import numpy as np
@@ -11,6 +9,7 @@ import numpy as np
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Blocks
 from plans.core.cubed_backend import BlockSink, put
 from plans.core.memory import Memory
+from plans.core.scan_reader import Range, ScanReader, scanned
 from plans.core.task_report import current_report
 
 
@@ -22,58 +21,6 @@ class FoundSink(BlockSink):
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
         current_report.get().found.extend(pair for pairs in values for pair in pairs)
-
-
-class Range(NamedTuple):
-    """A range of rows to scan with `look` for the scan `tag`, and the memory needed for it, in bytes."""
-
-    tag: int
-    look: Callable[[slice], Any]
-    rows: slice
-    mem: int
-
-
-@dataclass(frozen=True)
-class ScanReader:
-    """
-    Scans ranges of rows, each in one task.
-
-    Attributes
-    ----------
-    look
-        Scans a range of rows, and returns a finding or None.
-    n_rows, rows_per_task
-        The number of rows in total, and per range.
-    tag
-        Identifies the scan in reports.
-    mem
-        Memory needed to scan a range, in bytes.
-    """
-
-    look: Callable[[slice], Any]
-    n_rows: int
-    rows_per_task: int
-    tag: int = 0
-    mem: int = 0
-
-    dtype = np.dtype(object)
-
-    @property
-    def blocks(self) -> Blocks:
-        """One element for each task."""
-        return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
-
-    def range(self, number: int) -> Range:
-        start = number * self.rows_per_task
-        return Range(self.tag, self.look, slice(start, min(self.n_rows, start + self.rows_per_task)), self.mem)
-
-    def block(self, index: tuple[int, ...]) -> np.ndarray:
-        return _found([self.range(index[0])])
-
-    def findings(self) -> Iterator[Any]:
-        """Scan all ranges in this process, one after the other."""
-        for number in range(len(self.blocks[0])):
-            yield from (finding for _, finding in self.block((number,))[0])
 
 
 @dataclass(frozen=True)
@@ -93,14 +40,7 @@ class _Together:
         return _Together([self.tasks[index[0]]])
 
     def block(self, _: tuple[int, ...]) -> np.ndarray:
-        return _found(self.tasks[0])
-
-
-def _found(ranges: Iterable[Range]) -> np.ndarray:
-    values = np.empty(1, dtype=object)
-    found = ((r.tag, r.look(r.rows)) for r in ranges)
-    values[0] = [(tag, value) for tag, value in found if value is not None]
-    return values
+        return scanned(self.tasks[0])
 
 
 def scan(reader: ScanReader, spec: cubed.Spec) -> cubed.Array:

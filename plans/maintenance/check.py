@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 
 from plans.core.memory import Memory
 from plans.core.model import Survey, in_words
-from plans.core.scan_tasks import ScanReader
+from plans.core.scan_reader import ScanReader
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
@@ -166,11 +166,11 @@ class _Calls:
     samples: slice
     n_tasks: int
 
-    def by_cubed(self, memory: Memory, tag: int) -> list[ScanReader]:
-        """Return a reader over ranges of whole chunks of variants."""
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Scan with tasks of whole chunks of variants."""
         rows, n = arrays.outer_chunks(self.array)[0], self.array.shape[0]
         per_task = rows * ceil(ceil(n / rows) / self.n_tasks)
-        return [ScanReader(self.look, n, per_task, tag, arrays.decode_mem(self.array, 1))]
+        return [ScanReader(self.look, n, per_task, arrays.decode_mem(self.array, 1))]
 
     def look(self, rows: slice) -> np.ndarray:
         """Return the number of called variants of each sample among some rows, reading chunk by chunk."""

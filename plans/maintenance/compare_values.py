@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.variants.field_numbers import kind_of
 from plans.variants.find_matches import FindMatches
 from plans.variants.local_alleles import is_local
@@ -20,9 +20,6 @@ from vczstore.vcz.floats import recast
 from vczstore.vcz.metadata import same_encoding
 from vczstore.vcz.missing import TEXT, fill_value, masked_by
 from vczstore.vcz.model import SAMPLES, VARIANTS, dimensions, has_grid
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 _GENOTYPE = "call_genotype"
 _PHASED = "call_genotype_phased"
@@ -168,12 +165,10 @@ class CountCommon:
         parts = [Common.of(unit, cut) for unit, cut in self.matching.index.units(rows)]
         return sum(len(part.rows) for part in parts), sum(int(part.realigned.sum()) for part in parts)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Return a reader over ranges of rows, in a list; an empty list if there are no variants."""
-        from plans.core import scan_tasks
-
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Scan with tasks of whole units."""
         n = self.matching.index.n_variants
-        return [scan_tasks.ScanReader(self.look, n, self.matching.rows_per_task, tag, self.matching.mem)] * bool(n)
+        return [ScanReader(self.look, n, self.matching.rows_per_task, self.matching.mem)]
 
 
 @dataclass(frozen=True)
@@ -210,19 +205,15 @@ class CompareColumn:
     by_allele: bool = False
     phased: tuple[AnyArray | None, AnyArray | None] = (None, None)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Return a reader over ranges of whole units, in a list; an empty list if there are no variants."""
-        from plans.core import scan_tasks
-
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Scan with tasks of whole units."""
         index = self.matching.index
-        if not index.n_variants:
-            return []
         size = arrays.chunk_bytes(self.ours) // arrays.outer_chunks(self.ours)[0] * index.unit
         rows = index.unit * max(1, min(TASK_BYTES // max(1, size), math.ceil(index.n_variants / index.unit / 16)))
         decoding = sum(
             arrays.decode_mem(array, 4) for array in (self.ours, self.theirs, *self.phased) if array is not None
         )
-        return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * decoding)]
+        return [ScanReader(self.look, index.n_variants, rows, self.matching.mem + 2 * decoding)]
 
     @property
     def is_unchanged(self) -> bool:

@@ -7,15 +7,13 @@ continue after an error, since a store may be damaged in more than one place.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from vczstore.vcz import encoded_chunks
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,9 @@ class FindingScan:
     per_task: int
     mem: int
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Return a reader with one task per part of the range, in a list; an empty list if the range is empty."""
-        from plans.core import scan_tasks
-
-        if not self.n:
-            return []
-        return [scan_tasks.ScanReader(self.look, self.n, self.per_task, tag, self.mem)]
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Scan with one task per part of the range."""
+        return [ScanReader(self.look, self.n, self.per_task, self.mem)]
 
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -11,6 +11,7 @@ from zarr.types import AnyArray
 
 from plans.core.memory import Memory
 from plans.core.model import Survey
+from plans.core.scan_reader import ScanReader
 from plans.core.views import like_source
 from plans.schema.fitting import ComputedView
 from plans.schema.layout import Fields, Layout, base_of, field_of, named
@@ -42,9 +43,6 @@ from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Width
 from vczstore.vcz.missing import INT_FILL, INT_MISSING
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, Vcz
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 QUALITY, DEPTH = "call_GQ", "call_DP"
 CELLS = 2**18
@@ -278,14 +276,10 @@ class HighestKept:
         )
         return quality, depth
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Return a reader with one task per chunk of samples, in a list; an empty list if there are no blocks."""
-        from plans.core import scan_tasks
-
-        if not self.n_samples or not self.blocks.shape[1]:
-            return []
-        mem = 2 * arrays.decode_mem(self.blocks, 2)
-        return [scan_tasks.ScanReader(self.look, self.n_samples, arrays.outer_chunks(self.blocks)[0], tag, mem)]
+    def readers(self, memory: Memory) -> list[ScanReader]:
+        """Scan with one task per chunk of samples."""
+        n = self.n_samples if self.blocks.shape[1] else 0
+        return [ScanReader(self.look, n, arrays.outer_chunks(self.blocks)[0], 2 * arrays.decode_mem(self.blocks, 2))]
 
 
 # ---- arrays ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import numpy as np
@@ -18,6 +18,7 @@ from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import SITE_FIELDS
 from plans.core.memory import Memory
 from plans.core.model import Survey
+from plans.core.scan_reader import ScanReader
 from plans.variants.inserted_variants import (
     SITE_VALUES,
     InsertedIndex,
@@ -35,9 +36,6 @@ from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import LENGTH
 from vczstore.vcz.model import VARIANTS, Vcz
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 
 class RefMismatch(NamedTuple):
@@ -152,14 +150,10 @@ class CountInserted:
         most = int(merged.n_alleles[is_new].max(initial=0))
         return RangeReport(ranges.start, len(merged.old), int(is_new.sum()), first, most, _mismatch(merged), runs)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with one task for each range."""
-        from plans.core import scan_tasks
-
         union = self.inserted.union
-        if not union.n_ranges:
-            return []
-        return [scan_tasks.ScanReader(self.look, union.n_ranges, 1, tag, union.merge_mem)]
+        return [ScanReader(self.look, union.n_ranges, 1, union.merge_mem)]
 
 
 @dataclass(frozen=True)
@@ -181,12 +175,10 @@ class FindRegions:
         length = np.concatenate([self.inserted.site_values(LENGTH, part, at) for part, at in parts])
         return region_index(contig, position, length, start=start, chunk=self.chunk)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with one task for each chunk."""
-        from plans.core import scan_tasks
-
         n_chunks = math.ceil((self.inserted.n_variants - self.start) / self.chunk)
-        return [scan_tasks.ScanReader(self.look, n_chunks, 1, tag, self.inserted.reading_mem)]
+        return [ScanReader(self.look, n_chunks, 1, self.inserted.reading_mem)]
 
 
 @dataclass(frozen=True)

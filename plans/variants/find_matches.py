@@ -1,15 +1,13 @@
 """The survey of matches: tasks match the rows of sources with those of a store, and report to the driver."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.variants.match_index import Index, Unit
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 
 class UnitReport(NamedTuple):
@@ -94,10 +92,6 @@ class FindMatches:
         n_units = -(-self.index.n_variants // self.index.unit)
         return self.index.unit * max(1, min(n_units // 16, 100))
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole units."""
-        from plans.core import scan_tasks
-
-        if not self.index.n_variants:
-            return []
-        return [scan_tasks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, self.mem)]
+        return [ScanReader(self.look, self.index.n_variants, self.rows_per_task, self.mem)]

@@ -8,20 +8,18 @@ can happen are read.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.variants.block_calls import used_blocks
 from plans.variants.find_matches import UnitReport
 from plans.variants.in_order import Field
 from plans.variants.match_index import Index, Matches, Unit
 from vczstore.vcz import arrays
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 VECTOR_BYTES = 64
 """Memory for checking one vector, in addition to its values."""
@@ -208,11 +206,7 @@ class FindMisfits:
             for rows, n_alleles in used_blocks(self.index, s, unit, source.n_samples):
                 yield from source.look_at_blocks(rows, n_alleles)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole units."""
-        from plans.core import scan_tasks
-
-        if not self.index.n_variants:
-            return []
         needed = self.mem + max((source.mem(self.span) for source in self.sources), default=0)
-        return [scan_tasks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, needed)]
+        return [ScanReader(self.look, self.index.n_variants, self.rows_per_task, needed)]

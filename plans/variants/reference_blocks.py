@@ -7,7 +7,7 @@ Blocks are not variants, and the unseen allele is not an allele: neither is adde
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -15,15 +15,13 @@ from zarr.types import AnyArray
 
 from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.variants.sortedness import site, unit_rows
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents
 from vczstore.vcz.missing import INT_MISSING
 from vczstore.vcz.model import Vcz
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 CONTIG, ALLELE = "variant_contig", "variant_allele"
 GENOTYPE, QUALITY = "call_genotype", "call_GQ"
@@ -252,10 +250,8 @@ class FindBlocks:
         backwards = spans.first_backwards(is_alone, rows, begins, by_end, by_sample)
         return SeenBlocks(table, unseen is not None, backwards, first_where(is_alone & (length > refs), rows.start))
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole chunks."""
-        from plans.core import scan_tasks
-
         if not self.vcz.n_variants:
             return []
         look = replace(self, vcz=self.vcz.only((CONTIG, ALLELE, POSITION, LENGTH, END, LEN))).look
@@ -264,7 +260,7 @@ class FindBlocks:
         mem = 3 * sum(arrays.decode_mem(a, 2) for a in read)
         if LEN in self.vcz.arrays:  # read for all samples, and converted to int64
             mem += 3 * min(rows, self.vcz.n_variants) * self.vcz.arrays[LEN].shape[1] * 8
-        return [scan_tasks.ScanReader(look, self.vcz.n_variants, rows, tag, mem)]
+        return [ScanReader(look, self.vcz.n_variants, rows, mem)]
 
     def joined(self, found: Sequence[Any]) -> np.ndarray:
         """

@@ -6,19 +6,16 @@ It has a row for each contig in each chunk of variants, as bio2zarr writes it.
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.core.select_rows import Rows, read_rows
 from vczstore.stores.edits import WriteArray
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.model import Vcz, dimensions
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 REGION_INDEX = "region_index"
 FIELDS = ("variant_contig", "variant_position", "variant_length")
@@ -102,10 +99,8 @@ class IndexRows:
         contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
         return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.chunk)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of some chunks, so that rows are mostly read once; a task is sent only its own runs."""
-        from plans.core import scan_tasks
-
         stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
         decoding = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
         room = (memory.free - decoding) // _ROW_BYTES
@@ -115,7 +110,7 @@ class IndexRows:
         for start in range(0, self.rows.n, per_task):
             kept = slice(start, min(self.rows.n, start + per_task))
             part = _Part(replace(self, rows=self.rows.within(kept)), kept)
-            readers.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
+            readers.append(ScanReader(part.look, 1, 1, mem))
         return readers
 
     @staticmethod

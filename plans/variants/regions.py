@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from plans.variants.region_index import FIELDS, REGION_INDEX
 from vczstore.errors import OptionError, UnsuitableError
 from vczstore.vcz import arrays
 from vczstore.vcz.model import VARIANTS, Vcz, listing
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 MAX_BYTES = 2**24
 """Largest size of a file of regions, uncompressed, in bytes: a million regions, which are all held in memory."""
@@ -239,11 +237,9 @@ class FindRows:
         runs = np.concatenate(parts)
         return runs if len(runs) else None
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of some chunks each, so that stored chunks are mostly read once."""
-        from plans.core import scan_tasks
-
         stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
         per_task = max(1, max(stored, min(_ROWS_PER_TASK, self.position.shape[0] // 8)) // self.width)
         mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
-        return [scan_tasks.ScanReader(self.look, len(self.chunks), per_task, tag, mem + 100 * per_task * self.width)]
+        return [ScanReader(self.look, len(self.chunks), per_task, mem + 100 * per_task * self.width)]

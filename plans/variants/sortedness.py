@@ -6,20 +6,18 @@ Tasks scan for runs of variants. The driver holds one row for each run; tasks re
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
+from plans.core.scan_reader import ScanReader
 from vczstore.errors import DamagedStoreError, IncompatibleError
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.extents import Extents, describe
 from vczstore.vcz.model import VARIANTS, Vcz
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 RUN_ROWS = 2**18
 """Approximate limit of the number of variants that a task scans for runs."""
@@ -95,10 +93,8 @@ class FindRuns:
         runs = Runs(contig[starts], rows.start + starts, rows.start + stops, position[starts], position[stops - 1])
         return Seen(runs, None, int(rows.start + np.argmax(is_decreasing)) if is_decreasing.any() else None)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole chunks."""
-        from plans.core import scan_tasks
-
         if not self.vcz.n_variants:
             return []
         names = ("variant_contig", "variant_position", "contig_id")
@@ -113,7 +109,7 @@ class FindRuns:
             arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, pipeline.READS_AT_ONCE))
             for a in places
         )
-        return [scan_tasks.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]
+        return [ScanReader(look, self.vcz.n_variants, rows, read * SCAN_BYTES + decoding)]
 
     def joined(self, found: Sequence[Any]) -> Runs:
         """

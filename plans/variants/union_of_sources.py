@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
@@ -12,6 +12,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
 from plans.core.compatibility import SITE_FIELDS, blank_absent
 from plans.core.memory import SLACK, Memory, memory_error
+from plans.core.scan_reader import ScanReader
 from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, without_unseen
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
@@ -19,9 +20,6 @@ from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
 from vczstore.vcz.missing import INT_MISSING, STR_MISSING, TEXT, missing_value, same
 from vczstore.vcz.model import Vcz
-
-if TYPE_CHECKING:
-    from plans.core.scan_tasks import ScanReader
 
 OPERATION = "create"
 
@@ -524,10 +522,6 @@ class CountRecords:
             most = max(most, 1 + int(places.max(initial=0)))
         return Counted(ranges.start, len(merged.first), most, blocks)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+    def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with one task for each range."""
-        from plans.core import scan_tasks
-
-        if not self.union.n_ranges:
-            return []
-        return [scan_tasks.ScanReader(self.look, self.union.n_ranges, 1, tag, self.union.merge_mem)]
+        return [ScanReader(self.look, self.union.n_ranges, 1, self.union.merge_mem)]

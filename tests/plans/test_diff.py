@@ -181,13 +181,13 @@ def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, m
     for path in others:
         path.unlink()
     scanned = []
-    by_cubed = CompareColumn.by_cubed
+    readers = CompareColumn.readers
 
     def counted(scan: CompareColumn, *args: Any) -> Any:
         scanned.append((scan.name, None if scan.here is None else scan.here.tolist()))
-        return by_cubed(scan, *args)
+        return readers(scan, *args)
 
-    monkeypatch.setattr(CompareColumn, "by_cubed", counted)
+    monkeypatch.setattr(CompareColumn, "readers", counted)
     assert vczstore.diff(store, at="v1").changed["call_PL"] == 10
     assert ("call_PL", [3, 4, 5]) in scanned, "S0004 is in the second column of three"
     assert {columns[0] for _, columns in scanned} == {3}

@@ -452,7 +452,7 @@ class Execution:
         """Yield the checking tasks of one plan."""
         violations: list[tuple[int, Any]] = []
         if not self.has_tasks:
-            readers = ((i, reader) for i, check in enumerate(plan.checks) for reader in check.by_cubed(plan.memory, i))
+            readers = ((i, reader) for i, check in enumerate(plan.checks) for reader in check.readers(plan.memory))
             violations = [(i, violation) for i, reader in readers for violation in reader.findings()]
         elif (checks := plan.cubed_checks()) is not None:
             yield Tasks("checking", checks, run, lambda report: violations.extend(report.found))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import executors
+from plans.core.scan_reader import ScanReader
 from vczstore.errors import OptionError, StorageError, VczstoreError
 from vczstore.execution.options import Options
 from vczstore.execution.workers import Workers
@@ -102,7 +103,7 @@ def check(executor: str, **options: Any) -> Checked:
         ends.append(time.perf_counter())
         workers.extend(worker for _, worker in report.found)
 
-    reader = scan_tasks.ScanReader(_inspect, N_TASKS, 1)
+    reader = ScanReader(_inspect, N_TASKS, 1)
     plan = cubed_backend.compile_plan([scan_tasks.scan(reader, opts.memory.spec())], "executor check")
     assert plan is not None
     started = time.perf_counter()

@@ -204,7 +204,7 @@ def test_the_check_of_an_interrupted_append(axis: int) -> None:
     for source, is_same in ((batch, True), (zarr.create_array({}, data=new + 1, chunks=chunks), False)):
         part = Part(source, slice(0, 10), slice(10, 20))
         check = HasSamples("store", PutSamples.of("append", target, target, [part], Memory()))
-        for reader in check.by_cubed(Memory(), 0):
+        for reader in check.readers(Memory()):
             rows = [reader.range(i).rows for i in range(len(reader.blocks[0]))]
             tracemalloc.start()
             found = [reader.look(r) for r in rows]

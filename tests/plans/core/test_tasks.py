@@ -158,12 +158,12 @@ def test_few_variants_are_indexed_in_little_memory() -> None:
     contig, position = np.zeros(10, "i1"), np.arange(10, dtype="i4")
     vcz = [zarr.create_array({}, data=values, chunks=(4,)) for values in (contig, position, position)]
     index = IndexRows(*vcz, Rows.of(np.array([[0, 10]])), 5)
-    (reader,) = index.by_cubed(LITTLE, 0)
+    (reader,) = index.readers(LITTLE)
     assert compile_plan([scan(reader, LITTLE.spec())], "regrid") is not None
     assert reader.look(reader.range(0).rows).tolist() == [[0, 0, 0, 4, 7, 5], [1, 0, 5, 9, 17, 5]]
     # of many variants, fewer per task
     many = replace(index, rows=Rows.of(np.array([[0, 10**6]])))
-    assert {len(many.by_cubed(Memory(allowed=allowed), 0)) for allowed in (310_000_000, 2 * 10**9)} == {11, 2}
+    assert {len(many.readers(Memory(allowed=allowed))) for allowed in (310_000_000, 2 * 10**9)} == {11, 2}
 
 
 def test_restored_chunks_fit_into_little_memory() -> None:
