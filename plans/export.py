@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
     from vczstore.execution.sets.members import StoreSet
-    from vczstore.stores.base import HeldLock, Store
+    from vczstore.stores.base import Store
+    from vczstore.stores.lock import HeldLock
     from vczstore.vcz.model import Vcz
 
 

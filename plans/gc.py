@@ -12,7 +12,8 @@ from vczstore.execution.operations import CLEANS, Operation
 if TYPE_CHECKING:
     from plans.maintenance.purge import Collected
     from vczstore.execution.options import Options
-    from vczstore.stores.base import HeldLock, Keep
+    from vczstore.stores.base import Keep
+    from vczstore.stores.lock import HeldLock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
     from vczstore.execution.sets.members import StoreSet
-    from vczstore.stores.base import HeldLock
+    from vczstore.stores.lock import HeldLock
 
 
 @dataclass(frozen=True, kw_only=True)

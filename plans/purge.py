@@ -10,7 +10,7 @@ from vczstore.execution.operations import CLEANS, Operation
 if TYPE_CHECKING:
     from plans.maintenance.purge import Foreseen, Purged
     from vczstore.execution.options import Options
-    from vczstore.stores.base import HeldLock
+    from vczstore.stores.lock import HeldLock
 
 TAGS_HELP = (
     "What a purge does with tags and branches that keep older snapshots. recreate rewrites tagged states without the "

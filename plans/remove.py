@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plans.maintenance.purge import Purged
     from vczstore.execution.options import Options
     from vczstore.execution.results import Result
-    from vczstore.stores.base import HeldLock
+    from vczstore.stores.lock import HeldLock
 
 
 @dataclass(frozen=True, kw_only=True)

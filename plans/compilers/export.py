@@ -25,7 +25,6 @@ from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, edit_attributes
-from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, vcf_headers
 from vczstore.vcz.model import (
     BATCH,
@@ -115,7 +114,7 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
 
     The key of the hashes is needed only if the state has samples that the store no longer has.
     """
-    if vcz.snapshot is None or isinstance(store.history, NoHistory):
+    if vcz.snapshot is None or not store.history.is_kept:
         return set()
     removed = set[str]()
     for tip in (store.open(MAIN), store.open()):
@@ -126,7 +125,7 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
 
 def _renamed_notes(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str, ...]:
     """A note if samples of a state have been renamed later, according to the log; else no notes."""
-    if vcz.snapshot is None or isinstance(store.history, NoHistory):
+    if vcz.snapshot is None or not store.history.is_kept:
         return ()
     old = set[str]()
     for tip in (store.open(MAIN), store.open()):

@@ -15,7 +15,8 @@ from vczstore.errors import Interrupted, VczstoreError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.sizes import human_size
-from vczstore.stores.base import HeldLock, Keep, Store
+from vczstore.stores.base import Keep, Store
+from vczstore.stores.lock import HeldLock
 from vczstore.vcz.model import REMOVED, Vcz
 
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"

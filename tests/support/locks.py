@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vczstore.stores.base import HeldLock
+from vczstore.stores.lock import HeldLock
 from vczstore.stores.resolve import open_store
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from vczstore.stores.base import Resumable, Saved, Transaction
+from vczstore.stores.base import Saved, Transaction
 from vczstore.stores.locations import local_path, parse, real_path
 
 FORMAT = 3
@@ -83,7 +83,7 @@ class Journal:
         self.restored, self.step = -1, 0
         self.done: dict[str, dict[tuple[int, ...], int]] = {}
         self.tasks: dict[str, int] = {}
-        self._transaction: Resumable | None = None
+        self._transaction: Transaction | None = None
         self._due = 0.0
 
     @classmethod
@@ -108,13 +108,13 @@ class Journal:
         """Restore the writes of an interrupted run into a transaction, if the file is valid; else delete it."""
         if self.file is None:
             return
-        self._transaction = transaction.resumable
-        if self._transaction is None:
+        if not transaction.is_resumable:
             self.file = None
             return
+        self._transaction = transaction
         try:
             header, saved = self._read(self.file)
-            self._transaction.restore(saved)
+            transaction.restore(saved)
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan, Survey
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found, Result
-    from vczstore.stores.base import HeldLock, Store
+    from vczstore.stores.base import Store
+    from vczstore.stores.lock import HeldLock
     from vczstore.vcz.model import Vcz
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, singledispatchmethod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -48,12 +48,15 @@ from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job
 from vczstore.jobs.step_inputs import expand_sources, names_one, read_samples
 from vczstore.jobs.steps import StepModel
-from vczstore.stores.base import Branches, Location, Store
+from vczstore.stores.base import Location, Store
 from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
 from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of, refuse_other_spellings
+
+if TYPE_CHECKING:
+    from vczstore.stores.icechunk_branches import IcechunkBranches
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def retention(job: Job) -> list[Operation]:
     return [] if keep is None else [Gc(store=job.store.url, keep_days=keep.days, keep_tags=keep.tags)]
 
 
-def branches_of(job: Job) -> Branches:
+def branches_of(job: Job) -> "IcechunkBranches":
     """Open the job's store, and return its branches."""
     return existing_store(job.store.url, options_of(job).but(branch=None)).history.branches()
 

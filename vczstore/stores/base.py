@@ -1,24 +1,31 @@
-"""Protocols for a store of a VCZ, its transactions and its history; each backend implements them.
+"""Base classes of a store of a VCZ, its transactions and its history.
 
-`vczstore.stores.resolve` turns a user's location into a `Store`; this module depends on no backend.
+A method that a backend does not override does what suits plain Zarr, which has no snapshots, tags or branches.
+`vczstore.stores.resolve` turns a user's location into a `Store`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
+from vczstore.errors import TagError, UnsuitableError
 from vczstore.stores.edits import Edit
+from vczstore.stores.leftovers import delete_half_written
+from vczstore.stores.lock import HeldLock, hold, unheld
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
     import numpy as np
     from icechunk import Repository, Session
     from zarr import Group
+
+    from vczstore.stores.icechunk_branches import IcechunkBranches
 
 type Location = str | Path | ZarrStore | "Group | Repository | Session"
 """The types by which a user may refer to a store."""
@@ -33,22 +40,6 @@ UNCHANGED = "nothing was committed, the store is as it was"
 
 type Check = Callable[[], None]
 """Callback run right before writes become visible or objects are deleted; it may refuse by raising."""
-
-
-class HeldLock(Protocol):
-    """A lock held by this process."""
-
-    def check(self) -> None:
-        """
-        Make sure that the lock is still held. Call this right before a commit.
-
-        Raises
-        ------
-        StaleError
-            If another writer may have worked on the store.
-        StorageError
-            If the lock cannot be read or renewed in storage.
-        """
 
 
 class Snapshot(NamedTuple):
@@ -118,24 +109,7 @@ class Saved(NamedTuple):
     began: datetime | None
 
 
-class Resumable(Protocol):
-    """A transaction that another process can resume."""
-
-    def save(self) -> Saved:
-        """Serialise the writes so far."""
-
-    def restore(self, saved: Saved) -> None:
-        """
-        Resume from the state that another process has saved, discarding the writes of this process.
-
-        Raises
-        ------
-        ValueError
-            If the state cannot be resumed: the store has changed, or chunks may have been deleted.
-        """
-
-
-class Transaction(Protocol):
+class Transaction:
     """Makes the writes of one or more plans visible: in one commit, or on plain Zarr plan by plan, in a safe order."""
 
     def step(
@@ -158,9 +132,11 @@ class Transaction(Protocol):
         context manager of zarr.abc.store.Store
             The store that tasks read and write. It can be pickled; pass the store that a task sends back to `collect`.
         """
+        raise NotImplementedError
 
     def view(self) -> ZarrStore:
         """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
+        raise NotImplementedError
 
     def collect(self, store: ZarrStore) -> None:
         """Merge the writes that a task has made through the store it was sent. Call once per successful task."""
@@ -185,32 +161,77 @@ class Transaction(Protocol):
             If another writer has committed since the transaction began. Nothing is rebased: that could restore a
             removed sample, or write two batches to the same columns.
         """
+        raise NotImplementedError
 
     @property
     def is_done(self) -> bool | None:
         """Whether the commit took effect, even if `commit` was interrupted or raised; None if unknown."""
+        return False
 
     @property
     def shows_steps(self) -> bool:
         """Whether readers see the writes of each step as it ends, before the commit."""
+        return False
 
     @property
-    def resumable(self) -> Resumable | None:
-        """The transaction as a `Resumable`; None where another process cannot resume it."""
+    def is_resumable(self) -> bool:
+        """Whether another process can resume it, by `save` and `restore`."""
+        return False
+
+    def save(self) -> Saved:
+        """Serialise the writes so far."""
+        raise NotImplementedError
+
+    def restore(self, saved: Saved) -> None:
+        """
+        Resume from the state that another process has saved, discarding the writes of this process.
+
+        Raises
+        ------
+        ValueError
+            If the state cannot be resumed: the store has changed, or chunks may have been deleted.
+        """
+        raise NotImplementedError
 
 
-class History(Protocol):
-    """The snapshots of a store, and the tags and branches that name them. Plain Zarr has none of these."""
+_KEPT = {"tag": "tags", "branch": "branches", "publish": "branches"}
+"""What plain Zarr lacks, by the operation that requires it, for messages."""
+
+
+@dataclass(frozen=True)
+class History:
+    """
+    The snapshots of a store, and the tags and branches that name them. Plain Zarr has none of these.
+
+    Attributes
+    ----------
+    label
+        Name of the store in messages.
+    folder
+        Local folder of the store; None if it is not on this machine.
+    """
+
+    label: str
+    folder: Path | None
 
     @property
     def is_kept(self) -> bool:
         """Whether the store keeps snapshots at all."""
+        return False
 
     def require(self, operation: str) -> None:
         """Raise a `TagError` if no history is kept; for a session, an `UnsuitableError`."""
+        self._refuse(operation)
+
+    def _refuse(self, operation: str) -> NoReturn:
+        raise TagError(
+            f"{operation}: {self.label} is plain Zarr, which has no {_KEPT.get(operation, 'history')}; "
+            f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that does"
+        )
 
     def tags(self) -> dict[str, str]:
         """The snapshot ID of each tag, by tag name."""
+        return {}
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
         """
@@ -221,6 +242,7 @@ class History(Protocol):
         TagError
             If a tag of this name exists or once existed, or no history is kept.
         """
+        self._refuse("tag")
 
     def delete_tag(self, name: str) -> None:
         """
@@ -231,15 +253,19 @@ class History(Protocol):
         TagError
             If there is no such tag, or no history is kept.
         """
+        self._refuse("tag")
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
         """All snapshots, newest first; with `start`, that snapshot and its ancestors."""
+        return iter(())
 
     def content(self, snapshot: str) -> str:
         """ID of the snapshot that wrote the data of `snapshot`: for a commit of a purge or gc, an earlier one."""
+        return snapshot
 
-    def branches(self) -> "Branches":
+    def branches(self) -> "IcechunkBranches":
         """The branches of the repository; where no history is kept, raise as `require` does."""
+        self._refuse("branch")
 
     def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
         """
@@ -257,9 +283,11 @@ class History(Protocol):
             None for an array that was replaced or is in one snapshot only. Unchanged arrays are left out. None instead
             of a mapping if unknown: `since` is not an ancestor of `until`, or there are no snapshots.
         """
+        return None
 
     def reachable(self) -> list[str]:
         """IDs of the tips of all branches and tags, and of their ancestors."""
+        return []
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
         """
@@ -273,6 +301,7 @@ class History(Protocol):
             Object names in the folders ``snapshots`` and ``manifests``, by folder. The chunks are counted by Icechunk,
             which regards those referenced by any manifest as used.
         """
+        return {}
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """
@@ -331,6 +360,7 @@ class History(Protocol):
         StorageError
             If an object could not be deleted.
         """
+        return None, delete_half_written(self.folder), []
 
     def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
@@ -356,21 +386,27 @@ class History(Protocol):
         TagError, StaleError
             As in `refuse_pins`.
         """
+        return delete_half_written(self.folder, dry_run=True), []
 
     def rewriting(self, tag: str) -> "AbstractContextManager[Store]":
         """Temporary branch on which the state of a tag is rewritten; it is deleted on exit."""
+        self._refuse("tag")
 
     def rename_tag(self, name: str, snapshot: str) -> str:
         """Replace a tag with one that names the rewritten `snapshot`; return the new name."""
+        self._refuse("tag")
 
     def complete_renames(self) -> dict[str, str]:
         """Delete tags already replaced by an interrupted `rename_tag`; return the new names by the old ones."""
+        return {}
 
     def refuse_tag(self, name: str) -> None:
         """Raise a `TagError` if a tag of this name cannot be created: it exists, or once existed."""
+        self._refuse("tag")
 
     def stage(self, base: str, of: str) -> "Store":
         """Create a staging branch at `base` for the set `of`; its commit is invisible to readers until published."""
+        self._refuse("stage")
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
         """
@@ -381,144 +417,94 @@ class History(Protocol):
         ConflictError
             If the branch is not at `base`.
         """
+        self._refuse("publish")
 
     def shows(self, snapshot: str, branch: str) -> bool:
         """Whether a branch is at a snapshot, or at a descendant of it."""
+        return False
 
     def staged(self) -> list[str]:
         """Names of the sets that have staged commits in this repository."""
+        return []
 
     def unstage(self, of: str) -> None:
         """Delete the staging branches of a set. Requires the lock."""
 
 
-class Branches(Protocol):
-    """The branches of a repository. Readers see the main branch."""
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """
+    A location that holds one VCZ.
 
-    def tips(self) -> dict[str, str]:
-        """The head snapshot of each branch, by branch name."""
+    Attributes
+    ----------
+    zarr_store
+        Zarr store that tasks read and write; None where each transaction has a Zarr store of its own.
+    label
+        Name of the store in messages.
+    backend
+        One of `vczstore.choices.BACKENDS`.
+    options
+        Storage options with which it is opened.
+    no_lock
+        Whether to write without taking the lock.
+    """
 
-    def create(self, name: str, at: str | None = None) -> str:
-        """
-        Create a branch at the head of main, or at a tag, branch or snapshot; return the ID of that snapshot.
-
-        Raises
-        ------
-        TagError
-            If the branch exists already, or `at` does not.
-        """
-
-    def delete(self, name: str) -> int:
-        """
-        Delete a branch; return the number of its snapshots that main does not have.
-
-        Raises
-        ------
-        TagError
-            If there is no such branch, or it is the main one.
-        """
-
-    def is_ahead(self, name: str, *, publishing: bool) -> bool:
-        """
-        Whether a branch has snapshots that main does not have; False if there is no such branch.
-
-        Raises
-        ------
-        StaleError
-            If it is about to be published (`publishing`), and main has diverged from it.
-        """
-
-    def prepare(self, name: str) -> None:
-        """Create a branch at the head of main; fast-forward one that exists, unless it has snapshots of its own."""
-
-    def publish(self, name: str, before: Check) -> tuple[str, str, int]:
-        """
-        Fast-forward the main branch to the head of another branch; `before` is called right before that.
-
-        Returns
-        -------
-        before, after : str
-            Heads of the main branch before and after.
-        n : int
-            Number of snapshots added to main.
-
-        Raises
-        ------
-        TagError
-            If there is no such branch, or it is the main one.
-        StaleError
-            If the main branch has diverged from it.
-        BusyError
-            If a purge or gc is in progress.
-        """
-
-
-class Lockable(Protocol):
-    """Location of a store, from which its lock is derived."""
-
-    @property
-    def label(self) -> str:
-        """Name of the store in messages."""
+    zarr_store: ZarrStore | None = None
+    label: str
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    no_lock: bool = False
 
     @property
     def place(self) -> str:
         """Path or URL of the store; for a group, that of its repository."""
-
-    @property
-    def no_lock(self) -> bool:
-        """Whether to write without taking the lock."""
+        return self.label
 
     @property
     def folder(self) -> Path | None:
         """Local folder of the store, symlinks resolved; None if it is not on this machine."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Storage options with which it is opened."""
-
-    @property
-    def zarr_store(self) -> ZarrStore | None:
-        """Zarr store that tasks read and write; None where each transaction has a Zarr store of its own."""
-
-
-class Store(Lockable, Protocol):
-    """A location that holds one VCZ."""
+        raise NotImplementedError
 
     @property
     def group(self) -> str:
         """Path of the group that holds the VCZ in the repository; empty for the root group, and on plain Zarr."""
-
-    @property
-    def backend(self) -> str:
-        """One of `vczstore.choices.BACKENDS`."""
+        return ""
 
     @property
     def atomic(self) -> bool:
         """Whether commits are atomic. If not, the order of writes hides new samples until they are complete."""
+        return False
 
     @property
     def pickles(self) -> bool:
-        """Whether other processes can open the store, so that it may be pickled."""
+        """Whether other processes can open the store, so that it may be pickled: not if it is in memory."""
+        raise NotImplementedError
 
     @property
     def branch(self) -> str | None:
         """Name of the branch that is read and written; None on plain Zarr."""
+        return None
 
     @property
     def head(self) -> str | None:
         """ID of the last snapshot of the branch; None where there are no snapshots."""
+        return None
 
     @property
     def history(self) -> History:
         """The snapshots, tags and branches of the store."""
+        return History(self.label, self.folder)
 
     @property
     def begins_empty(self) -> bool:
         """Whether a transaction starts from an empty store, so that unchanged data have to be linked into it."""
+        return False
 
     @property
     def why_consistent(self) -> str | None:
         """Reason why an interrupted operation leaves nothing to repair, for messages; None if it may."""
+        return None
 
     def open(self, at: str | None = None) -> Vcz:
         """
@@ -531,12 +517,15 @@ class Store(Lockable, Protocol):
         TagError
             If the repository has no state `at`. Stores without history raise an `UnsuitableError` or `OptionError`.
         """
+        raise NotImplementedError
 
-    def sharing_history(self) -> Sequence["Store"]:
+    def sharing_history(self) -> Sequence[Self]:
         """All stores with the same history, this one included: those of the groups of a repository."""
+        return [self]
 
     def stored_bytes(self) -> int | None:
         """Bytes in storage, older snapshots included; None if that is expensive to determine."""
+        raise NotImplementedError
 
     def transaction(self, base: str) -> Transaction:
         """
@@ -552,6 +541,7 @@ class Store(Lockable, Protocol):
         ConflictError
             If the state of the store has changed.
         """
+        raise NotImplementedError
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
         """
@@ -560,6 +550,7 @@ class Store(Lockable, Protocol):
         It yields the operation's `transaction`; for a folder that is replaced, a separate transaction that is committed
         on exit, after a call of `check`.
         """
+        return nullcontext(transaction)
 
     def in_place(self) -> "Store":
         """
@@ -574,6 +565,7 @@ class Store(Lockable, Protocol):
         StorageError
             If the folder is not writable.
         """
+        return self
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
         """
@@ -588,9 +580,11 @@ class Store(Lockable, Protocol):
         columns
             Pairs of old and new column numbers. Columns at the new numbers are replaced; all others stay.
         """
+        raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
 
-    def unlocked(self) -> "Store":
+    def unlocked(self) -> Self:
         """Return the same store with `no_lock` set."""
+        return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
         """
@@ -620,6 +614,7 @@ class Store(Lockable, Protocol):
         MissingDependencyError
             If obstore is not installed, for a store in object storage.
         """
+        return hold(self, wait=wait, watch=watch)
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
         """
@@ -631,6 +626,7 @@ class Store(Lockable, Protocol):
 
         Raises as `exclusive_lock` does.
         """
+        return self.exclusive_lock(watch=True)
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
         """
@@ -639,6 +635,7 @@ class Store(Lockable, Protocol):
         For a repository, wait for its lock, so that concurrent writers cannot starve one another. In an object store
         this requires obstore; without it, nothing is held.
         """
+        return unheld()
 
     def settle(self) -> None:
         """
@@ -677,9 +674,11 @@ class Store(Lockable, Protocol):
         StorageError
             If an object could not be deleted.
         """
+        raise NotImplementedError
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
         """Drop edits that only serve to complete an interrupted run: all if commits are atomic, none on plain Zarr."""
+        return () if self.atomic else edits
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
         """
@@ -687,3 +686,9 @@ class Store(Lockable, Protocol):
 
         Without atomic commits, this depends on the plan's `Plan.if_stopped`, and on the number of `visible` plans.
         """
+        if self.atomic:
+            return UNCHANGED
+        before = (
+            f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+        )
+        return f"{before}{if_stopped}"

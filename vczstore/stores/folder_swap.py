@@ -42,7 +42,7 @@ from zarr.storage import LocalStore
 
 from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import UNCHANGED, Check, HeldLock, Store, Transaction
+from vczstore.stores.base import Check, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.filesystem import exchange, sync_filesystem, sync_names
 from vczstore.stores.leftovers import (
@@ -55,7 +55,7 @@ from vczstore.stores.leftovers import (
     settling,
     write_record,
 )
-from vczstore.stores.lock import carry, hold
+from vczstore.stores.lock import HeldLock, carry, hold
 from vczstore.stores.object_store import plain_errors, reason
 from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, RegularLocalStore, link_file
@@ -100,7 +100,7 @@ class ReplacedStore(ZarrBacked):
     @classmethod
     def unsettled(cls, path: Path, label: str, backend: str, *, no_lock: bool) -> "ReplacedStore":
         """Return a store with leftovers of an interrupted replacement; it may be absent until these are settled."""
-        return cls(LocalStore(path, read_only=True), label, backend, no_lock=no_lock)
+        return cls(LocalStore(path, read_only=True), label=label, backend=backend, no_lock=no_lock)
 
     def _require_replaceable(self) -> None:
         path = self.path
@@ -123,18 +123,6 @@ class ReplacedStore(ZarrBacked):
     def path(self) -> Path:
         """The folder, symlinks resolved."""
         return cast("LocalStore", self.zarr_store).root
-
-    def in_place(self) -> "ReplacedStore":
-        """Return the store itself, which is replaced on commit."""
-        return self
-
-    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Drop all edits: an interrupted replacement leaves the old store."""
-        return ()
-
-    def after_failure(self, if_stopped: str, visible: int) -> str:
-        """State that the old store is unchanged."""
-        return UNCHANGED
 
     @contextmanager
     def writer_lock(self) -> Iterator[HeldLock]:
@@ -235,7 +223,7 @@ def _unescaped(field: bytes) -> bytes:
 
 
 @dataclass
-class Replacement:
+class Replacement(Transaction):
     """
     A transaction that builds a new store, and replaces the old one with it in the commit.
 
@@ -257,8 +245,6 @@ class Replacement:
     new: Path | None = None
     begun: int = 0
     inode: int = 0
-    resumable = None
-    shows_steps = False
 
     @property
     def is_done(self) -> bool:
@@ -285,9 +271,6 @@ class Replacement:
     def view(self) -> ZarrStore:
         """The old store."""
         return self.store.zarr_store
-
-    def collect(self, store: ZarrStore) -> None:
-        """No-op: tasks write to the new store directly."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """

@@ -23,17 +23,17 @@ from vczstore.errors import (
     TagError,
     UnsuitableError,
 )
-from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Keep, Saved, Store, Transaction
+from vczstore.stores.base import SESSION_IS_READ, Check, History, Keep, Saved, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
 from vczstore.stores.icechunk_groups import unwrap_group, within
 from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
-from vczstore.stores.lock import commit_lock, hold, require_conditions, unheld
+from vczstore.stores.lock import HeldLock, commit_lock, require_conditions, unheld
 from vczstore.stores.object_store import reason
 from vczstore.stores.withdrawal_key import delete_unfinished_keys
-from vczstore.stores.zarr_backed import NoHistory, ZarrBacked
+from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
@@ -49,22 +49,16 @@ _MARK = "vczstore_commit"
 
 
 @dataclass(frozen=True)
-class IcechunkStore:
-    """A VCZ on a branch of a repository. Methods without a docstring are described in `Store`."""
+class IcechunkStore(Store):
+    """A VCZ on a branch of a repository."""
 
     repository: icechunk.Repository
-    label: str
     folder: Path | None = None
     """Local folder of the repository, in which a file lock serialises commits; None if it is not on this machine."""
     branch: str = BRANCH
-    backend: str = "icechunk"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    no_lock: bool = False
+    backend: str = field(default="icechunk", kw_only=True)
     group: str = ""
-    """Group of the repository that holds the VCZ; empty for the root."""
     atomic = True
-    begins_empty = False
-    zarr_store = None
     why_consistent = TRANSACTIONS
 
     @property
@@ -73,7 +67,6 @@ class IcechunkStore:
 
     @property
     def pickles(self) -> bool:
-        """Whether other processes can open the repository: not if it is in memory."""
         return "type: in-memory" not in str(self.repository.storage)
 
     @classmethod
@@ -174,7 +167,7 @@ class IcechunkStore:
             return replace(self, branch=branch)
 
         return IcechunkHistory(
-            self.repository, self.label, self.folder, self.commit_lock, on_branch, self.branch, self.group
+            self.label, self.folder, self.repository, self.commit_lock, on_branch, self.branch, self.group
         )
 
     def on(self, branch: str | None) -> Self:
@@ -238,24 +231,9 @@ class IcechunkStore:
         stats = self.repository.chunk_storage_stats()
         return int(stats.native_bytes + stats.inlined_bytes)
 
-    def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
-        """Return a context of the same transaction: the steps become visible together."""
-        return nullcontext(transaction)
-
-    def in_place(self) -> Self:
-        """Return the store itself: readers see nothing before the commit."""
-        return self
-
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
         """Return an edit that renumbers references to chunks."""
         return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
-
-    def unlocked(self) -> Self:
-        return replace(self, no_lock=True)
-
-    def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of the repository; one that was passed as an object and is not in a local folder has none."""
-        return hold(self, wait=wait, watch=watch)
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
         """No lock: of two concurrent commits, one fails with a `ConflictError` and is retried."""
@@ -276,14 +254,6 @@ class IcechunkStore:
     ) -> tuple[str | None, dict[str, int]]:
         """See `Store.collect_garbage`. Half-written local files are included."""
         return self.history.collect_garbage(before=before, dry_run=dry_run, keep=keep)
-
-    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Drop all edits: they are in one commit."""
-        return ()
-
-    def after_failure(self, if_stopped: str, visible: int) -> str:
-        """State that nothing was committed."""
-        return UNCHANGED
 
     def _last_update(self) -> datetime | None:
         """Time of the repository's last change, by the clock of its writer, as its identifier; None without a log."""
@@ -338,7 +308,7 @@ class SessionStore(ZarrBacked):
         snapshot = None if session.has_uncommitted_changes else str(session.snapshot_id)
         if not session.read_only and not isinstance(session, icechunk.ForkSession):
             session = session.fork()  # unlike the session, a fork can be read in other processes
-        return cls(session.store, "<Icechunk session>", "icechunk", snapshot=snapshot)
+        return cls(session.store, label="<Icechunk session>", backend="icechunk", snapshot=snapshot)
 
     def open(self, at: str | None = None) -> Vcz:
         """Read the metadata; raise an `OptionError` for `at`, since a session has one state."""
@@ -347,9 +317,8 @@ class SessionStore(ZarrBacked):
         return Vcz.read(self.zarr_store, self.label, snapshot=self.snapshot)
 
     @property
-    def history(self) -> NoHistory:
-        """An empty history; that of the repository requires the repository itself."""
-        return _SessionHistory(self.label)
+    def history(self) -> History:
+        return _SessionHistory(self.label, self.folder)
 
     def in_place(self) -> NoReturn:
         """Raise an `UnsuitableError`: a session is read-only."""
@@ -360,11 +329,10 @@ class SessionStore(ZarrBacked):
         raise UnsuitableError(f"{self.label}: {SESSION_IS_READ}")
 
 
-class _SessionHistory(NoHistory):
+class _SessionHistory(History):
     """A session has no history, though its repository may."""
 
-    def require(self, operation: str) -> NoReturn:
-        """Raise an `UnsuitableError` that advises to pass the repository."""
+    def _refuse(self, operation: str) -> NoReturn:
         raise UnsuitableError(f"{operation}: {SESSION_IS_READ}")
 
 
@@ -470,7 +438,7 @@ class Renumber:
 
 
 @dataclass
-class IcechunkTransaction:
+class IcechunkTransaction(Transaction):
     """A writable session, and its fork that the tasks of the current step write to."""
 
     session: icechunk.Session
@@ -484,7 +452,6 @@ class IcechunkTransaction:
     """Whether the commit raised an error, and whether it took effect could not be determined."""
     is_on_branch: bool = False
     """Whether the commit raised an error, but took effect."""
-    shows_steps = False
 
     @contextmanager
     def step(
@@ -524,9 +491,9 @@ class IcechunkTransaction:
         return replace(self, store=store, fork=None)
 
     @property
-    def resumable(self) -> "IcechunkTransaction | None":
-        """The transaction; None if the repository keeps no log that would show whether chunks were collected since."""
-        return None if self.began is None else self
+    def is_resumable(self) -> bool:
+        """Whether the repository keeps a log, which shows whether chunks were collected since."""
+        return self.began is not None
 
     def save(self) -> Saved:
         """Serialise the writes so far; see `restore`. Only these two methods use icechunk's private session API."""
@@ -542,7 +509,7 @@ class IcechunkTransaction:
         """
         Resume from the state that another process has saved, discarding the writes of this process.
 
-        See `Resumable.restore`. The session is restored verbatim: if the edits were repeated in a new session, new
+        See `Transaction.restore`. The session is restored verbatim: if the edits were repeated in a new session, new
         arrays would have other node IDs, and the chunks already written for them would be silently dropped.
         """
         load = type(self.session._session).from_bytes

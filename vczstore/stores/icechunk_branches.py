@@ -9,7 +9,6 @@ import icechunk
 
 from vczstore.choices import OURS
 from vczstore.errors import BusyError, StaleError, TagError
-from vczstore.stores.base import Check
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.object_store import reason
 
@@ -21,11 +20,7 @@ BEGUN = "{} begun"
 
 @dataclass(frozen=True)
 class IcechunkBranches:
-    """
-    The branches of a repository. Methods without a docstring are described in `Branches`.
-
-    The attributes are those of `IcechunkHistory`.
-    """
+    """The branches of a repository. Readers see the main branch. The attributes are those of `IcechunkHistory`."""
 
     repository: icechunk.Repository
     label: str
@@ -36,6 +31,14 @@ class IcechunkBranches:
         return {name: self._tip(name) for name in sorted(self.repository.list_branches()) if not name.startswith(OURS)}
 
     def create(self, name: str, at: str | None = None) -> str:
+        """
+        Create a branch at the head of main, or at a tag, branch or snapshot; return the ID of that snapshot.
+
+        Raises
+        ------
+        TagError
+            If the branch exists already, or `at` does not.
+        """
         start = self._resolve(at or BRANCH)
         try:
             with self.lock():
@@ -48,6 +51,14 @@ class IcechunkBranches:
         return start
 
     def delete(self, name: str) -> int:
+        """
+        Delete a branch; return the number of its snapshots that main does not have.
+
+        Raises
+        ------
+        TagError
+            If there is no such branch, or it is the main one.
+        """
         if name == BRANCH:
             raise TagError(f"branch: {BRANCH} is the branch that readers see, and stays; name another one")
         self._tip(name)
@@ -57,6 +68,14 @@ class IcechunkBranches:
         return n
 
     def is_ahead(self, name: str, *, publishing: bool) -> bool:
+        """
+        Whether a branch has snapshots that main does not have; False if there is no such branch.
+
+        Raises
+        ------
+        StaleError
+            If it is about to be published (`publishing`), and main has diverged from it.
+        """
         if name not in self.repository.list_branches() or not self._ahead(name):
             return False
         if publishing:
@@ -64,6 +83,7 @@ class IcechunkBranches:
         return True
 
     def prepare(self, name: str) -> None:
+        """Create a branch at the head of main; fast-forward one that exists, unless it has snapshots of its own."""
         with self.lock():
             main = self._tip(BRANCH)
             if name not in self.repository.list_branches():
@@ -71,8 +91,26 @@ class IcechunkBranches:
             elif (tip := self._tip(name)) != main and not self._ahead(name):
                 self.repository.reset_branch(name, main, from_snapshot_id=tip)
 
-    def publish(self, name: str, before: Check) -> tuple[str, str, int]:
-        """See `Branches.publish`. If main has all snapshots of the branch already, return n = 0, and change nothing."""
+    def publish(self, name: str, before: Callable[[], None]) -> tuple[str, str, int]:
+        """
+        Fast-forward the main branch to the head of another branch; `before` is called right before that.
+
+        Returns
+        -------
+        before, after : str
+            Heads of the main branch before and after.
+        n : int
+            Number of snapshots added to main; 0, with nothing changed, if it has all of the branch already.
+
+        Raises
+        ------
+        TagError
+            If there is no such branch, or it is the main one.
+        StaleError
+            If the main branch has diverged from it.
+        BusyError
+            If a purge or gc is in progress.
+        """
         if name == BRANCH:
             raise TagError(f"publish: {BRANCH} is the branch that readers see; name the one to publish")
         try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import icechunk
@@ -14,7 +13,7 @@ import numpy as np
 
 from vczstore.choices import RECREATE
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
-from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
+from vczstore.stores.base import PAST, Check, History, Keep, Snapshot, Store, past_of
 from vczstore.stores.icechunk_branches import (
     BEGUN,
     SWEEPS,
@@ -41,16 +40,14 @@ AHEAD = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class IcechunkHistory:
+class IcechunkHistory(History):
     """
-    The history of a repository. Methods without a docstring are described in `History`.
+    The history of a repository.
 
     Attributes
     ----------
-    label
-        Name of the store in messages.
-    folder
-        Local folder of the repository; None if it is not on this machine.
+    repository
+        The repository, whose snapshots, tags and branches are those of all of its groups.
     lock
         Returns the lock that serialises changes to the repository where the storage does not.
     on_branch
@@ -58,12 +55,10 @@ class IcechunkHistory:
     branch
         Branch of the store, whose snapshots are listed; sweeps, publication and `head` concern main.
     group
-        Group of the store; empty for the root. Snapshots, tags and branches are those of the whole repository.
+        Group of the store; empty for the root.
     """
 
     repository: icechunk.Repository
-    label: str
-    folder: Path | None
     lock: Callable[[], AbstractContextManager[Any]]
     on_branch: Callable[[str], Store]
     branch: str = BRANCH

@@ -40,12 +40,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore, ObjectStore
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError, VczstoreError
-from vczstore.stores.base import HeldLock, Lockable
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import object_store, put_conditionally, reason
@@ -62,6 +62,39 @@ POLL = 0.05
 """Seconds between checks of a file whose existence is the lock."""
 
 NO_LOCK_ADVICE = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
+
+
+class HeldLock(Protocol):
+    """A lock held by this process."""
+
+    def check(self) -> None:
+        """
+        Make sure that the lock is still held. Call this right before a commit.
+
+        Raises
+        ------
+        StaleError
+            If another writer may have worked on the store.
+        StorageError
+            If the lock cannot be read or renewed in storage.
+        """
+
+
+class Lockable(Protocol):
+    """The attributes of `vczstore.stores.base.Store` from which its lock is derived."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def no_lock(self) -> bool: ...
+    @property
+    def folder(self) -> Path | None: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+    @property
+    def zarr_store(self) -> ZarrStore | None: ...
 
 
 @contextmanager

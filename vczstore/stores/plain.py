@@ -11,11 +11,11 @@ from zarr.storage import LocalStore, ObjectStore
 
 from vczstore.errors import BusyError, ConflictError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Check, HeldLock
+from vczstore.stores.base import Check, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
-from vczstore.stores.lock import unheld
+from vczstore.stores.lock import HeldLock, unheld
 from vczstore.stores.withdrawal_key import delete_unfinished_keys
 from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
@@ -88,13 +88,10 @@ class NewPlainStore(PlainStore):
 
 
 @dataclass(frozen=True)
-class PlainTransaction:
-    """A transaction in which each step becomes visible as it ends."""
+class PlainTransaction(Transaction):
+    """A transaction in which each step becomes visible as it ends; it is never `is_done` as a whole."""
 
     store: ZarrStore
-    is_done = False
-    """Always False, since steps become visible one by one; the caller counts them."""
-    resumable = None
     shows_steps = True
 
     @contextmanager
@@ -111,11 +108,7 @@ class PlainTransaction:
             edit.apply(self.store)
 
     def view(self) -> ZarrStore:
-        """The store itself."""
         return self.store
-
-    def collect(self, store: ZarrStore) -> None:
-        """No-op: tasks write to the store directly."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """Update the copies of the metadata in groups above; the steps are visible already."""

@@ -31,7 +31,8 @@ from vczstore.execution.sets.completion import complete, purge_all
 from vczstore.execution.sets.members import Samples, StoreSet, taking_for_parts
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
-from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.base import Store
+from vczstore.stores.lock import HeldLock
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 from vczstore.stores.sets import PART, Record, is_template

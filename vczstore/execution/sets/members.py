@@ -23,8 +23,8 @@ from vczstore.errors import (
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
-from vczstore.stores.base import HeldLock, Store
-from vczstore.stores.lock import holder
+from vczstore.stores.base import Store
+from vczstore.stores.lock import HeldLock, holder
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import group_of
 from vczstore.stores.sets import PART, PartRecord, Record, RecordFile, Template, canonical, require_parts
