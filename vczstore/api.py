@@ -225,14 +225,10 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
 
 def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
     """Run an operation with the arguments of a function call."""
-    from vczstore.execution import engine
-    from vczstore.execution.naming import naming, title, when_begun
     from vczstore.execution.sets import entrance
 
     operation, opts, dry_run = bind(name, caller, arguments, options)
-    with naming(operation.called) as standing, engine.progress_display(opts, title(operation)) as opts:
-        standing.state = when_begun(operation, dry_run=dry_run)
-        return entrance.run(operation, opts, dry_run=dry_run)
+    return entrance.run(operation, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:

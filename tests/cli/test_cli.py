@@ -380,7 +380,7 @@ def test_storage_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are parsed as JSON if valid, and are text otherwise."""
     passed: list[Options] = []
 
-    def stand_in(_: Operation, options: Options, **__: Any) -> None:
+    def stand_in(_: Operation, options: Options, *_args: Any, **_keywords: Any) -> None:
         passed.append(options)
         raise Reached
 

@@ -58,7 +58,7 @@ class Journal:
     Parameters
     ----------
     file
-        Path of the file; None to keep no journal.
+        Path of the file; None, the default, to keep no journal.
     about
         JSON-serialisable values that must match for another run to resume.
     private
@@ -77,7 +77,7 @@ class Journal:
         coordinates of the task.
     """
 
-    def __init__(self, file: Path | None, about: Mapping[str, Any], *, private: bool = False) -> None:
+    def __init__(self, file: Path | None = None, about: Mapping[str, Any] = {}, *, private: bool = False) -> None:
         self._private = private
         self.file, self.about = file, json.loads(json.dumps({"format": FORMAT, "private": private, **about}))
         self.restored, self.step = -1, 0

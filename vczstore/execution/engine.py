@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -35,8 +35,6 @@ from vczstore.execution.naming import (
     Aborted,
     Standing,
     is_named,
-    naming,
-    title,
     when_begun,
 )
 from vczstore.execution.operations import Edit, Operation
@@ -60,42 +58,21 @@ if TYPE_CHECKING:
     from plans.core.task_report import TaskReport
 
 
-def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any:
+def run(operation: Operation, options: Options, standing: Standing, *, dry_run: bool = False) -> Any:
     """
-    Run an operation.
+    Run an operation on a store, as in `vczstore.execution.sets.entrance.run`.
 
-    Parameters
-    ----------
-    operation
-        The operation with its arguments.
-    options
-        How stores are opened and tasks are run.
-    dry_run
-        Check everything, write nothing.
-
-    Returns
-    -------
-    Result or Found
-        A `Result` for an `Edit`; for any other operation, the return value of its `perform`.
-
-    Raises
-    ------
-    VczstoreError
-        If the operation is invalid, or storage fails. Nothing has been committed then.
-    Interrupted
-        On a keyboard interrupt; the message describes the state of the store.
+    `standing` is kept up to date with the state in which an interrupt would leave the store.
     """
-    with naming(operation.called) as standing:
-        refuse_branch(operation, options)
-        if operation.writes:
-            refuse_read_only(operation.called, operation.store)
-        with progress_display(options, title(operation)) as opts:
-            if isinstance(operation, Edit):
-                with Conversions(opts.work_dir, opts.progress) as conversions:
-                    return _edit(operation, opts.but(conversions=conversions), standing, dry_run=dry_run)
-            standing.state = when_begun(operation, dry_run=dry_run)
-            with plain_errors(operation.store):
-                return operation.perform(opts, dry_run=dry_run)
+    refuse_branch(operation, options)
+    if operation.writes:
+        refuse_read_only(operation.called, operation.store)
+    if isinstance(operation, Edit):
+        with Conversions(options.work_dir, options.progress) as conversions:
+            return _edit(operation, options.but(conversions=conversions), standing, dry_run=dry_run)
+    standing.state = when_begun(operation, dry_run=dry_run)
+    with plain_errors(operation.store):
+        return operation.perform(options, dry_run=dry_run)
 
 
 @contextmanager
@@ -193,24 +170,26 @@ def _attempt(
     surveys = Run("")
     with Workers(options) as workers:
         plans = compile_all(operation, compiling, workers, surveys)
-        journal = Journal(None, {}) if written is None else _journal(operation, options, compiling, plans)
-        running = partial(run_plans, workers=workers, dry_run=dry_run, before_commit=check, journal=journal)
-        try:
-            results = running(plans, *history_of(plans), options)
-            standing.state = NOTHING_WRITTEN if dry_run else DONE
-        except StaleError:
-            journal.delete()
-            raise
-    journal.delete()
+        journal = None if written is None else _journal(operation, options, compiling, plans)
+        results = run_plans(
+            plans,
+            *history_of(plans),
+            options,
+            workers=workers,
+            dry_run=dry_run,
+            before_commit=check,
+            journal=journal,
+        )
+        standing.state = NOTHING_WRITTEN if dry_run else DONE
     return together(results).with_surveys(surveys)
 
 
-def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal:
-    """Return the journal from which an interrupted run resumes; a disabled one if resuming is off or not worthwhile."""
+def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal | None:
+    """Return the journal from which an interrupted run resumes; None if resuming is off or not worthwhile."""
     store, (plan, *_) = operation.store, plans
     is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first_steps
     if not (is_kept and isinstance(store, str | os.PathLike) and writes_much(plans)):
-        return Journal(None, {})
+        return None
     states = [(source.identity, source.stamp) for source in compiling.sources]
     identity = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
     about = {
@@ -321,7 +300,7 @@ def run_plans(
     before_commit
         Called when everything is written, and on plain Zarr before each step becomes visible; may raise to refuse.
     journal
-        Records progress, and restores that of an interrupted run.
+        Records progress, and restores that of an interrupted run; it is deleted when it is of no more use.
 
     Returns
     -------
@@ -336,13 +315,19 @@ def run_plans(
     Interrupted
         On a keyboard interrupt.
     """
-    store = plans[0].store
+    journal = journal or Journal()
     with nullcontext(workers) if workers is not None else Workers(options) as active:
-        execution = Execution.of(plans, options, active, before_commit, journal)
-        with reporting(store.label, execution.if_aborted):
-            active.run(execution.checks())
-            snapshot = None if dry_run else execution.write(message, metadata)
-            active.close()  # within the context, so that an interrupt here is reported as "done already"
+        execution = Execution(plans, active, options.impl, before_commit, journal)
+        with reporting(execution.store.label, execution.if_aborted):
+            try:
+                active.run(execution.checks())
+                snapshot = None if dry_run else execution.write(message, metadata)
+            except StaleError:
+                journal.delete()
+                raise
+            # within the context, so that an interrupt here is reported as "done already"
+            active.close()
+            journal.delete()
             return execution.results(snapshot, committed=not dry_run)
 
 
@@ -377,7 +362,7 @@ class Execution:
     workers: Workers
     impl: str
     before_commit: Check | None
-    journal: Journal
+    journal: Journal = field(default_factory=Journal)
     visible: int = 0
     transaction: Transaction | None = None
     replacement: tuple[int, Transaction] | None = None
@@ -385,24 +370,12 @@ class Execution:
     def __post_init__(self) -> None:
         n = len(self.plans)
         self.store, self.current = self.plans[0].store, self.plans[0]
+        if self.has_tasks:
+            self.workers.check_store(self.current.operation, self.store)
+        else:
+            self.journal = Journal()  # it would record tasks
         self.runs = [Run(f" {i}/{n}" if n > 1 else "") for i in range(1, n + 1)]
         self.steps = _steps(self.plans, self.runs)
-
-    @classmethod
-    def of(
-        cls,
-        plans: Sequence[Plan],
-        options: Options,
-        workers: Workers,
-        before_commit: Check | None = None,
-        journal: Journal | None = None,
-    ) -> "Execution":
-        """Create the execution of plans with the implementation that the options select."""
-        if options.impl != "zarr":
-            workers.check_store(plans[0].operation, plans[0].store)
-        else:
-            journal = None  # it records tasks, of which there are none
-        return cls(plans, workers, options.impl, before_commit, journal or Journal(None, {}))
 
     @property
     def has_tasks(self) -> bool:
@@ -490,13 +463,23 @@ class Execution:
             yield from stages
 
     def writes(self, transaction: Transaction) -> Stages:
-        """Yield the tasks that write all plans in a transaction that has begun, to be run by `Workers.run`."""
+        """
+        Yield the tasks that write all plans in a transaction that has begun, to be run by `Workers.run`.
+
+        A first step that replaces a store on plain Zarr has a transaction of its own.
+        """
         self.transaction = transaction
         for number, step in enumerate(self.steps):
-            self.current = step.plan
+            self.current = plan = step.plan
             with step.run.timed():
-                yield from self._write_step(step, number, transaction)
-            self.visible += transaction.shows_steps and not step.is_first
+                if not step.is_first:
+                    yield from self._write(plan, number, step.run, transaction)
+                    self.visible += transaction.shows_steps
+                    continue
+                with plan.store.first_step(transaction, self.before_commit) as own:
+                    self.replacement = None if own is transaction else (number, own)
+                    plan = plan.from_store(own.view()) if number else plan
+                    yield from self._write(plan, number, step.run, own)
 
     def begin(self) -> Transaction:
         """Begin a transaction, and restore into it the writes of an interrupted run."""
@@ -509,17 +492,8 @@ class Execution:
         if any(step.is_first for step in self.steps[1 : self.journal.restored + 1]):
             # the restored state is not what this first step has to read, so start over
             self.journal.delete()
-            transaction, self.journal = self.store.transaction(self.current.base), Journal(None, {})
+            transaction, self.journal = self.store.transaction(self.current.base), Journal()
         return transaction
-
-    def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> Stages:
-        """Yield the tasks of one step. A first step that replaces a store on plain Zarr has its own transaction."""
-        if not step.is_first:
-            yield from self._write(step.plan, number, step.run, transaction)
-            return
-        with step.plan.store.first_step(transaction, self.before_commit) as own:
-            self.replacement = None if own is transaction else (number, own)
-            yield from self._write(step.plan.from_store(own.view()) if number else step.plan, number, step.run, own)
 
     def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
         """

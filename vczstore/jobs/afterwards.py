@@ -91,9 +91,9 @@ def afterwards(
 def perform(operation: Operation, options: Options, lock: Held) -> Found:
     """Run an operation on a store within a job."""
     options = within(operation, options)
-    if isinstance(operation, Edit):
-        return cast("Found", engine.run(operation, options))
     with naming(operation.called) as standing, plain_errors(operation.store):
+        if isinstance(operation, Edit):
+            return cast("Found", engine.run(operation, options, standing))
         standing.state = when_begun(operation, dry_run=False)
         return operation.perform_within(options, lock)
 

@@ -14,5 +14,5 @@ def journal_of(compiled: CompiledJob) -> Journal:
     if job.work_dir is not None and local_path(job.work_dir) is not None:
         return Journal.of(job.store.url, job.branch, job.work_dir, about)
     if not (job.resume and compiled.store.atomic and writes_much(compiled.plans)):
-        return Journal(None, {})
+        return Journal()
     return Journal.in_cache(job.store.url, job.branch, compiled.id, about)

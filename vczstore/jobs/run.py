@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError, words_of
+from vczstore.errors import BusyError, SampleError, VczstoreError, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
 from vczstore.execution.naming import naming
@@ -244,17 +244,7 @@ def _run(
     journal = journal_of(compiled)
     results: list[Result] = []
     if plans:
-        try:
-            results = run_plans(
-                plans,
-                *history_of(compiled),
-                options,
-                before_commit=check,
-                journal=journal,
-            )
-        except StaleError:
-            journal.delete()
-            raise
+        results = run_plans(plans, *history_of(compiled), options, before_commit=check, journal=journal)
         snapshot = results[-1].snapshot
     journal.delete()  # also that of an earlier run, interrupted after its commit
     if not plans:

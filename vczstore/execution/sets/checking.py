@@ -49,7 +49,7 @@ class Compiled:
     applied
         The commit of an earlier run that was interrupted before tagging; None if there is none.
     journal
-        Journal from which an interrupted run resumes; None to keep none.
+        Journal from which an interrupted run resumes.
     """
 
     plans: Sequence[Plan]
@@ -62,7 +62,7 @@ class Compiled:
     surveys: Run = field(default_factory=lambda: Run(""))
     tags: Sequence[str] = ()
     applied: str | None = None
-    journal: Journal | None = None
+    journal: Journal = field(default_factory=Journal)
 
     @property
     def summary(self) -> str:
@@ -208,8 +208,10 @@ class Checking:
         if not compiled.plans:
             return None
         store = self.works[name].store
-        journal = None if store is None or store.group else compiled.journal  # groups are written in one transaction
-        execution = Execution.of(compiled.plans, self.group.options, self.workers, self.works[name].check, journal)
+        # groups of a repository are written in one transaction
+        journal = Journal() if store is None or store.group else compiled.journal
+        options, check = self.group.options, self.works[name].check
+        execution = Execution(compiled.plans, self.workers, options.impl, check, journal)
         for run in (*execution.runs, *(step.run for step in execution.steps)):
             run.part = name
         return execution

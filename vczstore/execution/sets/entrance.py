@@ -22,6 +22,7 @@ from vczstore.errors import OptionError
 from vczstore.execution import engine
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_all, history_of, open_operation
+from vczstore.execution.naming import naming, title, when_begun
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found, Run, SetResult, together
@@ -44,8 +45,12 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
     Parameters
     ----------
-    operation, options, dry_run
-        As in `vczstore.execution.engine.run`.
+    operation
+        The operation with its arguments.
+    options
+        How stores are opened and tasks are run.
+    dry_run
+        Check everything, write nothing.
 
     Returns
     -------
@@ -58,15 +63,18 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     VczstoreError
         If the operation is invalid, or storage fails. Nothing has changed unless the message names the parts that are
         ahead.
+    Interrupted
+        On a keyboard interrupt; the message describes the state of the store.
     """
-    if not is_template(operation.store):
-        if options.parts:
-            raise OptionError(
-                f"{operation.called}: --parts needs a set of stores; put {PART} into the name of the store"
-            )
-        return engine.run(operation, options, dry_run=dry_run)
-    engine.refuse_branch(operation, options)
-    with engine.progress_display(options) as opts:
+    with naming(operation.called) as standing, engine.progress_display(options, title(operation)) as opts:
+        if not is_template(operation.store):
+            if options.parts:
+                raise OptionError(
+                    f"{operation.called}: --parts needs a set of stores; put {PART} into the name of the store"
+                )
+            return engine.run(operation, opts, standing, dry_run=dry_run)
+        standing.state = when_begun(operation, dry_run=dry_run)
+        engine.refuse_branch(operation, options)
         group = StoreSet.of(operation, opts)
         for member in group.members.values():
             if member.writes:
