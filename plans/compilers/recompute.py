@@ -15,6 +15,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, Blocks
+from plans.core.compatibility import count_alleles
 from plans.core.memory import Memory
 from plans.core.model import Plan
 from plans.schema.rebuild import compile_rebuild, wider_notes
@@ -218,7 +219,7 @@ class GenotypeCounter:
 
     def count(self, rows: slice) -> Counts:
         """Count a range of rows, one chunk of genotypes after the other."""
-        n_alleles = np.maximum(1, arrays.read(self.allele, (rows,)).astype(object).astype(bool).sum(axis=1))
+        n_alleles = count_alleles(arrays.read_strings(self.allele, (rows, slice(None))))
         counts = Counts.zeros(n_alleles, self.allele.shape[1], self.n_samples)
         for part in _steps(rows, arrays.outer_chunks(self.genotype)[0]):
             here = slice(part.start - rows.start, part.stop - rows.start)

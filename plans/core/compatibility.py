@@ -416,6 +416,17 @@ def blank_absent(alleles: np.ndarray) -> np.ndarray:
     return np.where(np.logical_or.reduce([alleles == text for text in ABSENT_ALLELES]), "", alleles)
 
 
+def count_alleles(alleles: np.ndarray) -> np.ndarray:
+    """
+    Return the number of alleles of each variant: at least 1, as REF may be absent where all calls have the ALT.
+
+    >>> count_alleles(np.array([["A", "C", ""], ["A", ".", ""], ["", "C", "G"], ["", "", ""]])).tolist()
+    [2, 1, 3, 1]
+    """
+    numbers = np.where(blank_absent(alleles) != "", np.arange(1, alleles.shape[1] + 1), 1)
+    return np.asarray(numbers.max(axis=1, initial=1))
+
+
 def _same_bytes(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return a is b

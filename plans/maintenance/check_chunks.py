@@ -9,7 +9,7 @@ from zarr.abc.buffer import Buffer
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
-from plans.core.compatibility import blank_absent
+from plans.core.compatibility import count_alleles
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from vczstore.errors import first_line
 from vczstore.vcz import arrays, encoded_chunks, pipeline
@@ -174,7 +174,7 @@ class Chunks:
 
 def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
     """
-    Return the number of alleles of some variants: at least 1, as REF may be absent where all calls have the ALT.
+    Return the number of alleles of some variants.
 
     It is the width of ``variant_allele`` in chunks that cannot be decoded, which the scan of that array reports.
     """
@@ -185,8 +185,7 @@ def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
             texts = arrays.read_strings(alleles, (span, slice(0, width)))
         except Exception:
             continue
-        numbers = np.where(blank_absent(texts) != "", np.arange(1, width + 1), 1)
-        counts[span.start - rows.start : span.stop - rows.start] = numbers.max(axis=1, initial=1)
+        counts[span.start - rows.start : span.stop - rows.start] = count_alleles(texts)
     return counts
 
 

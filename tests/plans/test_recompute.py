@@ -664,6 +664,27 @@ def test_an_allele_index_that_the_variant_lacks(store: Path, impl: str) -> None:
         vczstore.recompute(store, impl=impl)
 
 
+@pytest.mark.parametrize("impl", ["zarr", "cubed"])
+@pytest.mark.parametrize("absent", [".", "0"])
+def test_other_spellings_of_an_absent_allele_are_no_alleles(store: Path, absent: str, impl: str) -> None:
+    """As for bcftools +fill-tags: ALT ``.`` has no AC, AF, HWE or MAF."""
+    arrays = cohort.read_vcz(store)
+    alleles = arrays["variant_allele"].astype(object)
+    zarr.open_group(store)["variant_allele"][...] = np.where(alleles == "", absent, alleles)
+    vczstore.recompute(store, ALL, impl=impl)
+    assert_fields(cohort.read_vcz(store), expected_fields(arrays))
+
+
+def test_an_allele_after_an_absent_one(store: Path) -> None:
+    group = zarr.open_group(store)
+    group["variant_allele"][1] = ["A", "", "C", ""]
+    group["call_genotype"][1] = [[0, 2]] * 5 + [[2, 2]] * 2
+    vczstore.recompute(store, DEFAULT)
+    arrays = cohort.read_vcz(store)
+    assert arrays["variant_AC"][1].tolist() == [0, 9, -2]
+    assert (arrays["variant_AN"][1], arrays["variant_NS"][1]) == (14, 7)
+
+
 @pytest.mark.parametrize("value", ["AC", {"AC": "yes"}, [1]])
 def test_a_foreign_attribute(store: Path, value: Any) -> None:
     vczstore.recompute(store, ["AC"])
