@@ -374,6 +374,14 @@ BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
         lambda: text().replace("\tq10\t", "\tq11\t"),
         ["Filter 'q11' was not defined.* at chr1:\\d+"],
     ),
+    "unknown Number": (
+        lambda: text(header=HEADER.replace("ID=DP,Number=1", "ID=DP,Number=X")),
+        ["declares FORMAT/DP with Number=X, which VCF does not define", "bcftools annotate -x FORMAT/DP"],
+    ),
+    "local fields without LAA": (
+        lambda: text(header=HEADER.replace("ID=AD,Number=R", "ID=AD,Number=LR")),
+        ["declares FORMAT/AD with Number=LR, and no FORMAT/LAA", "bcftools annotate -x FORMAT/AD"],
+    ),
     "wrong Number": (lambda: text().replace("5,6,0", "5,6,0,1,2,3"), ["FORMAT/AD at chr1:\\d+", "max"]),
 }
 

@@ -44,6 +44,12 @@ COPIES = 2
 MAX_CHUNK = 2**31 - 1
 """The maximum size of a chunk in bytes, as codecs take it."""
 
+_NUMBERS = ("A", "R", "G", ".")
+"""The Numbers of fields that bio2zarr knows, in addition to integers."""
+_LOCAL_NUMBERS = ("LA", "LR", "LG")
+_OTHER_NUMBERS = (*_LOCAL_NUMBERS, "P", "M")
+"""The Numbers that VCF 4.5 defines in addition."""
+
 _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """HTSlib's warning about an undeclared field, which bio2zarr does not read."""
 
@@ -220,7 +226,7 @@ class Conversion:
             # fast compression, as these files are soon deleted
             compressor=numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE),
         )
-        self._leave_out_fields()
+        self._adapt_fields()
         return int(summary.num_partitions)
 
     def explode(self, part: int) -> None:
@@ -296,12 +302,34 @@ class Conversion:
     def _unfinished(self) -> Path:
         return self._columns / "wip"
 
-    def _leave_out_fields(self) -> None:
-        """Remove fields that the layout does not want from bio2zarr's metadata, so that they are not read."""
+    def _adapt_fields(self) -> None:
+        """
+        Adapt bio2zarr's metadata: remove fields that the layout does not want, which are then not read.
+
+        The Numbers of VCF 4.4 and 4.5 that bio2zarr does not know become ``.``, a vector of any length; the header in
+        the VCZ keeps them.
+        """
         path = self._unfinished / "metadata.json"
         columns = json.loads(path.read_text())
         columns["fields"] = [f for f in columns["fields"] if self.layout.wants(f["category"], f["name"])]
+        has_alleles = any(f["name"] == "LAA" for f in columns["fields"])
+        for declared in columns["fields"]:
+            number, name = str(declared["vcf_number"]), f"{declared['category']}/{declared['name']}"
+            if number in _OTHER_NUMBERS:
+                declared["vcf_number"] = "."
+            elif number not in _NUMBERS and not re.fullmatch("[0-9]+", number):
+                raise self._refused_field(name, f"with Number={number}, which VCF does not define")
+            if number in _LOCAL_NUMBERS and not has_alleles:
+                raise self._refused_field(
+                    name, f"with Number={number}, and no FORMAT/LAA, which would say what its local alleles are"
+                )
         path.write_text(json.dumps(columns))
+
+    def _refused_field(self, name: str, what: str) -> VcfError:
+        return VcfError(
+            f"{self.operation}: {self.file.label} declares {name} {what}; correct its header, or leave out the field "
+            f"with bcftools annotate -x {name}"
+        )
 
     def _require_all_records(self) -> None:
         """Raise a `VcfError` unless as many records were read as the index counts: splitting may miss some."""

@@ -366,3 +366,40 @@ def test_a_mask_of_genotypes_follows_the_values(tmp_path: Path) -> None:
     vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
     contents = cohort.read_vcz(tmp_path / "store")
     np.testing.assert_array_equal(contents["call_PL_mask"][:, 3:], contents["call_PL"][:, 3:] < 0)
+
+
+LOCAL_NUMBERS = """##fileformat=VCFv4.5
+##contig=<ID=chr1,length=1000>
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+##FORMAT=<ID=LAA,Number=.,Type=Integer,Description="">
+##FORMAT=<ID=LAD,Number=LR,Type=Integer,Description="">
+##FORMAT=<ID=LEC,Number=LA,Type=Integer,Description="">
+##FORMAT=<ID=LPL,Number=LG,Type=Integer,Description="">
+##FORMAT=<ID=PSL,Number=P,Type=String,Description="">
+"""
+COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
+LOCAL_CALLS = {
+    "a": [
+        "C,G,T GT:LAA:LAD:LEC:LPL:PSL 0|2:2:5,6:7:9,0,8:k,l",
+        "C,G GT:LAA:LAD:LEC:LPL:PSL 1|2:1,2:5,6,7:8,9:1,2,3,4,5,6:m,n",
+    ],
+    "b": ["G,C GT:LAA:LAD:LEC:LPL:PSL 0|2:2:3,4:5:6,0,7:o,p", "G,C GT:LAA:LAD:LEC:LPL:PSL 0|1:1:3,4:5:6,0,7:q,r"],
+}
+
+
+@pytest.mark.slow
+def test_the_numbers_of_local_fields_in_a_vcf(tmp_path: Path) -> None:
+    """LA, LR, LG and P, which bio2zarr does not know: local fields stay, and LAA follows the alleles."""
+    for sample, calls in LOCAL_CALLS.items():
+        lines = ["\t".join([*COLUMNS, sample])]
+        for position, record in zip((100, 200), calls, strict=True):
+            alts, keys, call = record.split()
+            lines.append("\t".join(["chr1", str(position), ".", "A", alts, ".", ".", ".", keys, call]))
+        vcf.write_vcf(tmp_path / f"{sample}.vcf.gz", LOCAL_NUMBERS + "\n".join(lines) + "\n")
+    sources = [tmp_path / f"{sample}.vcf.gz" for sample in LOCAL_CALLS]
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    vczstore.append(tmp_path / "store.vcz", *sources, harmonise=True)
+    fields = [line.split("\t") for line in vcf.records(vcf.vcztools_view(tmp_path / "store.vcz"))[1:]]
+    first, second = (call.split()[2] for call in LOCAL_CALLS["a"])
+    assert [(f[4], f[9]) for f in fields] == [("C,G,T", first), ("C,G", second)]
+    assert [f[10] for f in fields] == ["0|1:1:3,4:5:6,0,7:o,p", "0|2:2:3,4:5:6,0,7:q,r"]
