@@ -2,6 +2,7 @@
 
 import inspect
 from functools import cache
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from executors.errors import ExecutorOptionError, MissingEngineError
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
 LOCAL = ("single-threaded", "threads", "processes")
 """Executors on this machine, without further dependencies."""
 
-NAMES = (*LOCAL, "lithops", "modal")
+_CLASSES = {
+    "single-threaded": "executors.local:SingleThreadedExecutor",
+    "threads": "executors.local:ThreadsExecutor",
+    "processes": "executors.local:ProcessesExecutor",
+    "lithops": "executors.lithops:LithopsExecutor",
+    "modal": "executors.modal:ModalExecutor",
+}
+
+NAMES = tuple(_CLASSES)
 """Executors of this package."""
 
 GROUP = "vczstore.executors"
@@ -110,31 +119,14 @@ def _kebab(names: list[str]) -> str:
 
 
 def _engine(name: str) -> "type[DagExecutor]":
-    match name:
-        case "single-threaded":
-            from executors.local import SingleThreadedExecutor
-
-            return SingleThreadedExecutor
-        case "threads":
-            from executors.local import ThreadsExecutor
-
-            return ThreadsExecutor
-        case "processes":
-            from executors.local import ProcessesExecutor
-
-            return ProcessesExecutor
-        case "lithops":
-            from executors.lithops import LithopsExecutor
-
-            return LithopsExecutor
-        case "modal":
-            from executors.modal import ModalExecutor
-
-            return ModalExecutor
-    if name in _plugins():
-        engine: type[DagExecutor] = _plugins()[name].load()
-        return engine
-    raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(names())}")
+    engine: type[DagExecutor]
+    if name in _CLASSES:
+        engine = resolve_name(_CLASSES[name])
+    elif name in _plugins():
+        engine = _plugins()[name].load()
+    else:
+        raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(names())}")
+    return engine
 
 
 def _other(name: str, options: dict[str, Any]) -> "DagExecutor":

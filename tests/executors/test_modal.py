@@ -505,9 +505,10 @@ def test_without_modal_it_says_what_to_install() -> None:
         import sys
         sys.modules["modal"] = None
         from vczstore.errors import MissingDependencyError
-        from vczstore.execution.workers import create_executor
+        from vczstore.execution.options import Options
+        from vczstore.execution.workers import Workers
         try:
-            create_executor("modal", {})
+            Workers(Options(executor="modal")).executor
         except MissingDependencyError as error:
             print(error)
         """

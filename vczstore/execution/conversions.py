@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from vczstore.errors import StorageError, VcfError
 from vczstore.stores.locations import local_path
@@ -38,7 +38,7 @@ type Run = Callable[[Sequence[Step]], Iterator[int | None]]
 """Runs steps and yields their results as they end; see `_pool`."""
 
 
-class Conversions:
+class Conversions(AbstractContextManager["Conversions"]):
     """
     A cache of converted VCFs in a folder, which is deleted when this is closed or the process ends.
 
@@ -56,9 +56,6 @@ class Conversions:
         self._folder: Path | None = None
         self._cached: dict[object, Path] = {}
         self._process = os.getpid()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

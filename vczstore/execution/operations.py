@@ -99,7 +99,7 @@ class Operation:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if get_origin(field.type) is tuple or _is_tuple_or_none(field.type):
+            if any(get_origin(kind) is tuple for kind in (field.type, *get_args(field.type))):
                 value = (value,) if isinstance(value, str | os.PathLike) else value
                 value = None if value is None else tuple(value)
             if declared(field).kind in ("location", "sources"):
@@ -178,10 +178,6 @@ def _zarr_store(location: Any) -> Any:
             raise OptionError(f"a group at {location.path!r} of a Zarr store is no store; open the store at this path")
         return location.store
     return location
-
-
-def _is_tuple_or_none(kind: Any) -> bool:
-    return any(get_origin(member) is tuple for member in get_args(kind))
 
 
 def _check(label: str, declaration: Declared, value: Any) -> None:

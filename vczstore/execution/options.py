@@ -2,14 +2,15 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import executors
 from vczstore.choices import BACKENDS, IMPLS, check_choice
 from vczstore.declarations import documented, option
-from vczstore.errors import OptionError
+from vczstore.errors import MissingDependencyError, OptionError, missing_extra
 
 if TYPE_CHECKING:
     from plans.core.memory import Memory
@@ -22,6 +23,9 @@ MAX_RETRIES = 3
 
 EXECUTOR_FILES = (".yaml", ".yml")
 """Suffixes of executor files."""
+
+WORTH_A_SECOND = 800_000_000
+"""Decoded bytes that a task should have per second of its start-up; re-encoding them takes 10 s, copying them 2 s."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "store": ("parts", "backend_storage", "storage_options"),
@@ -171,7 +175,6 @@ class Options:
     def memory(self) -> "Memory":
         """Memory limits of a task, the folder for intermediate data, and the task size that suits the executor."""
         from plans.core.memory import Memory
-        from vczstore.execution.executor import task_bytes
         from vczstore.sizes import parse_size
 
         default = Memory()
@@ -182,7 +185,9 @@ class Options:
                 f"{allowed:,} bytes of allowed memory leave nothing beside the {reserved:,} that Python itself "
                 f"takes; allow at least {2 * reserved:,}"
             )
-        return Memory(allowed, reserved, self.work_dir, task_bytes(self.executor, self.executor_options))
+        with executor_errors():
+            task_bytes = round(executors.start_seconds(self.executor, **self.executor_options) * WORTH_A_SECOND)
+        return Memory(allowed, reserved, self.work_dir, task_bytes)
 
     def open(self, location: "Location") -> "Store":
         """Open the store that is edited."""
@@ -267,3 +272,14 @@ class Options:
 
         storage_options = self.options_of(source, location)
         return object_store.find(source, storage_options, SUFFIXES) if is_url(source) else [source]
+
+
+@contextmanager
+def executor_errors() -> Iterator[None]:
+    """Convert errors in the options of an executor, or of a missing library, to an `OptionError` or its like."""
+    try:
+        yield
+    except executors.ExecutorOptionError as error:
+        raise OptionError(str(error)) from error
+    except executors.MissingEngineError as error:
+        raise (missing_extra(error, error.extra) if error.extra else MissingDependencyError(str(error))) from error

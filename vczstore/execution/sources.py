@@ -76,7 +76,10 @@ def open_sources(
                 opened.append(_sample_ids_of(file))
     if layout is not None and any(files):
         vcfs, target = [file for file in files if file is not None], layout()
-        _refuse_unconvertible(operation, options, vcfs, target)
+        _refuse_remote(operation, vcfs[0].label, options)
+        for file in vcfs:
+            if not file.samples and not target.sites_only:
+                raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
         if check is not None:
             check(opened)
         converted = iter(
@@ -92,14 +95,6 @@ def open_sources(
     if options.impl != "zarr":
         _refuse_unreachable(opened, options)
     return opened
-
-
-def _refuse_unconvertible(operation: str, options: Options, files: Sequence[VcfFile], layout: Layout) -> None:
-    """Raise an error for VCFs that tasks on other machines would read, and for those without samples."""
-    _refuse_remote(operation, files[0].label, options)
-    for file in files:
-        if not file.samples and not layout.sites_only:
-            raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
 
 
 def _sample_ids_of(file: VcfFile) -> Vcz:

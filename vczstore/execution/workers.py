@@ -2,16 +2,15 @@
 
 import secrets
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
 from vczstore.errors import OptionError, UnsuitableError
-from vczstore.execution.executor import create_executor
-from vczstore.execution.options import Options
+from vczstore.execution.options import Options, executor_errors
 from vczstore.execution.progress import Display
 from vczstore.execution.results import Run
 from vczstore.stores.base import Store
@@ -72,7 +71,7 @@ type Stages = Generator[Tasks]
 """Yields tasks to run, the next ones when the previous ones have ended; errors of tasks are thrown into it."""
 
 
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """
     Context in which tasks run on an executor. It is created on first use; leaving the context ends its workers.
 
@@ -91,10 +90,8 @@ class Workers:
     @cached_property
     def executor(self) -> "DagExecutor":
         """The executor, created on first use."""
-        return create_executor(self.name, self.options)
-
-    def __enter__(self) -> Self:
-        return self
+        with executor_errors():
+            return executors.create(self.name, **self.options)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -104,8 +104,18 @@ def hold(store: Lockable, *, wait: bool = False, watch: bool = False) -> Iterato
 
     A store in memory, or of a kind without a known location, has a lock within this process.
     """
-    with unheld() if store.no_lock else _held(store, wait, watch) as lock:
-        yield lock
+    if store.no_lock:
+        lock = unheld()
+    elif store.folder is not None:
+        lock = hold_file(store.label, lock_file(store.folder), wait)
+    elif (lease := _lease_of(store)) is not None:
+        lock = _hold_lease(lease, wait, watch)
+    elif store.zarr_store is not None:
+        lock = _hold_in_process(store.label, _identity(innermost(store.zarr_store)), wait)
+    else:
+        lock = unheld()
+    with lock as held:
+        yield held
 
 
 _VERIFIED: set[Hashable] = set()
@@ -142,18 +152,13 @@ def require_conditions(store: Lockable) -> None:
     _VERIFIED.add(identity)
 
 
-def _held(store: Lockable, wait: bool, watch: bool) -> AbstractContextManager[HeldLock]:
-    path = store.folder
-    if path is not None:
-        return hold_file(store.label, lock_file(path), wait)
+def _lease_of(store: Lockable) -> "_Lease | None":
+    """Return the lease of a store; None for a store in memory, and a repository that was passed as an object."""
     if store.zarr_store is None:
-        objects = _at_url(store)
-        return unheld() if objects is None else _hold_lease(store.label, objects, LOCK, wait, watch)
-    inner = innermost(store.zarr_store)
-    objects = _objects(store, inner)
-    if objects is not None:
-        return _hold_lease(store.label, objects, f"{SAMPLE_ID}/{LOCK}", wait, watch)
-    return _hold_in_process(store.label, _identity(inner), wait)
+        objects, key = _at_url(store), LOCK
+    else:
+        objects, key = _objects(store, innermost(store.zarr_store)), f"{SAMPLE_ID}/{LOCK}"
+    return None if objects is None else _Lease(store.label, objects, key)
 
 
 def _objects(store: Lockable, inner: Any) -> Any:
@@ -230,14 +235,12 @@ def holder(store: Lockable) -> tuple[str, str] | None:
 
     Read-only, so that no write permission is needed. The lease of a killed holder counts as held for its TTL.
     """
-    inner = None if store.zarr_store is None else innermost(store.zarr_store)
     with suppress(OSError, VczstoreError):
         if store.folder is not None:
             return _holder_of_file(lock_file(store.folder))
-        objects = _at_url(store) if inner is None else _objects(store, inner)
-        if objects is not None:
-            return _holder_of_lease(_Lease(store.label, objects, LOCK if inner is None else f"{SAMPLE_ID}/{LOCK}"))
-        if inner is not None and _identity(inner) in _IN_USE:
+        if (lease := _lease_of(store)) is not None:
+            return _holder_of_lease(lease)
+        if store.zarr_store is not None and _identity(innermost(store.zarr_store)) in _IN_USE:
             return _who({"pid": os.getpid(), "host": socket.gethostname()})
     return None
 
@@ -375,8 +378,10 @@ def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
     StorageError
         If the file cannot be created or locked.
     """
+    watch = _HeartbeatWatch(label, path, wait)
     try:
-        held = _take(label, path, wait)
+        while (held := _try(label, path, wait)) is None:
+            watch.look()
     except BlockingIOError:
         content = b""
         with suppress(FileNotFoundError):  # released just now
@@ -393,15 +398,6 @@ def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
         yield held
     finally:
         held.end()
-
-
-def _take(label: str, path: Path, wait: bool) -> _LockedFile:
-    watch = _HeartbeatWatch(label, path, wait)
-    while True:
-        held = _try(label, path, wait)
-        if held is not None:
-            return held
-        watch.look()
 
 
 def _try(label: str, path: Path, wait: bool) -> _LockedFile | None:
@@ -449,23 +445,19 @@ def _flock(file: int, wait: bool, *, shared: bool = False) -> bool:
     import fcntl
 
     flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    for pause in () if shared else (0.01, 0.05):  # `holder` locks the file for an instant
-        with suppress(BlockingIOError):
-            return _flocked(file, flags)
-        time.sleep(pause)
-    return _flocked(file, flags)
-
-
-def _flocked(file: int, flags: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(file, flags)
-    except OSError as error:
-        if error.errno in _CANNOT_LOCK:
-            return False
-        raise
-    return True
+    pauses = iter(() if shared else (0.01, 0.05))  # `holder` locks the file for an instant
+    while True:
+        try:
+            fcntl.flock(file, flags)
+            return True
+        except BlockingIOError:
+            if (pause := next(pauses, None)) is None:
+                raise
+            time.sleep(pause)
+        except OSError as error:
+            if error.errno in _CANNOT_LOCK:
+                return False
+            raise
 
 
 @dataclass
@@ -527,8 +519,7 @@ type Version = dict[str, str]
 
 
 @contextmanager
-def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> Iterator[HeldLock]:
-    lease = _Lease(url, objects, key)
+def _hold_lease(lease: "_Lease", wait: bool, watch: bool) -> Iterator[HeldLock]:
     try:
         lease.acquire(wait, watch)
         yield lease
