@@ -16,7 +16,7 @@ from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.small_stores import repository_of
 from vczstore.errors import CheckError, JobFileError, StaleError, TagError, UnsuitableError
-from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+from vczstore.jobs.run import JobResult, plan_job, run_job
 
 FIELDS = ("call_genotype",)
 OLD = cohort.make_arrays(6, cohort.ids(0, 3), fields=FIELDS)
@@ -76,8 +76,7 @@ def test_append_check_publish(place: Place) -> None:
     assert "branch night" in planned
     assert "then: verify, check, publish" in planned
     assert list(place.tips) == ["main"]
-    compiled = plan_job(place.write(*STEPS))
-    done = run_compiled(compiled)
+    done = place.run(*STEPS)
     assert [action.operation.called for action in done.done] == ["verify", "check", "publish"]
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(place.store)), cohort.expected_append(OLD, good))
     assert place.tips == {"main": done.snapshot, "night": done.snapshot}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -42,6 +44,8 @@ from vczstore.errors import (
     TagError,
     VczstoreError,
 )
+from vczstore.jobs.model import ExecutorSpec
+from vczstore.jobs.notify import Outcome
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 from vczstore.vcz import zarr_objects
 
@@ -180,7 +184,8 @@ def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
     for executor in ("single-threaded", "threads", "processes"):
         shutil.rmtree(plain.store)
         shutil.copytree(before, plain.store)
-        run_compiled(compiled, executor=executor)
+        job = dataclasses.replace(compiled.job, executor=ExecutorSpec(name=executor))
+        run_compiled(dataclasses.replace(compiled, job=job), Outcome(job))
         cohort.assert_same(plain.read(), expected)
         states.append(plain.state())
     assert states[0] == states[1] == states[2]
@@ -211,7 +216,7 @@ def test_steps_on_plain_zarr_become_visible_in_order(plain: Place) -> None:
     chunk = plain.folder / "inbox/b.vcz/call_DP/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     with pytest.raises(StorageError, match="the step before it is done; readers see the old samples"):
-        run_compiled(compiled)
+        run_compiled(compiled, Outcome(compiled.job))
     cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
 
 
@@ -674,8 +679,9 @@ def test_an_invalid_ledger(place: Place) -> None:
 def test_exit_status_of_a_conflict(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     compiled = plan_job(repo.write("- append: inbox/a.vcz"))
+    remove = functools.partial(vczstore.remove, repo.store, "S0000")
     with pytest.raises(StaleError) as caught:
-        run_compiled(compiled, before_commit=lambda: vczstore.remove(repo.store, "S0000") and None)
+        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
     assert caught.value.exit_status == 4
     cohort.assert_same(repo.read(), cohort.expected_remove(OLD, ["S0000"]))
 
@@ -683,9 +689,9 @@ def test_exit_status_of_a_conflict(repo: Place) -> None:
 def test_a_compiled_job_runs_once(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     compiled = plan_job(place.write("- append: inbox/a.vcz"))
-    run_compiled(compiled)
+    run_compiled(compiled, Outcome(compiled.job))
     with unchanged(place), pytest.raises(StaleError, match="has changed since the plan was made"):
-        run_compiled(compiled)
+        run_compiled(compiled, Outcome(compiled.job))
 
 
 HOLD = """

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +31,7 @@ from tests.support import cohort, forks
 from tests.support.clouds import Cloud
 from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
+from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import SetJobResult
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 from vczstore.jobs.sets import CompiledSet
@@ -372,8 +374,9 @@ def test_a_failed_run_is_resumed(place: Place, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.slow
 def test_a_conflict_leaves_no_journal(place: Place) -> None:
     compiled = plan_job(place.job())
+    remove = partial(vczstore.remove, place.folder / "store", *ids(0, 1))
     with pytest.raises(StaleError):
-        run_compiled(compiled, before_commit=lambda: vczstore.remove(place.folder / "store", *ids(0, 1)) and None)
+        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
     assert list(place.work.iterdir()) == []
 
 
@@ -477,8 +480,9 @@ def test_another_job_replaces_the_journal(killed: Place, caplog: pytest.LogCaptu
 @pytest.mark.slow
 def test_a_resumed_run_may_have_a_conflict(killed: Place) -> None:
     file, store = killed.folder / "job.yaml", killed.folder / "store"
+    compiled, remove = plan_job(file), partial(vczstore.remove, store, *ids(0, 1))
     with pytest.raises(StaleError):
-        run_compiled(plan_job(file), before_commit=lambda: vczstore.remove(store, *ids(0, 1)) and None)
+        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
     cohort.assert_same(killed.read(), cohort.expected_remove(OLD, ids(0, 1)))
     assert list(killed.work.iterdir()) == []
     again, result = killed.complete(file, cohort.expected_remove(NEW, ids(0, 1)))

@@ -253,8 +253,8 @@ def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
     return options if is_current else options.but(branch=None), is_ahead
 
 
-def options_of(job: Job, executor: str | None = None) -> Options:
-    """Return the options of a job; `executor` replaces its executor, without the job's executor options."""
+def options_of(job: Job) -> Options:
+    """Return the options of a job."""
     options = Options(
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
@@ -266,8 +266,6 @@ def options_of(job: Job, executor: str | None = None) -> Options:
         work_dir=job.work_dir,
         max_workers=job.max_workers,
     )
-    if executor is not None:
-        return options.but(executor=executor)
     return options.but(executor=job.executor.name, executor_options=job.executor.options)
 
 

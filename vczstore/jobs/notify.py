@@ -1,4 +1,4 @@
-"""Notify a command or a web address of a job's run, and write its metrics. Failures here do not fail the run."""
+"""The outcome of a job's run: written to a report and to metrics, and sent to a command or a web address."""
 
 import json
 import logging
@@ -7,18 +7,20 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from vczstore.errors import words_of
+from vczstore.errors import VczstoreError, words_of
 from vczstore.execution.results import Result
 from vczstore.jobs.compile import CompiledJob
 from vczstore.jobs.describe import describe_job
 from vczstore.jobs.model import Job
+from vczstore.jobs.report import Report, write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 
 TIMEOUT = 60.0
@@ -30,25 +32,46 @@ log = logging.getLogger("vczstore")
 @dataclass
 class Outcome:
     """
-    The state of a run, for its notification.
+    The state of a run, for its report and notification.
 
     Attributes
     ----------
     job
         The parsed job file.
-    compiled, result
-        The compiled job (None for a set) and its result; None until the run has them.
-    parts
-        The compiled jobs of the parts of a set of stores, by name.
+    compiled
+        The compiled jobs so far, by part of a set; that of a single store is under the empty name.
+    result
+        The result; None until the run has committed.
     began
         The start of the run, in seconds since the epoch.
     """
 
     job: Job
-    compiled: CompiledJob | None = None
+    compiled: dict[str, CompiledJob] = field(default_factory=dict)
     result: JobResult | SetJobResult | None = None
-    parts: Mapping[str, CompiledJob] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
+
+    @contextmanager
+    def reported(self, folder: Path | None) -> Iterator[None]:
+        """
+        Write the report of what runs within the context, also if it fails; that of a part into a subfolder.
+
+        Raises
+        ------
+        StorageError
+            If the report cannot be written.
+        """
+        try:
+            yield
+        except (VczstoreError, KeyboardInterrupt) as error:
+            self._write_reports(folder, words_of(error))
+            raise
+        self._write_reports(folder, None)
+
+    def _write_reports(self, folder: Path | None, error: str | None) -> None:
+        if folder is not None:
+            for part, report in self._reports(error).items():
+                write_report(folder / part, report)
 
     def notify(self, error: BaseException | None = None) -> None:
         """Write the metrics, and call the job's hook for success, or for failure if there is an `error`."""
@@ -71,13 +94,17 @@ class Outcome:
             return self.result.parts
         return {} if self.result is None else {"": self.result}
 
+    def _reports(self, error: str | None) -> dict[str, Report]:
+        """Return the reports by part; `error` is the error message, None after success."""
+        return {part: describe_job(job, self.results.get(part), error) for part, job in self.compiled.items()}
+
     def _report(self, error: str | None) -> dict[str, Any]:
-        """Return the report to send; `error` is the error message, None after success."""
-        if self.compiled is not None:
-            return dict(describe_job(self.compiled, self.results.get(""), error))
+        """Return the report to send; `error` as in `_reports`."""
+        parts = self._reports(error)
+        if "" in parts:
+            return dict(parts[""])
         status = self.result.status if self.result is not None and error is None else "failed"
         job = {"file": self.job.path, "store": self.job.store.url, "status": status, "error": error}
-        parts = {name: describe_job(part, self.results.get(name), error) for name, part in self.parts.items()}
         return {"job": job, "parts": parts} if self.job.is_of_set else {"job": job}
 
 
@@ -135,7 +162,7 @@ def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
         "last_run_timestamp_seconds": {"": now},
         "duration_seconds": {"": now - outcome.began},
     }
-    parts = [*outcome.parts] if outcome.job.is_of_set else [""]
+    parts = [*outcome.compiled] if outcome.job.is_of_set else [""]
     counted = {part: _counted(outcome.results[part].results if part in outcome.results else ()) for part in parts}
     values |= {name: {part: counts[name] for part, counts in counted.items()} for name in _counted(())}
     last = now if succeeded else _last_success(path)

@@ -2,13 +2,13 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vczstore.errors import BusyError, SampleError, VczstoreError, words_of
+from vczstore.errors import BusyError, SampleError, VczstoreError
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
 from vczstore.execution.naming import naming
@@ -18,11 +18,10 @@ from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.afterwards import Held, afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, existing_store, options_of
-from vczstore.jobs.describe import describe_job, history_of
+from vczstore.jobs.describe import history_of
 from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job, load
 from vczstore.jobs.notify import Outcome
-from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.sets import CompiledSet, compile_set, run_set
 from vczstore.reports.page import report_folder
@@ -31,8 +30,6 @@ from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 
 log = logging.getLogger(__name__)
-
-# ---- from a file ----------------------------------------------------------------------------
 
 
 def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob | CompiledSet:
@@ -137,8 +134,10 @@ def run_job(
         with naming("run") as standing:
             standing.state = "it may be done, or a part of it; run the job again, which does what is not done yet"
             folder = None if report is None else Path(report)
-            with report_folder(folder):
-                result = _run_file(job, outcome, wait=wait, report=folder, progress=progress)
+            with report_folder(folder), outcome.reported(folder), _keys_for_flags():
+                refuse_read_only("run", job.store.url)
+                run = run_set if job.is_of_set else _run_on_store
+                result = run(job, outcome, wait=wait, progress=progress)
     except BusyError:  # without notification: the other run will send its own
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -148,81 +147,20 @@ def run_job(
     return result
 
 
-def _run_file(
-    job: Job, outcome: Outcome, *, wait: bool, report: Path | None, progress: Progress | bool | None
-) -> JobResult | SetJobResult:
-    """Run a job under the store's lock, with retries after concurrent commits, and write the report."""
-    refuse_read_only("run", job.store.url)
-    if job.is_of_set:
-        with _keys_for_flags():
-            return run_set(job, outcome, wait=wait, report=report, progress=progress)
+def _run_on_store(job: Job, outcome: Outcome, *, wait: bool, progress: Progress | bool | None) -> JobResult:
+    """Run a job under the store's lock, with retries after concurrent commits."""
     with (
-        _keys_for_flags(),
         existing_store(job.store.url, options_of(job).but(branch=None)).exclusive_lock(wait=wait) as lock,
         showing(progress) as shown,
         Conversions(job.work_dir, shown) as conversions,
     ):
 
         def attempt() -> JobResult:
-            compiled = outcome.compiled = _on_its_branch(compile_job(job, conversions), conversions)
-            try:
-                result, failed = _run(compiled, None, shown, lock.check)
-            except (VczstoreError, KeyboardInterrupt) as error:
-                if report is not None:
-                    write_report(report, describe_job(compiled, error=words_of(error)))
-                raise
-            outcome.result = result
-            if failed is not None:
-                if report is not None:
-                    write_report(report, describe_job(compiled, result, words_of(failed)))
-                raise failed
-            return result
+            compiled = _on_its_branch(compile_job(job, conversions), conversions)
+            return run_compiled(compiled, outcome, progress=shown, before_commit=lock.check)
 
         result, n = retried(attempt, MAX_RETRIES, nullcontext)  # no retry lock: the store's lock is held
         result = outcome.result = replace(result, retries=n)
-    if report is not None:
-        write_report(report, describe_job(result.job, result))
-    return result
-
-
-# ---- running --------------------------------------------------------------------------------
-
-
-def run_compiled(
-    compiled: CompiledJob,
-    *,
-    executor: str | None = None,
-    progress: Progress | None = None,
-    before_commit: Callable[[], None] | None = None,
-) -> JobResult:
-    """
-    Run a compiled job: on Icechunk in one commit, on plain Zarr step by step.
-
-    On Icechunk, unless the job sets ``resume: false``, an interrupted run is resumed: chunks already written are not
-    written again, unless the store, a source, the job or a version has changed since, or garbage was collected. On
-    plain Zarr the interrupted step is done again.
-
-    Parameters
-    ----------
-    compiled
-        The job, as returned by `compile_job`.
-    executor
-        The executor that runs the tasks, the job's by default.
-    progress
-        Called for every task that ends.
-    before_commit
-        Called when everything is written; it can abort the commit by raising.
-
-    Raises
-    ------
-    StaleError
-        If the store has changed since the job was compiled.
-    VczstoreError
-        If a check finds a problem, or storage fails.
-    """
-    result, error = _run(_on_its_branch(compiled), executor, progress, before_commit or (lambda: None))
-    if error is not None:
-        raise error
     return result
 
 
@@ -235,22 +173,49 @@ def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None
     return compile_job(compiled.job, conversions)
 
 
-def _run(
-    compiled: CompiledJob, executor: str | None, progress: Progress | None, check: Check
-) -> tuple[JobResult, VczstoreError | KeyboardInterrupt | None]:
-    """Run a job; return its result, and the error of an operation after its commit, None without one."""
-    plans, job, snapshot = compiled.plans, compiled.job, None
-    options = options_of(job, executor).but(progress=progress)
+def run_compiled(
+    compiled: CompiledJob,
+    outcome: Outcome,
+    *,
+    progress: Progress | None = None,
+    before_commit: Check = lambda: None,
+) -> JobResult:
+    """
+    Run a compiled job: on Icechunk in one commit, on plain Zarr step by step.
+
+    On Icechunk, unless the job sets ``resume: false``, an interrupted run is resumed: chunks already written are not
+    written again, unless the store, a source, the job or a version has changed since, or garbage was collected. On
+    plain Zarr the interrupted step is done again.
+
+    Parameters
+    ----------
+    compiled
+        The job, compiled against its branch.
+    outcome
+        The state of the run, which is updated.
+    progress
+        Called for every task that ends.
+    before_commit
+        Called when everything is written; it can abort the commit by raising.
+
+    Raises
+    ------
+    StaleError
+        If the store has changed since the job was compiled.
+    VczstoreError
+        If a check finds a problem, or storage fails.
+    """
+    plans, job = compiled.plans, compiled.job
+    outcome.compiled[""] = compiled
+    options = options_of(job).but(progress=progress)
     journal = journal_of(compiled)
     results: list[Result] = []
     if plans:
-        results = run_plans(plans, *history_of(compiled), options, before_commit=check, journal=journal)
-        snapshot = results[-1].snapshot
+        results = run_plans(plans, *history_of(compiled), options, before_commit=before_commit, journal=journal)
     journal.delete()  # also that of an earlier run, interrupted after its commit
-    if not plans:
-        with plain_errors(compiled.store.label):
-            snapshot = compiled.applied_in or compiled.store.head
-    result = JobResult(
+    with plain_errors(compiled.store.label):
+        snapshot = results[-1].snapshot if plans else compiled.applied_in or compiled.store.head
+    result = outcome.result = JobResult(
         status="done" if plans else "nothing to do",
         id=compiled.id,
         store=compiled.store.label,
@@ -266,13 +231,10 @@ def _run(
         with plain_errors(compiled.store.label):
             for name in compiled.tags:
                 compiled.store.history.create_tag(name, at)
-                result = result.with_tags(name)
+                result = outcome.result = result.with_tags(name)
 
-    do = partial(perform, options=options, lock=Held(check))
+    do = partial(perform, options=options, lock=Held(before_commit))
     committed = "what the steps of the job do is committed" if plans else ""
-    try:
-        for done in afterwards(compiled.after, do, give_tags, job.branch, committed):
-            result = result.with_done(done)
-    except (VczstoreError, KeyboardInterrupt) as error:
-        return result, error
-    return result, None
+    for done in afterwards(compiled.after, do, give_tags, job.branch, committed):
+        result = outcome.result = result.with_done(done)
+    return result

@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, VczstoreError, with_words, words_of
+from vczstore.errors import IncompatibleError, with_words
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
@@ -35,11 +34,10 @@ from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of, retention
-from vczstore.jobs.describe import describe_job, history_of
+from vczstore.jobs.describe import history_of
 from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job
 from vczstore.jobs.notify import Outcome
-from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import Store
@@ -94,14 +92,7 @@ def compile_set(job: Job) -> CompiledSet:
     return CompiledSet(running.group.label, running.compiled)
 
 
-def run_set(
-    job: Job,
-    outcome: Outcome,
-    *,
-    wait: bool = False,
-    report: str | Path | None = None,
-    progress: Progress | bool | None = None,
-) -> SetJobResult:
+def run_set(job: Job, outcome: Outcome, *, wait: bool, progress: Progress | bool | None) -> SetJobResult:
     """
     Run what no earlier run of a job has applied, on all stores of a set.
 
@@ -110,20 +101,18 @@ def run_set(
     job
         The parsed job file, whose store has ``{part}`` in its name.
     outcome
-        The state of the run, updated for its notification.
-    wait, report, progress
-        As in `vczstore.jobs.run.run_job`; the report of each part is written to a subfolder with its name.
+        The state of the run, updated for its report and notification.
+    wait, progress
+        As in `vczstore.jobs.run.run_job`.
     """
     with showing(progress) as shown:
         running = _Running(job, shown)
         with running.taking_for_parts():
-            return _run_set(running, outcome, wait, report, shown)
+            return _run_set(running, outcome, wait, shown)
 
 
-def _run_set(
-    running: "_Running", outcome: Outcome, wait: bool, report: str | Path | None, progress: Progress | None
-) -> SetJobResult:
-    group, outcome.parts = running.group, running.compiled
+def _run_set(running: "_Running", outcome: Outcome, wait: bool, progress: Progress | None) -> SetJobResult:
+    group, outcome.compiled = running.group, running.compiled
     for place in group.places.values():
         refuse_read_only("run", place)
     stores = group.open()
@@ -136,13 +125,7 @@ def _run_set(
             if record.is_staged:
                 completed, record = tuple(complete(group, record, stores)), None
 
-        def attempt() -> SetJobResult:
-            try:
-                return running.attempt(stores, locks, conversions, record)
-            except (VczstoreError, KeyboardInterrupt) as error:
-                _report(report, running.compiled, {}, words_of(error))
-                raise
-
+        attempt = partial(running.attempt, stores, locks, conversions, record)
         first_result, n = retried(attempt, MAX_RETRIES, nullcontext)
         result = outcome.result = replace(first_result, completed=completed, retries=n)
 
@@ -150,13 +133,8 @@ def _run_set(
             nonlocal result
             result = outcome.result = result.with_tags(*running.tag(result.parts, last_commit))
 
-        try:
-            for done in running.afterwards(result, locks, give_tags):
-                result = outcome.result = result.with_done(done)
-        except (VczstoreError, KeyboardInterrupt) as error:
-            _report(report, running.compiled, result.parts, words_of(error))
-            raise
-    _report(report, running.compiled, result.parts)
+        for done in running.afterwards(result, locks, give_tags):
+            result = outcome.result = result.with_done(done)
     return result
 
 
@@ -369,16 +347,3 @@ def _with_places(step: StepModel, change: Callable[[str], str]) -> StepModel:
         if kind in (*PLACES, "file", "samples"):
             changes |= {name: each_place(step.value(name), change) for name in names if step.value(name) is not None}
     return step.model_copy(update=changes)
-
-
-def _report(
-    folder: str | Path | None,
-    compiled: Mapping[str, CompiledJob],
-    results: Mapping[str, JobResult],
-    error: str | None = None,
-) -> None:
-    """Write the report of each part into a subfolder with its name."""
-    for name, job in compiled.items() if folder is not None else ():
-        place = Path(folder or "", name)
-        place.mkdir(exist_ok=True)
-        write_report(place, describe_job(job, results.get(name), error))
