@@ -39,9 +39,9 @@ from plans.variants.union_of_sources import (
     SEGMENT_ROWS,
     SEGMENTS,
     Counted,
-    CountRecords,
     SourceSites,
     Union,
+    counting,
     source_sites,
 )
 from plans.variants.union_sites import union_table
@@ -129,7 +129,7 @@ def compile_create(
     union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
     # 3. from alleles: the number of records in each range
-    (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
+    (counted,) = yield Survey(OPERATION, (counting(union),), memory)
     counts, n_alleles = _counted(sources, [Counted(*item) for item in counted])
     if not gvcf:
         n_alleles = max(n_alleles, _widest(sources))

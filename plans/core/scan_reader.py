@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plans.core.chunk_grid import Blocks
+from plans.core.memory import Memory
 
 
 class Range(NamedTuple):
@@ -32,6 +33,8 @@ class ScanReader:
         The number of rows in total, and per range.
     mem
         Memory needed to scan a range, in bytes.
+    first
+        The first row.
     tag
         Identifies the scan in reports.
     """
@@ -40,6 +43,7 @@ class ScanReader:
     n_rows: int
     rows_per_task: int
     mem: int = 0
+    first: int = 0
     tag: int = 0
 
     dtype = np.dtype(object)
@@ -51,10 +55,15 @@ class ScanReader:
 
     def range(self, number: int) -> Range:
         start = number * self.rows_per_task
-        return Range(self.tag, self.look, slice(start, min(self.n_rows, start + self.rows_per_task)), self.mem)
+        stop = min(self.n_rows, start + self.rows_per_task)
+        return Range(self.tag, self.look, slice(self.first + start, self.first + stop), self.mem)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         return scanned([self.range(index[0])])
+
+    def readers(self, memory: Memory) -> "list[ScanReader]":
+        """The reader itself: it is a scan with a single reader."""
+        return [self]
 
     def findings(self) -> Iterator[Any]:
         """Scan all ranges in this process, one after the other."""

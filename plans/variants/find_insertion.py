@@ -4,9 +4,9 @@ The driver keeps one report for each range of the genome, and the rows of ``regi
 """
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
@@ -15,23 +15,20 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS
-from plans.core.compatibility import SITE_FIELDS
 from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.scan_reader import ScanReader
 from plans.variants.inserted_variants import (
-    SITE_VALUES,
     InsertedIndex,
     InsertedPositions,
     InsertedVariants,
     MergedRange,
 )
 from plans.variants.match_index import Index
-from plans.variants.reference_blocks import LEN
-from plans.variants.region_index import REGION_INDEX, region_index
+from plans.variants.region_index import REGION_INDEX, IndexRows, region_index
 from plans.variants.sites import Sites
 from plans.variants.sortedness import Runs
-from plans.variants.union_of_sources import ID_MASK, SourceSites, Union
+from plans.variants.union_of_sources import SourceSites, Union
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import LENGTH
@@ -130,55 +127,29 @@ class RangeReport(NamedTuple):
     runs: list[tuple[int, int, int, int]]
 
 
-@dataclass(frozen=True)
-class CountInserted:
-    """Counts the variants that are inserted in each range of the union of a store and its sources."""
-
-    inserted: InsertedVariants
-
-    def look(self, ranges: slice) -> RangeReport:
-        """Merge the range `ranges.start`, and count its variants."""
-        merged = self.inserted.merge(ranges.start)
-        is_new = merged.old < 0
-        starts = np.flatnonzero(np.diff(merged.contig, prepend=-1))
-        stops = np.append(starts[1:], len(merged.contig))[: len(starts)].astype("i8")  # none if all are blocks
-        runs = [
-            (int(merged.contig[a]), int(b - a), int(merged.position[a]), int(merged.position[b - 1]))
-            for a, b in zip(starts, stops, strict=True)
-        ]
-        first = int(np.argmax(is_new)) if is_new.any() else None
-        most = int(merged.n_alleles[is_new].max(initial=0))
-        return RangeReport(ranges.start, len(merged.old), int(is_new.sum()), first, most, _mismatch(merged), runs)
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with one task for each range."""
-        union = self.inserted.union
-        return [ScanReader(self.look, union.n_ranges, 1, union.merge_mem)]
+def _count(records: InsertedVariants, ranges: slice) -> RangeReport:
+    """Merge the range `ranges.start` of a store and its sources, and count its variants."""
+    merged = records.merge(ranges.start)
+    is_new = merged.old < 0
+    starts = np.flatnonzero(np.diff(merged.contig, prepend=-1))
+    stops = np.append(starts[1:], len(merged.contig))[: len(starts)].astype("i8")  # none if all are blocks
+    runs = [
+        (int(merged.contig[a]), int(b - a), int(merged.position[a]), int(merged.position[b - 1]))
+        for a, b in zip(starts, stops, strict=True)
+    ]
+    first = int(np.argmax(is_new)) if is_new.any() else None
+    most = int(merged.n_alleles[is_new].max(initial=0))
+    return RangeReport(ranges.start, len(merged.old), int(is_new.sum()), first, most, _mismatch(merged), runs)
 
 
-@dataclass(frozen=True)
-class FindRegions:
-    """Computes the rows of ``region_index`` from row `start` of the store on, by chunks of `chunk` variants."""
-
-    inserted: InsertedVariants
-    start: int
-    chunk: int
-
-    def look(self, chunks: slice) -> np.ndarray:
-        """Return the rows of the chunk `chunks.start`."""
-        start = self.start + chunks.start * self.chunk
-        rows = slice(start, min(self.inserted.n_variants, start + self.chunk))
-        parts = [(part, np.arange(here.start, here.stop)) for part, here in self.inserted.parts(rows)]
-        contig, position = (
-            np.concatenate([getattr(part, name)[at] for part, at in parts]) for name in ("contig", "position")
-        )
-        length = np.concatenate([self.inserted.site_values(LENGTH, part, at) for part, at in parts])
-        return region_index(contig, position, length, start=start, chunk=self.chunk)
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with one task for each chunk."""
-        n_chunks = math.ceil((self.inserted.n_variants - self.start) / self.chunk)
-        return [ScanReader(self.look, n_chunks, 1, self.inserted.reading_mem)]
+def _regions(records: InsertedVariants, chunk: int, rows: slice) -> np.ndarray:
+    """Return the rows of ``region_index`` for a chunk of `chunk` variants after the insertion."""
+    parts = [(part, np.arange(here.start, here.stop)) for part, here in records.parts(rows)]
+    contig, position = (
+        np.concatenate([getattr(part, name)[at] for part, at in parts]) for name in ("contig", "position")
+    )
+    length = np.concatenate([records.site_values(LENGTH, part, at) for part, at in parts])
+    return region_index(contig, position, length, start=rows.start, chunk=chunk)
 
 
 @dataclass(frozen=True)
@@ -262,17 +233,13 @@ def _sites(
     vczs: Sequence[Vcz], contigs: Sequence[str], by_rank: np.ndarray, are_gvcfs: Sequence[bool]
 ) -> list[SourceSites]:
     """Return the site arrays of a store and its sources, with contigs numbered by rank."""
-    ranks: Mapping[str, int] = {contigs[number]: rank for rank, number in enumerate(by_rank.tolist())}
-    names = (*SITE_FIELDS, *SITE_VALUES, ID_MASK, LEN)
-    return [
-        SourceSites(
-            {name: vcz.arrays[name] for name in names if name in vcz.arrays},
-            # contigs without a rank have no variants, but may have blocks
-            np.array([ranks.get(c, len(ranks) + i) for i, c in enumerate(vcz.table("contig_id").tolist())], dtype="i8"),
-            is_gvcf,
-        )
-        for vcz, is_gvcf in zip(vczs, are_gvcfs, strict=True)
-    ]
+    ranks = {contigs[number]: rank for rank, number in enumerate(by_rank.tolist())}
+    sites = []
+    for vcz, is_gvcf in zip(vczs, are_gvcfs, strict=True):
+        # contigs without a rank have no variants, but may have blocks
+        numbers = [ranks.get(name, len(ranks) + i) for i, name in enumerate(vcz.table("contig_id").tolist())]
+        sites.append(SourceSites.of(vcz, numbers, is_gvcf=is_gvcf))
+    return sites
 
 
 def find_insertion(
@@ -327,15 +294,20 @@ def find_insertion(
     """
     contigs = contig_table(vcz, sources, runs[1:], index.sources)
     by_rank = _ranked(runs[0], len(contigs))
-    sites = _sites(
-        [vcz, *sources], contigs, by_rank, [site.blocks is not None for site in (index.store, *index.sources)]
-    )
+    are_gvcfs = [site.blocks is not None for site in (index.store, *index.sources)]
+    sites = _sites([vcz, *sources], contigs, by_rank, are_gvcfs)
     segments = [s.segments(r) for s, r in zip(sites, runs, strict=True)]
     n_units = math.ceil(sum(s.n_variants for s in sites) / index.unit)
-    union = Union.of(sites, segments, 0, memory, operation=operation, n_ranges=max(MIN_TASKS, n_units))
-    union = replace(union, any_alt=any_alt, has_store=True)
+    union = Union.of(
+        *(sites, segments, 0, memory),
+        operation=operation,
+        n_ranges=max(MIN_TASKS, n_units),
+        any_alt=any_alt,
+        has_store=True,
+    )
     records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
-    (items,) = yield Survey(operation, (CountInserted(records),), memory)
+    scan = ScanReader(partial(_count, records), union.n_ranges, 1, union.merge_mem)
+    (items,) = yield Survey(operation, (scan,), memory)
     reports = sorted(RangeReport(*item) for item in items)
     mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
     if mismatch is not None and on_ref_mismatch == "refuse":
@@ -346,23 +318,18 @@ def find_insertion(
         records, tuple(contigs), tuple(reports), tuple(sources), vcz.chunk_lengths[VARIANTS], n_records
     )
     if REGION_INDEX in vcz.arrays:
-        scan = FindRegions(records, insertion.first_changed_chunk, insertion.chunk)
+        first, look = insertion.first_changed_chunk, partial(_regions, records, insertion.chunk)
+        scan = ScanReader(look, records.n_variants - first, insertion.chunk, records.reading_mem, first)
         (regions,) = yield Survey(operation, (scan,), memory)
-        rows = [np.empty((0, 6), dtype="i8"), *sorted(regions, key=lambda rows: int(rows[0, 0]))]
-        insertion = replace(insertion, regions=np.concatenate(rows))
-    numbers = {name: i for i, name in enumerate(contigs)}
-    theirs = []
-    for source, mine, site in zip(sources, runs[1:], index.sources, strict=True):
-        names = source.table("contig_id").tolist()
-        contig_numbers = np.array([numbers.get(name, -1 - i) for i, name in enumerate(names)], dtype="i8")
-        theirs.append(Sites.of(source, mine, contig_numbers, site.blocks))
+        insertion = replace(insertion, regions=IndexRows.joined(regions))
+    theirs = zip(sources, runs[1:], index.sources, strict=True)
     like = arrays.planned(index.store.position, shape=(records.n_variants,))
     position = cast("AnyArray", InsertedPositions(index.store.position, like, records))
     ours = replace(index.store, runs=insertion.runs, position=position)
     return insertion, InsertedIndex(
         token=records.token,
         store=ours,
-        sources=tuple(theirs),
+        sources=tuple(Sites.of(source, runs_of, contigs, site.blocks) for source, runs_of, site in theirs),
         n_variants=records.n_variants,
         unit=index.unit,
         allow_new_alleles=True,

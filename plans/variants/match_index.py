@@ -254,22 +254,15 @@ class Index:
         after = runs[runs[:, 1] > self.store.runs[k, 1]]
         begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
         end = source.row_of(contig, int(after[0, 3]), "left") if len(after) else int(theirs[-1, 2])
-        if source.blocks is not None:
-            n, first_unmatched = source.unmatched(begin, end, records.rows[is_matched])
-            return report._replace(unmatched=n, first_unmatched=first_unmatched)
-        c = int(records.rows[0]) if len(is_matched) else source.row_of(contig, first, "left")
-        inside = ~is_matched[max(0, begin - c) : max(0, end - c)]
-        before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(is_matched)))
-        n_unmatched = before + int(inside.sum()) + beyond
-        if not n_unmatched:
+        n, first_unmatched = source.unmatched(begin, end, records.rows[is_matched])
+        report = report._replace(unmatched=n, first_unmatched=first_unmatched)
+        if not n or source.blocks is not None:
             return report
-        # matching has not read the alleles of these rows
-        blocks = source.first_block(begin, begin + before), source.first_block(end - beyond, end)
-        block = next((row for row in blocks if row is not None), None)
-        if before:
-            return report._replace(unmatched=n_unmatched, first_unmatched=begin, block=block)
-        offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(is_matched) - max(begin, c))
-        return report._replace(unmatched=n_unmatched, first_unmatched=max(begin, c) + offset, block=block)
+        # matching has not read the alleles of the rows before and after the records
+        start = int(records.rows[0]) if len(records.rows) else begin
+        others = (begin, min(end, start)), (max(begin, start + len(records.rows)), end)
+        blocks = (source.first_block(*rows) for rows in others)
+        return report._replace(block=next((row for row in blocks if row is not None), None))
 
 
 def _matches(

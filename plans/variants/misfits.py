@@ -16,10 +16,13 @@ from zarr.types import AnyArray
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from plans.variants.block_calls import used_blocks
+from plans.variants.field_numbers import GENOTYPE, field_of, kind_of
 from plans.variants.find_matches import UnitReport
 from plans.variants.in_order import Field
 from plans.variants.match_index import Index, Matches, Unit
+from plans.variants.reference_blocks import read_calls
 from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 VECTOR_BYTES = 64
 """Memory for checking one vector, in addition to its values."""
@@ -55,70 +58,50 @@ class Source:
 
     Attributes
     ----------
-    vectors
-        Arrays of one value per allele, ALT or genotype, with their `Field`, by name.
-    numbers
-        Arrays of allele indices, by name.
+    fields
+        Arrays by name: with their `Field` if they have one value per allele, ALT or genotype; with None if their values
+        are allele indices.
     genotype
         The genotypes; None if there are none.
-    is_chosen
-        Whether each sample is taken from the source; None if all are.
+    n_samples, is_chosen
+        Number of samples of the source, and whether each is taken from it; None if all are.
     units
-        Numbers of the units whose vectors are checked, since alleles differ from the store's, and of those whose allele
-        indices are checked, since a variant has fewer alleles than in the store.
+        Numbers of the units that are checked: those with alleles that differ from the store's; if all fields are allele
+        indices, those with a variant that has fewer alleles than in the store.
     """
 
-    vectors: Mapping[str, tuple[AnyArray, Field]]
-    numbers: Mapping[str, AnyArray]
+    fields: Mapping[str, tuple[AnyArray, Field | None]]
     genotype: AnyArray | None
+    n_samples: int
     is_chosen: np.ndarray | None
-    units: tuple[frozenset[int], frozenset[int]]
+    units: frozenset[int]
 
     @classmethod
-    def of(
-        cls,
-        vectors: Mapping[str, tuple[AnyArray, Field]],
-        numbers: Mapping[str, AnyArray],
-        genotype: AnyArray | None,
-        chosen: np.ndarray | None,
-        reports: Sequence[UnitReport],
-    ) -> "Source":
-        """Return the fields to check; `chosen` are the indices of the samples that are taken, None for all."""
-        checked = [*(a for a, _ in vectors.values()), *numbers.values()]
-        is_chosen = None if chosen is None or not checked else np.isin(np.arange(checked[0].shape[1]), chosen)
-        other = frozenset(r.number for r in reports if vectors and not r.same_alleles)
-        fewer = frozenset(r.number for r in reports if numbers and r.fewer)
-        return cls(vectors, numbers, genotype, is_chosen, (other, fewer))
+    def of(cls, source: Vcz, store: Vcz, numbers: Mapping[str, str], reports: Sequence[UnitReport]) -> "Source":
+        """Return the fields of a source that a store has or gets; `numbers` and `reports` are as in `Findings`."""
+        fields: dict[str, tuple[AnyArray, Field | None]] = {}
+        for name, array in source.samples_arrays.items():
+            kind = kind_of(name, array, numbers)
+            is_of_calls = dimensions(array)[:2] == (VARIANTS, SAMPLES) and array.dtype != bool
+            if kind and is_of_calls and (name in store.samples_arrays or not store.n_samples):
+                fields[name] = array, None if kind == "GT" else field_of(name, array, kind)
+        n_samples = int(source.arrays[SAMPLE_ID].shape[0])
+        is_chosen = None if source.chosen is None else np.isin(np.arange(n_samples), source.chosen)
+        are_vectors = any(field is not None for _, field in fields.values())
+        units = frozenset(r.number for r in reports if fields and (r.fewer or (are_vectors and not r.same_alleles)))
+        return cls(fields, fields.get(GENOTYPE, (None,))[0], n_samples, is_chosen, units)
 
-    def look(self, mine: Matches, n_ours: np.ndarray, number: int) -> Iterator[tuple[str, int, int, int, int]]:
+    def look(self, mine: Matches, n_ours: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
         """Check the variants of a unit: yield the first misfit of each array, as the fields after `Misfit.source`."""
-        present = mine.rows >= 0
-        fewer = present & (mine.n_alleles < n_ours)
-        other = fewer | (present & mine.changed)
-        if number in self.units[0] and other.any():
-            for name, (array, field) in self.vectors.items():
-                yield from self._look_at(name, array, field, mine.rows[other], mine.n_alleles[other])
-        if number in self.units[1] and fewer.any():
-            for name, array in self.numbers.items():
-                yield from self._look_at(name, array, None, mine.rows[fewer], mine.n_alleles[fewer])
+        fewer = (mine.rows >= 0) & (mine.n_alleles < n_ours)
+        for name, (_, field) in self.fields.items():
+            where = fewer if field is None else fewer | ((mine.rows >= 0) & mine.changed)
+            if where.any():
+                yield from self.look_at(name, mine.rows[where], mine.n_alleles[where])
 
-    def look_at_blocks(self, rows: np.ndarray, n_alleles: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
-        """Check reference blocks whose calls are used; yields as `look`."""
-        for name, (array, field) in self.vectors.items():
-            yield from self._look_at(name, array, field, rows, n_alleles)
-        for name, array in self.numbers.items():
-            yield from self._look_at(name, array, None, rows, n_alleles)
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples of the source; 0 if no field is checked."""
-        checked = [*(a for a, _ in self.vectors.values()), *self.numbers.values()]
-        return int(checked[0].shape[1]) if checked else 0
-
-    def _look_at(
-        self, name: str, array: AnyArray, field: Field | None, rows: np.ndarray, n_alleles: np.ndarray
-    ) -> Iterator[tuple[str, int, int, int, int]]:
-        """Check one array, one chunk column of samples after the other, up to the first misfit."""
+    def look_at(self, name: str, rows: np.ndarray, n_alleles: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
+        """Check some rows of an array, one chunk column of samples after the other, up to the first misfit."""
+        array, field = self.fields[name]
         width = arrays.outer_chunks(array)[1]
         for start in range(0, array.shape[1], width):
             samples = slice(start, min(array.shape[1], start + width))
@@ -138,13 +121,12 @@ class Source:
     @staticmethod
     def _read(array: AnyArray, rows: np.ndarray, samples: slice) -> np.ndarray:
         low, high = int(rows.min()), int(rows.max()) + 1
-        slab = arrays.read(array, (slice(low, high), samples, *(slice(None),) * (array.ndim - 2)))
-        return np.asarray(slab[rows - low])
+        return np.asarray(read_calls(array, slice(low, high), samples)[rows - low])
 
     def mem(self, span: int) -> int:
         """Memory for checking one unit of `span` rows, in bytes."""
         needed = [0]
-        for array in (*(array for array, _ in self.vectors.values()), *self.numbers.values()):
+        for array, _ in self.fields.values():
             rows, width = min(span, array.shape[0]), min(array.shape[1], arrays.outer_chunks(array)[1])
             values = VECTOR_BYTES * rows + read_bytes(array, rows) + read_bytes(self.genotype, rows)
             needed.append(width * values + arrays.decode_mem(array, 2))
@@ -183,28 +165,26 @@ class FindMisfits:
     @property
     def is_due(self) -> bool:
         """Whether there is anything to check."""
-        return any(units for source in self.sources for units in source.units)
+        return any(source.units for source in self.sources)
 
     def look(self, rows: slice) -> list[Misfit]:
         """Return the first misfit of each array in some rows, which are whole units."""
         misfits: dict[tuple[int, str], Misfit] = {}
         for number in range(rows.start // self.index.unit, -(-rows.stop // self.index.unit)):
-            due = [s for s, source in enumerate(self.sources) if any(number in units for units in source.units)]
-            if not due:
-                continue
-            unit = self.index.look_up(number)
-            for s in due:
-                for item in self._misfits(s, unit):
-                    misfits.setdefault((s, item[0]), Misfit(s, *item))
+            for s, source in enumerate(self.sources):
+                if number in source.units:
+                    for item in self._misfits(s, self.index.look_up(number)):
+                        misfits.setdefault((s, item[0]), Misfit(s, *item))
         return list(misfits.values())
 
     def _misfits(self, s: int, unit: Unit) -> Iterator[tuple[str, int, int, int, int]]:
         """Yield the misfits of one source in a unit."""
         source = self.sources[s]
-        yield from source.look(unit.sources[s], unit.n_alleles, unit.start // self.index.unit)
+        yield from source.look(unit.sources[s], unit.n_alleles)
         if self.index.sources[s].blocks is not None:
             for rows, n_alleles in used_blocks(self.index, s, unit, source.n_samples):
-                yield from source.look_at_blocks(rows, n_alleles)
+                for name in source.fields:
+                    yield from source.look_at(name, rows, n_alleles)
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole units."""

@@ -252,8 +252,6 @@ class FindBlocks:
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole chunks."""
-        if not self.vcz.n_variants:
-            return []
         look = replace(self, vcz=self.vcz.only((CONTIG, ALLELE, POSITION, LENGTH, END, LEN))).look
         rows = unit_rows(self.vcz)
         read = [a for n, a in self.vcz.arrays.items() if n in (CONTIG, ALLELE, POSITION, LENGTH, END, LEN)]

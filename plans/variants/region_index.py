@@ -109,8 +109,9 @@ class IndexRows:
         readers = []
         for start in range(0, self.rows.n, per_task):
             kept = slice(start, min(self.rows.n, start + per_task))
-            part = _Part(replace(self, rows=self.rows.within(kept)), kept)
-            readers.append(ScanReader(part.look, 1, 1, mem))
+            part = replace(self, rows=self.rows.within(kept))
+            n = kept.stop - kept.start
+            readers.append(ScanReader(part.look, n, n, mem, first=start))
         return readers
 
     @staticmethod
@@ -118,15 +119,3 @@ class IndexRows:
         """Concatenate the rows of all tasks, in order of chunks."""
         rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
         return rows[np.argsort(rows[:, 0], kind="stable")]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The part of the variants that one task scans."""
-
-    index: IndexRows
-    kept: slice
-
-    def look(self, _: slice) -> np.ndarray:
-        """Return the rows of ``region_index`` for this part."""
-        return self.index.look(self.kept)

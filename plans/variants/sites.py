@@ -1,6 +1,6 @@
 """Sites: the variants of a VCZ, looked up by contig and position."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -129,8 +129,10 @@ class Sites:
     blocks: Blocks | None = None
 
     @classmethod
-    def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray, blocks: Blocks | None = None) -> "Sites":
-        """Return the sites of a VCZ; `numbers` are the store's numbers of its contigs."""
+    def of(cls, vcz: Vcz, runs: Runs, contigs: Sequence[str], blocks: Blocks | None = None) -> "Sites":
+        """Return the sites of a VCZ; `contigs` are those of the store."""
+        ours = {name: i for i, name in enumerate(contigs)}
+        numbers = np.array([ours.get(name, -1 - i) for i, name in enumerate(vcz.table("contig_id").tolist())], "i8")
         table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
         return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays), blocks)
@@ -235,8 +237,12 @@ class Sites:
             yield max(int(begins[i]), start), min(int(ends[i]), stop)
 
     def unmatched(self, start: int, stop: int, matched: np.ndarray) -> tuple[int, int | None]:
-        """Count the unmatched variants of a gVCF in a range of rows, and return the row of the first one, or None."""
-        matched = np.sort(matched)
+        """Count the variants in a range of rows that are not in `matched`, which is sorted; return also the first."""
+        if self.blocks is None:
+            here = matched[np.searchsorted(matched, start) : np.searchsorted(matched, stop)]
+            n = max(0, stop - start - len(here))
+            gaps = np.flatnonzero(here != start + np.arange(len(here)))
+            return n, start + int(gaps[0] if len(gaps) else len(here)) if n else None
         n, first = 0, None
         for a, b in self._runs_with_variants(start, stop, matched):
             left = np.setdiff1d(self.gvcf_records(a, b).variants().rows, matched)

@@ -5,12 +5,10 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-
 from plans.core.compatibility import check_builds
 from plans.core.memory import Memory
 from plans.core.model import Survey
-from plans.variants.field_numbers import GENOTYPE, field_of, kind_of, numbers_of
+from plans.variants.field_numbers import numbers_of
 from plans.variants.find_insertion import find_insertion
 from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.findings import Findings
@@ -24,7 +22,7 @@ from plans.variants.sortedness import FindRuns, Runs, site, unit_rows
 from plans.variants.unit_cache import KEPT_BYTES
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
-from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
+from vczstore.vcz.model import Vcz, listing
 
 
 def match_sources(
@@ -102,22 +100,12 @@ def match_sources(
 
 def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
     """Return the last scan: for values that do not fit the alleles."""
-    checked = []
-    for i, source in enumerate(sources):
-        calls = {
-            name: array
-            for name, array in source.samples_arrays.items()
-            if dimensions(array)[:2] == (VARIANTS, SAMPLES) and (name in vcz.samples_arrays or not vcz.n_samples)
-        }
-        kinds = {name: kind_of(name, array, findings.numbers) for name, array in calls.items() if array.dtype != bool}
-        vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
-        numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
-        reports = findings.by_source.get(i, [])
-        checked.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
-    gvcfs = [(s.blocks, source) for s, source in zip(findings.index.sources, sources, strict=True)]
-    slabs = [blocks.slab_rows(source.arrays[SAMPLE_ID].shape[0]) for blocks, source in gvcfs if blocks is not None]
+    reports = findings.by_source
+    checked = tuple(MisfitSource.of(s, vcz, findings.numbers, reports.get(i, [])) for i, s in enumerate(sources))
+    gvcfs = [(s.blocks, c.n_samples) for s, c in zip(findings.index.sources, checked, strict=True)]
+    slabs = [blocks.slab_rows(n_samples) for blocks, n_samples in gvcfs if blocks is not None]
     span = max([*slabs, *(r.span for r in findings.reports.values())], default=0)
-    return FindMisfits(findings.index, tuple(checked), scan.rows_per_task, span, scan.mem)
+    return FindMisfits(findings.index, checked, scan.rows_per_task, span, scan.mem)
 
 
 def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
@@ -139,18 +127,12 @@ def match_scan(
     blocks: Sequence[Blocks | None],
 ) -> FindMatches:
     """Return the second scan: for matches, given the runs of the store and of each source."""
-    ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
-    sites = []
-    for vcz, mine, theirs in zip((store, *sources), runs, (None, *blocks), strict=True):
-        names = vcz.table("contig_id").tolist()
-        numbers = np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")
-        sites.append(Sites.of(vcz, mine, numbers, theirs))
-    token = uuid4().hex
-    unit = unit_rows(store)
+    contigs = store.table("contig_id").tolist()
+    vczs = zip((store, *sources), runs, (None, *blocks), strict=True)
+    ours, *theirs = (Sites.of(vcz, runs_of, contigs, blocks_of) for vcz, runs_of, blocks_of in vczs)
     # an insertion joins variants with those of the store as `create` does, and so adds alleles itself
-    is_joined_later = rules.new_variants == "insert"
-    allows = rules.allow_new_alleles and not is_joined_later
-    index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, allows)
+    allows = rules.allow_new_alleles and rules.new_variants != "insert"
+    index = Index(uuid4().hex, ours, tuple(theirs), store.n_variants, unit_rows(store), allows)
     return FindMatches(operation, index, _match_mem(index))
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -42,11 +43,7 @@ CONTIG_SHIFT = 40
 def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False, info: Sequence[str] = ()) -> list["SourceSites"]:
     """Return the site arrays of each source, and its arrays named in `info`."""
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
-    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN, *info)
-    return [
-        SourceSites({n: s.arrays[n] for n in names if n in s.arrays}, contigs, is_gvcf)
-        for s, contigs in zip(sources, numbers, strict=True)
-    ]
+    return [SourceSites.of(s, n, is_gvcf=is_gvcf, info=info) for s, n in zip(sources, numbers, strict=True)]
 
 
 class Piece(NamedTuple):
@@ -94,6 +91,16 @@ class SourceSites:
     arrays: Mapping[str, AnyArray]
     contigs: np.ndarray
     is_gvcf: bool = False
+
+    @classmethod
+    def of(
+        cls, vcz: Vcz, contigs: Sequence[int] | np.ndarray, *, is_gvcf: bool, info: Sequence[str] = ()
+    ) -> "SourceSites":
+        """Return the site arrays of a VCZ, and its arrays named in `info`."""
+        names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN, *info)
+        return cls(
+            {name: vcz.arrays[name] for name in names if name in vcz.arrays}, np.asarray(contigs, dtype="i8"), is_gvcf
+        )
 
     @property
     def n_variants(self) -> int:
@@ -289,6 +296,8 @@ class Union:
         *,
         operation: str = OPERATION,
         n_ranges: int = MIN_TASKS,
+        any_alt: bool = False,
+        has_store: bool = False,
     ) -> "Union":
         """
         Cut the genome into ranges that fit into a task's memory.
@@ -305,6 +314,8 @@ class Union:
             Name of the operation, for the message.
         n_ranges
             Approximate minimum number of ranges; there are fewer if these would be shorter than two chunks of sources.
+        any_alt, has_store
+            As in the attributes.
 
         Raises
         ------
@@ -322,7 +333,7 @@ class Union:
         n_edges = len(np.unique(np.concatenate([s[:, 0] for s in segments]))) + 1
         while True:
             edges = cut_genome(segments, row_bytes, room)
-            union = cls(sites, edges, [rows_between(s, edges) for s in segments])
+            union = cls(sites, edges, [rows_between(s, edges) for s in segments], any_alt, has_store)
             if union.merge_mem <= limit:
                 return union
             if len(edges) >= n_edges or room < min(row_bytes):  # it cannot be cut further
@@ -506,22 +517,17 @@ class Counted(NamedTuple):
     blocks: Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class CountRecords:
-    """Counts the records of the union in each range, and the alleles of the record that has most."""
+def counting(union: Union) -> ScanReader:
+    """Return the scan that counts the records of each range, as `Counted`."""
+    return ScanReader(partial(_count, union), union.n_ranges, 1, union.merge_mem)
 
-    union: Union
 
-    def look(self, ranges: slice) -> Counted:
-        """Merge the range `ranges.start`, and count its records."""
-        pieces, values, merged = self.union.merge(ranges.start)
-        blocks = [(p.source, p.block) for p in pieces if p.block is not None]
-        most = merged.most_alleles
-        if any(sites.is_gvcf for sites in self.union.sites):
-            places = np.flatnonzero((blank_absent(values[ALLELE]) != "").any(axis=0))
-            most = max(most, 1 + int(places.max(initial=0)))
-        return Counted(ranges.start, len(merged.first), most, blocks)
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with one task for each range."""
-        return [ScanReader(self.look, self.union.n_ranges, 1, self.union.merge_mem)]
+def _count(union: Union, ranges: slice) -> Counted:
+    """Merge the range `ranges.start`, and count its records, and the alleles of the record that has most."""
+    pieces, values, merged = union.merge(ranges.start)
+    blocks = [(p.source, p.block) for p in pieces if p.block is not None]
+    most = merged.most_alleles
+    if any(sites.is_gvcf for sites in union.sites):
+        places = np.flatnonzero((blank_absent(values[ALLELE]) != "").any(axis=0))
+        most = max(most, 1 + int(places.max(initial=0)))
+    return Counted(ranges.start, len(merged.first), most, blocks)

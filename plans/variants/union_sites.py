@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plans.core.compatibility import ABSENT_ALLELES
-from plans.variants.allele_numbers import REPEATED, distinguish_repeats
+from plans.variants.allele_numbers import REPEATED, Numbers
 from plans.variants.join_records import join
 from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
 
@@ -62,19 +62,11 @@ def _group(sites: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def _codes(alleles: np.ndarray) -> np.ndarray:
     """Return the code of each allele, -1 where there is none. Sorting the strings would take four times as long."""
-    flat = alleles.ravel().tolist()
-    letters = {allele: allele.upper() for allele in dict.fromkeys(flat)}
-    numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
-    codes = {allele: numbers[upper] for allele, upper in letters.items()}
-    codes.update(dict.fromkeys(ABSENT_ALLELES, -1))
-    result = distinguish_repeats(np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape))
-    return result if result.max(initial=0) < REPEATED else _compact(result)
-
-
-def _compact(codes: np.ndarray) -> np.ndarray:
-    """Renumber codes from 0; negative ones become -1."""
-    values, numbers = np.unique(codes, return_inverse=True)
-    return np.maximum(numbers.reshape(codes.shape) - int((values < 0).sum()), -1)
+    codes = Numbers().of(alleles)
+    if codes.max(initial=0) >= REPEATED:  # then `_pairs` needs smaller ones
+        values, numbers = np.unique(codes, return_inverse=True)
+        codes = np.maximum(numbers.reshape(codes.shape) - int((values < 0).sum()), -1)
+    return codes
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
