@@ -10,7 +10,7 @@ from plans.variants.harmonise_rules import Rules
 from plans.variants.in_order import Field
 from plans.variants.local_alleles import LOCAL_ALLELES, is_local
 from vczstore.vcz import arrays
-from vczstore.vcz.missing import fill_value, missing_value
+from vczstore.vcz.missing import sentinels
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions
 
 GENOTYPE = "call_genotype"
@@ -25,8 +25,7 @@ _RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G",
 
 def field_of(name: str, array: AnyArray, number: str) -> Field:
     """Return the `Field` that re-orders the vectors of an array; `number` is its Number."""
-    missing, fill = missing_value(name, array), fill_value(name, array)
-    return Field(number, missing, fill)
+    return Field(number, *sentinels(name, array))
 
 
 def kind_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:

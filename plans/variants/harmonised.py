@@ -30,7 +30,7 @@ from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, read_calls
 from plans.variants.unit_cache import KEPT_BYTES
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
-from vczstore.vcz.missing import fill_value, mask_of, masked_by, missing_value
+from vczstore.vcz.missing import fill_value, mask_of, masked_by, missing_value, sentinels
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions, samples_axis
 
 
@@ -54,7 +54,7 @@ def absent_calls(
     numpy.ndarray
         Variants by 1 by the axes of a call.
     """
-    missing, fill = missing_value(name, array), fill_value(name, array)
+    missing, fill = sentinels(name, array)
     dtype = np.promote_types(array.dtype, like.dtype) if name in ALLELE_NUMBERS else array.dtype
     values = np.full((len(is_reference), 1, *like.shape[2:]), missing, dtype=dtype)
     if not len(values):

@@ -8,7 +8,7 @@ from typing import Any
 
 from zarr.types import AnyArray
 
-from vczstore.vcz.missing import fill_value, missing_value
+from vczstore.vcz.missing import sentinels
 
 _NEUTRAL: dict[str, Any] = {
     **{"scale_factor": 1, "add_offset": 0, "units": "", "calendar": "", "_Unsigned": "false"},
@@ -56,4 +56,4 @@ def _is_sentinel(value: Any, array: AnyArray) -> bool:
             number = struct.unpack("<d", base64.b64decode(value, validate=True))[0] if isinstance(value, str) else value
             return math.isnan(float(number))
         return str(value).lower() == "nan"
-    return array.dtype.kind in "ibOTUS" and value in (missing_value(array.path, array), fill_value(array.path, array))
+    return array.dtype.kind in "ibOTUS" and value in sentinels(array.path, array)

@@ -18,8 +18,8 @@ from vczstore.vcz.arrays import from_metadata, is_flexible, outer_chunks, widths
 from vczstore.vcz.floats import is_nan, recast, to_hex
 from vczstore.vcz.metadata import (
     DEFAULT_KEYS,
+    ArrayMetadata,
     ArrayV2Metadata,
-    ArrayV3Metadata,
     UnsupportedCodecError,
     as_format_3,
     documents,
@@ -64,7 +64,7 @@ def new(
 
 def _created(
     zarr_format: int, dimension_names: Sequence[str | None], attributes: Document, **options: Any
-) -> ArrayV2Metadata | ArrayV3Metadata:
+) -> ArrayMetadata:
     """The metadata of a new array as zarr makes them; in format 2 dimension names are an attribute."""
     if zarr_format == 2:
         attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
@@ -117,7 +117,7 @@ def in_format(
     shape: tuple[int, ...],
     dimension_names: Sequence[str | None],
     chunks: tuple[int, ...] | None = None,
-) -> ArrayV2Metadata | ArrayV3Metadata:
+) -> ArrayMetadata:
     """
     Return metadata for an array's values in `zarr_format`, with another shape.
 
@@ -148,9 +148,7 @@ def in_format(
     )
 
 
-def _rechunked(
-    metadata: ArrayV2Metadata | ArrayV3Metadata, old: tuple[int, ...], new: tuple[int, ...]
-) -> ArrayV2Metadata | ArrayV3Metadata:
+def _rechunked(metadata: ArrayMetadata, old: tuple[int, ...], new: tuple[int, ...]) -> ArrayMetadata:
     if isinstance(metadata, ArrayV2Metadata):
         return ArrayV2Metadata.from_dict(
             {**documents(metadata)[".zarray"], "chunks": list(new), "attributes": metadata.attributes}
@@ -260,7 +258,7 @@ def reformed(
         exact = to_hex(fill_value) if metadata.zarr_format == 3 and is_nan(fill_value) else None
         fill_value = exact or data_type.to_json_scalar(fill_value, zarr_format=metadata.zarr_format)
     new_axes = [max(1, n) for n in shape[array.ndim :]]
-    result: ArrayV2Metadata | ArrayV3Metadata
+    result: ArrayMetadata
     if isinstance(metadata, ArrayV2Metadata):
         filters = [f["id"] for f in document[".zarray"]["filters"] or ()]
         if filters not in ([], ["vlen-utf8"]):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from zarr.buffer import default_buffer_prototype
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
-from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.metadata import ArrayMetadata, ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
 from zarr.types import AnyArray
 
@@ -16,19 +16,7 @@ from vczstore.vcz import rectilinear
 from vczstore.vcz.floats import from_hex, is_nan, to_hex
 from vczstore.vcz.zarr_objects import Document
 
-__all__ = [
-    "DEFAULT_KEYS",
-    "ArrayV2Metadata",
-    "ArrayV3Metadata",
-    "UnsupportedCodecError",
-    "as_format_3",
-    "documents",
-    "encoding",
-    "lossy_codec",
-    "metadata_key",
-    "parsed",
-    "same_encoding",
-]
+__all__ = ["ArrayMetadata", "ArrayV2Metadata", "ArrayV3Metadata"]  # for modules that use nothing private of zarr
 
 DEFAULT_KEYS = DefaultChunkKeyEncoding(separator="/")
 """The default encoding of chunk keys in format 3."""
@@ -45,7 +33,7 @@ def metadata_key(path: str, zarr_format: int) -> str:
     return f"{path}/{'zarr.json' if zarr_format == 3 else '.zarray'}"
 
 
-def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document]:
+def documents(metadata: ArrayMetadata) -> dict[str, Document]:
     """Serialise an array's metadata: the documents to store, by name."""
     if rectilinear.is_rectilinear(metadata):
         rectilinear.enable()
@@ -72,7 +60,7 @@ def parsed(document: Document) -> ArrayV3Metadata:
     return metadata
 
 
-def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
+def encoding(metadata: ArrayMetadata) -> Document:
     """
     The part of the metadata that determines a chunk's bytes: all but shape, names, attributes and chunk keys.
 
@@ -168,7 +156,7 @@ def _encoding_of_chunk(array: AnyArray) -> Document:
     return document
 
 
-def _is_same(a: ArrayV2Metadata | ArrayV3Metadata, b: ArrayV2Metadata | ArrayV3Metadata) -> bool:
+def _is_same(a: ArrayMetadata, b: ArrayMetadata) -> bool:
     """Whether two format 3 arrays trivially share an encoding: ten times faster than comparing documents."""
     if not isinstance(a, ArrayV3Metadata) or not isinstance(b, ArrayV3Metadata):
         return False

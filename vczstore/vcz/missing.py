@@ -29,25 +29,7 @@ def missing_value(name: str, array: AnyArray) -> Any:
     IncompatibleError
         For other dtypes; see `has_missing_value`.
     """
-    match array.dtype.kind:
-        case "i":
-            return array.dtype.type(INT_MISSING)
-        case "f" if array.dtype.itemsize in SENTINELS:
-            return SENTINELS[array.dtype.itemsize][0]
-        case "f":
-            return array.dtype.type("nan")
-        case "b":
-            return np.bool_(name.endswith("_mask"))
-        case "u":
-            return array.dtype.type(array.fill_value or 0)
-        case "S" | "O":
-            return STR_MISSING.encode()
-        case "M" | "m":
-            return np.array("NaT", dtype=array.dtype)[()]
-        case kind if kind not in TEXT:
-            raise IncompatibleError(f"{name} has dtype {array.dtype}, which has no missing value; leave it out")
-        case _:
-            return STR_MISSING
+    return sentinels(name, array)[0]
 
 
 def has_missing_value(array: AnyArray) -> bool:
@@ -77,21 +59,31 @@ def fill_value(name: str, array: AnyArray) -> Any:
     floats a NaN with a payload of 2; both a ``<name>_mask`` and a ``<name>_fill`` are True there. Where it defines
     none, this is `missing_value`.
     """
-    match array.dtype.kind:
+    return sentinels(name, array)[1]
+
+
+def sentinels(name: str, array: AnyArray) -> tuple[Any, Any]:
+    """Return `missing_value` and `fill_value` of a field."""
+    dtype = array.dtype
+    match dtype.kind:
         case "i":
-            return array.dtype.type(INT_FILL)
-        case "f" if array.dtype.itemsize in SENTINELS:
-            return SENTINELS[array.dtype.itemsize][1]
+            return dtype.type(INT_MISSING), dtype.type(INT_FILL)
+        case "f" if dtype.itemsize in SENTINELS:
+            missing, fill = SENTINELS[dtype.itemsize]
+            return missing, fill
         case "b":
-            return np.bool_(name.endswith(MASKS))
-        case "f" | "u":
-            return missing_value(name, array)
+            return np.bool_(name.endswith("_mask")), np.bool_(name.endswith(MASKS))
         case "S" | "O":
-            return STR_FILL.encode()
-        case "M" | "m":
-            return missing_value(name, array)
+            return STR_MISSING.encode(), STR_FILL.encode()
+        case "T" | "U":
+            return STR_MISSING, STR_FILL
+        case "f" | "M" | "m":
+            none = np.array("NaN" if dtype.kind == "f" else "NaT", dtype=dtype)[()]
+        case "u":
+            none = dtype.type(array.fill_value or 0)
         case _:
-            return STR_FILL
+            raise IncompatibleError(f"{name} has dtype {dtype}, which has no missing value; leave it out")
+    return none, none
 
 
 MASKS = ("_mask", "_fill")
@@ -124,8 +116,8 @@ def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
     """Return where values of a field are missing or fill; an ordinary NaN is not if the dtype has sentinels."""
     if not has_missing_value(array):
         return np.zeros(values.shape, dtype=bool)
-    missing = same(values, missing_value(name, array))
-    return missing | same(values, fill_value(name, array)) if has_sentinels(array.dtype) else missing
+    missing, fill = (same(values, value) for value in sentinels(name, array))
+    return missing | fill if has_sentinels(array.dtype) else missing
 
 
 def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import zarr
-from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.metadata import ArrayMetadata, ArrayV3Metadata
 from zarr.core.metadata.v3 import RectilinearChunkGridMetadata, RegularChunkGridMetadata
 
 from vczstore.vcz.cuts import Width
@@ -29,7 +29,7 @@ def enable() -> None:
         zarr.config.set({FLAG: True})
 
 
-def is_rectilinear(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
+def is_rectilinear(metadata: ArrayMetadata) -> bool:
     """Whether an array has a rectilinear grid."""
     return isinstance(metadata, ArrayV3Metadata) and isinstance(metadata.chunk_grid, RectilinearChunkGridMetadata)
 

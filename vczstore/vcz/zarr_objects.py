@@ -1,6 +1,5 @@
 """Read, write, list and claim the objects of a Zarr store by key, many concurrently."""
 
-import asyncio
 import errno
 import hashlib
 import json
@@ -9,13 +8,14 @@ import shutil
 import stat
 import uuid
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, ZipStore
 
@@ -63,14 +63,8 @@ def link_file(source: str, target: str) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        partial = f"{target}.{uuid.uuid4().hex}.partial"
-        try:
+        with _replacing(target) as partial:
             shutil.copy2(source, partial, follow_symlinks=False)
-            os.replace(partial, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(partial)
-            raise
 
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -87,16 +81,7 @@ def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
     prototype = default_buffer_prototype()
     if isinstance(store, LocalStore | MemoryStore):  # without zarr's event loop, which is twice as fast on a disk
         return [store.get_sync(key, prototype=prototype) for key in keys]
-
-    async def get(key: str, slots: asyncio.Semaphore) -> Buffer | None:
-        async with slots:
-            return await store.get(key, prototype)
-
-    async def get_all() -> list[Buffer | None]:
-        slots = asyncio.Semaphore(CONCURRENCY)
-        return await asyncio.gather(*(get(key, slots) for key in keys))
-
-    return sync(get_all())
+    return sync(concurrent_map([(key, prototype) for key in keys], store.get, CONCURRENCY))
 
 
 def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
@@ -111,25 +96,19 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
                 store.set_sync(key, value)
         return
 
-    async def put(key: str, value: Buffer | None, slots: asyncio.Semaphore) -> None:
-        async with slots:
-            if value is None:
-                with suppress(FileNotFoundError):  # which only fsspec raises
-                    await store.delete(key)
-            else:
-                await store.set(key, value)
+    async def put(key: str, value: Buffer | None) -> None:
+        if value is None:
+            with suppress(FileNotFoundError):  # which only fsspec raises
+                await store.delete(key)
+        else:
+            await store.set(key, value)
 
-    async def put_all() -> None:
-        slots = asyncio.Semaphore(CONCURRENCY)
-        await asyncio.gather(*(put(key, value, slots) for key, value in items))
-
-    sync(put_all())
+    sync(concurrent_map(items, put, CONCURRENCY))
 
 
 def put_file(path: str, value: Buffer) -> None:
     """Write a file atomically under a temporary name, and create missing folders; twice as fast as zarr."""
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
+    with _replacing(path) as partial:
         try:
             file = open(partial, "xb")  # noqa: SIM115
         except FileNotFoundError:
@@ -137,6 +116,14 @@ def put_file(path: str, value: Buffer) -> None:
             file = open(partial, "xb")  # noqa: SIM115
         with file:
             file.write(value.as_buffer_like())
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[str]:
+    """Yield a temporary name for a file that replaces `path`; after an error, it is deleted instead."""
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        yield partial
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
