@@ -32,7 +32,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from vczstore.stores.base import Saved, Transaction
-from vczstore.stores.locations import local_path, parse, real_path
+from vczstore.stores.locations import canonical, local_path
 
 FORMAT = 3
 
@@ -224,9 +224,7 @@ class Journal:
 
 def _name(url: str, branch: str | None, what: str = "") -> str:
     """Return the file name of a journal: a hash of the user, the store, the branch and the operation."""
-    address = parse(url)
-    store = address.url if address.path is None else str(real_path(address.path))
-    key = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}{what and f' {what}'}"
+    key = f"{os.geteuid()} {canonical(url)}{f'#{branch}' if branch is not None else ''}{what and f' {what}'}"
     name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return f"vczstore-{name}.journal"
 

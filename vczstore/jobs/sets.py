@@ -41,10 +41,11 @@ from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import Store
+from vczstore.stores.locations import canonical
 from vczstore.stores.lock import HeldLock
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
-from vczstore.stores.sets import Record, Template, canonical, require_parts
+from vczstore.stores.sets import Record, Template, require_parts
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import ctypes
 import errno
 import os
 import shutil
-import threading
-from collections.abc import Generator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import batched
 from pathlib import Path
 
 _AT_FDCWD = -100
@@ -93,30 +93,21 @@ def delete_folder(folder: Path) -> None:
     OSError
         If something cannot be deleted; the rest may have been deleted.
     """
-    members, members_lock = _members(folder, _TREE_DEPTH), threading.Lock()
 
-    def next_member() -> "os.DirEntry[str] | None":
-        with members_lock:
-            return next(members, None)
-
-    def delete_members() -> None:
-        while (member := next_member()) is not None:
-            if member.is_dir(follow_symlinks=False):
-                shutil.rmtree(member.path)
-            else:
-                os.unlink(member.path)
+    def delete(member: "os.DirEntry[str]") -> None:
+        if member.is_dir(follow_symlinks=False):
+            shutil.rmtree(member.path)
+        else:
+            os.unlink(member.path)
 
     with ThreadPoolExecutor(DELETE_THREADS) as pool:
-        try:
-            for done in [pool.submit(delete_members) for _ in range(DELETE_THREADS)]:
-                done.result()
-        finally:
-            with members_lock:
-                members.close()
+        for members in batched(_members(folder, _TREE_DEPTH), 100 * DELETE_THREADS):  # a store may have millions
+            for _ in pool.map(delete, members):
+                pass
     shutil.rmtree(folder)
 
 
-def _members(folder: str | Path, depth: int) -> Generator["os.DirEntry[str]"]:
+def _members(folder: str | Path, depth: int) -> Iterator["os.DirEntry[str]"]:
     """The files above `depth`, and the folders at `depth`."""
     with os.scandir(folder) as entries:
         for entry in entries:

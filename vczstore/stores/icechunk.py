@@ -209,7 +209,8 @@ class IcechunkStore(Store):
         """Begin a transaction that makes one commit."""
         require_writable(self.place)
         require_conditions(self)
-        began = self._last_update()
+        # the time of the last change, by the clock of its writer, identifies it; repositories without a log have none
+        began = next((update.updated_at for update in self._updates()), None)
         session = self.repository.writable_session(self.branch)
         refuse_swept(self.repository, str(session.snapshot_id), self.label)
         main = None if self.is_main or self.branch.startswith(RECREATED) else str(self.repository.lookup_branch(BRANCH))
@@ -254,10 +255,6 @@ class IcechunkStore(Store):
     ) -> tuple[str | None, dict[str, int]]:
         """See `Store.collect_garbage`. Half-written local files are included."""
         return self.history.collect_garbage(before=before, dry_run=dry_run, keep=keep)
-
-    def _last_update(self) -> datetime | None:
-        """Time of the repository's last change, by the clock of its writer, as its identifier; None without a log."""
-        return next((update.updated_at for update in self._updates()), None)
 
     def was_collected(self, since: datetime | None) -> bool:
         """Whether garbage was collected after the change at `since`, perhaps deleting uncommitted chunks."""

@@ -10,13 +10,13 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from vczstore.errors import StorageError
 from vczstore.stores.filesystem import delete_folder, sync_names, write_durably
-from vczstore.stores.lock import hold_file
+from vczstore.stores.lock import HeldLock, hold_file, unheld
 from vczstore.vcz.zarr_objects import LOCK
 
 SUFFIX = ".vczstore-compact"
@@ -44,10 +44,9 @@ def leftovers(path: Path) -> list[Path]:
     return sorted(sibling for sibling in path.parent.iterdir() if sibling.name.startswith(begin))
 
 
-@contextmanager
-def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterator[None]:
+def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> AbstractContextManager[HeldLock]:
     """
-    Hold the leftovers lock, which is required to begin, complete or undo a replacement of the store at `path`.
+    Return the leftovers lock, which is required to begin, complete or undo a replacement of the store at `path`.
 
     The lock of the store itself does not suffice, since the store may be absent at that moment.
 
@@ -58,8 +57,7 @@ def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterat
     StorageError
         If the parent folder is not writable.
     """
-    with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait):
-        yield
+    return unheld() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait)
 
 
 def settle(path: Path) -> Outcome | None:

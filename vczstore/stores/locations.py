@@ -6,7 +6,7 @@ Object keys are opaque: in ``s3://bucket/cohort#2`` the key is ``cohort#2``, and
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -94,12 +94,12 @@ class Address:
         if self.path is not None:
             return [Address("file", "", str(path)) for path in self.path.parents]
         parts = self.key.split("/") if self.kind in OBJECT_STORES and self.key else []
-        return [Address(self.kind, self.root, "/".join(parts[:n]), self.account) for n in reversed(range(len(parts)))]
+        return [replace(self, key="/".join(parts[:n])) for n in reversed(range(len(parts)))]
 
     def child(self, name: str) -> "Address":
         """The location of a member."""
         key = quote(name) if self.kind == "http" else name
-        return Address(self.kind, self.root, f"{self.key}/{key}" if self.key else key, self.account)
+        return replace(self, key=f"{self.key}/{key}" if self.key else key)
 
 
 def parse(location: str | os.PathLike[str]) -> Address:
@@ -243,6 +243,12 @@ def folder_of(location: object) -> Path | None:
 def real_path(path: Path) -> Path:
     """Resolve symlinks. Those that form a loop stay, for which pathlib raises an error that is no `OSError`."""
     return Path(os.path.realpath(path))
+
+
+def canonical(location: str) -> str:
+    """Return the path or URL that all spellings of a location have in common; symlinks are resolved."""
+    address = parse(location)
+    return address.url if address.path is None else str(real_path(address.path))
 
 
 def scheme(location: object) -> str | None:

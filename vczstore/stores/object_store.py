@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -311,6 +311,12 @@ def find(pattern: str, options: Mapping[str, Any], suffixes: Collection[str] = (
     return [folder.child(name).url for name in names if matches.match(name) and not name.startswith(".")]
 
 
+def open_folder_of(address: Address, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Open the folder of an object with obstore; return it, and the name of the object in it."""
+    folder, _, name = address.key.rpartition("/")
+    return object_store(replace(address, key=folder), options), name
+
+
 def download(operation: str, url: str, options: Mapping[str, Any], target: "os.PathLike[str]") -> None:
     """
     Download an object, or the content at a web address, to a local file.
@@ -320,11 +326,8 @@ def download(operation: str, url: str, options: Mapping[str, Any], target: "os.P
     NotAStoreError
         If there is no such object.
     """
-    address = parse(url)
-    folder, _, name = address.key.rpartition("/")
-    store = object_store(Address(address.kind, address.root, folder, address.account), options)
     try:
-        result = require("obstore", "obstore").get(store, name)
+        result = require("obstore", "obstore").get(*open_folder_of(parse(url), options))
     except FileNotFoundError as error:
         raise NotAStoreError(f"{operation}: {url}: no such object") from error
     with open(target, "wb") as file:

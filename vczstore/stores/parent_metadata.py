@@ -130,8 +130,15 @@ def _names(key: str, document: Document) -> tuple[str, ...]:
     return tuple(document) if key.endswith((".zattrs", ".zgroup")) else _COMPARED
 
 
-def parents(folder: Path) -> Iterator[Parent]:
-    """Yield the groups above a folder that have a copy of its metadata, innermost first, up to the first non-group."""
+def parents(store: Store) -> Iterator[Parent]:
+    """
+    Yield the groups above a store that have a copy of its metadata, innermost first, up to the first non-group.
+
+    There are none if it is not in a local folder.
+    """
+    folder = folder_behind(store)
+    if folder is None:
+        return
     above = folder.parent
     while above != above.parent:
         keys = [key for key in ("zarr.json", ".zmetadata") if (above / key).is_file()]
@@ -152,12 +159,6 @@ def parents(folder: Path) -> Iterator[Parent]:
         above = above.parent
 
 
-def of(store: Store) -> list[Parent]:
-    """The groups above a store that have a copy of its metadata; empty if it is not in a local folder."""
-    folder = folder_behind(store)
-    return [] if folder is None else list(parents(folder))
-
-
 def require_writable(vcz: Vcz) -> None:
     """
     Check, before anything is written, that the copies of a store's metadata can be updated.
@@ -167,7 +168,7 @@ def require_writable(vcz: Vcz) -> None:
     StorageError
         If the copy in a group is not writable.
     """
-    for parent in of(vcz.store):
+    for parent in parents(vcz.store):
         places = (parent.folder / parent.key, parent.folder)
         if not all(os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids) for place in places):
             raise StorageError(
@@ -178,10 +179,10 @@ def require_writable(vcz: Vcz) -> None:
 
 def follow(store: Store) -> None:
     """Update the copies of a store's metadata in the groups above it."""
-    for parent in of(store):
+    for parent in list(parents(store)):
         parent.refresh(Vcz.read(store, parent.path))
 
 
 def stale(vcz: Vcz) -> list[Path]:
     """Folders of the groups above a store whose copies of its metadata are stale."""
-    return [parent.folder for parent in of(vcz.store) if parent.refreshed(vcz)[1]]
+    return [parent.folder for parent in parents(vcz.store) if parent.refreshed(vcz)[1]]

@@ -71,10 +71,11 @@ def open_store(
         if is_session(location):
             from vczstore.stores.icechunk import SessionStore
 
-            _refuse_branch(branch, "an Icechunk session sees one branch; hand in its repository")
+            if branch is not None:
+                raise UnsuitableError(f"--branch {branch}: an Icechunk session sees one branch; hand in its repository")
             return SessionStore.of(location)
         if isinstance(location, ZarrStore):
-            _refuse_branch(branch, _is_plain(f"a {type(location).__name__}"))
+            _refuse_branch(branch, f"a {type(location).__name__}")
             return PlainStore(location, label=f"<{type(location).__name__}>", backend="zarr", no_lock=no_lock)
         if type(location).__module__.startswith("icechunk"):
             from vczstore.stores.icechunk import IcechunkStore
@@ -117,7 +118,7 @@ def _open_url(
 
             stopped = "; vczstore repair completes the run that was stopped here" if leftovers(real_path(path)) else ""
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
-    _refuse_branch(branch, _is_plain(url))
+    _refuse_branch(branch, url)
     zarr_store = _zarr_store(url, address, backend, options)
     return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
 
@@ -419,7 +420,7 @@ def open_in_place(
     path = folder_of(location)
     is_plain = path is not None and backend_storage != "icechunk" and not is_repository(path)
     if is_plain and group_of(str(location)) is None:
-        _refuse_branch(branch, _is_plain(str(location)))
+        _refuse_branch(branch, str(location))
     if is_plain and path is not None and not dry_run and leftovers(path):
         return ReplacedStore.unsettled(path, str(location), backend_storage or "zarr", no_lock=no_lock)
     store = open_store(
@@ -476,13 +477,9 @@ def refuse_read_only(operation: str, location: Location) -> None:
 
 
 def _refuse_branch(branch: str | None, place: str) -> None:
-    """Raise an `UnsuitableError` if a branch is given for a location without branches."""
+    """Raise an `UnsuitableError` if a branch is given for a location on plain Zarr."""
     if branch is not None:
-        raise UnsuitableError(f"--branch {branch}: {place}")
-
-
-def _is_plain(what: str) -> str:
-    return f"{what} is plain Zarr, which has no branches; leave the branch out"
+        raise UnsuitableError(f"--branch {branch}: {place} is plain Zarr, which has no branches; leave the branch out")
 
 
 def _check_options(url: str, address: Address, options: Mapping[str, Any]) -> None:
@@ -514,11 +511,19 @@ def _detect(url: str, address: Address, options: Mapping[str, Any]) -> str:
 def _zarr_store(url: str, address: Address, backend: str, options: Mapping[str, Any]) -> ZarrStore:
     import zarr.storage
 
+    from vczstore.vcz.zarr_objects import RegularLocalStore
+
     path = address.path
     if backend == "zarr":
         if path is None:
             raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
-        return _local_store(url, path)
+        if not path.is_file():
+            return RegularLocalStore(path, read_only=True)
+        if not is_zip(path):
+            raise NotAStoreError(
+                f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of its contents"
+            )
+        return zarr.storage.ZipStore(real_path(path), mode="r")
     if backend == "fsspec":
         require("fsspec", "fsspec")
         if path is not None:
@@ -529,20 +534,6 @@ def _zarr_store(url: str, address: Address, backend: str, options: Mapping[str, 
 
         return WebStore(object_store(address, options), address.url)
     return zarr.storage.ObjectStore(object_store(address, options), read_only=True)
-
-
-def _local_store(url: str, path: Path) -> ZarrStore:
-    import zarr.storage
-
-    from vczstore.vcz.zarr_objects import RegularLocalStore
-
-    if not path.is_file():
-        return RegularLocalStore(path, read_only=True)
-    if not is_zip(path):
-        raise NotAStoreError(
-            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of its contents"
-        )
-    return zarr.storage.ZipStore(real_path(path), mode="r")
 
 
 def _local_fsspec(path: Path) -> ZarrStore:

@@ -170,12 +170,6 @@ class Template:
         return replace(address, key=folder), names
 
 
-def canonical(location: str) -> str:
-    """Return the path or URL that all spellings of a location have in common; symlinks are resolved."""
-    address = parse(location)
-    return address.url if address.path is None else str(real_path(address.path))
-
-
 def _literal(text: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", text)
 

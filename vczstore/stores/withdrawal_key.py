@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from zarr.abc.store import Store as ZarrStore
 from vczstore.errors import ConflictError, OptionError, StorageError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.locations import OBJECT_STORES, Address, parse
-from vczstore.stores.object_store import is_of_storage, object_store, put_conditionally, reason, require
+from vczstore.stores.object_store import is_of_storage, open_folder_of, put_conditionally, reason, require
 
 VARIABLE = "VCZSTORE_WITHDRAWAL_KEY"
 SUFFIX = ".withdrawal-key"
@@ -96,8 +96,7 @@ class KeyPlace:
             return cls(folder.with_name(folder.name + SUFFIX))
         if address.kind not in OBJECT_STORES or not address.key:
             return None
-        sibling = Address(address.kind, address.root, address.key + SUFFIX, address.account)
-        return cls(None, sibling, store.options)
+        return cls(None, replace(address, key=address.key + SUFFIX), store.options)
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address.url
@@ -115,8 +114,8 @@ class KeyPlace:
             if self.path is not None:
                 key = self.path.read_text(encoding="utf-8").strip()
             else:
-                folder, name = self._in_object_store()
-                key = bytes(require("obstore", "obstore").get(folder, name).bytes()).decode().strip()
+                result = require("obstore", "obstore").get(*self._in_object_store())
+                key = bytes(result.bytes()).decode().strip()
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -160,9 +159,7 @@ class KeyPlace:
     def _in_object_store(self) -> tuple[Any, str]:
         """Store opened by obstore for the parent folder, and the key's name in it."""
         assert self.address is not None
-        folder, _, name = self.address.key.rpartition("/")
-        inside = Address(self.address.kind, self.address.root, folder, self.address.account)
-        return object_store(inside, self.options), name
+        return open_folder_of(self.address, self.options)
 
     def _failure(self, what: str, error: Exception) -> Exception:
         if isinstance(error, VczstoreError):  # obstore is not installed

@@ -24,10 +24,11 @@ from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.stores.base import Store
+from vczstore.stores.locations import canonical
 from vczstore.stores.lock import HeldLock, holder
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import group_of
-from vczstore.stores.sets import PART, PartRecord, Record, RecordFile, Template, canonical, require_parts
+from vczstore.stores.sets import PART, PartRecord, Record, RecordFile, Template, require_parts
 from vczstore.vcf.files import SUFFIXES
 from vczstore.vcz.model import Vcz, listing
 
