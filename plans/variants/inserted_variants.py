@@ -105,7 +105,7 @@ class InsertedVariants:
         alleles = np.where((first < n_store)[:, np.newaxis], own, blank_absent(own)).astype(object)
         numbers = Numbers()
         ours = numbers.of(alleles)
-        matches = [_PartialMatches.none(n, sites.is_gvcf) for sites in self.union.sites]
+        matches = [Matches.none(n, sites.is_gvcf) for sites in self.union.sites]
         stop = 0
         for piece in pieces:
             rows = piece.variants
@@ -116,7 +116,12 @@ class InsertedVariants:
             at = np.full(n, -1, dtype="i8")
             at[record] = np.arange(len(rows))
             alleles, ours, mapped = with_new_alleles(alleles, ours, theirs, ids, at)
-            matches[piece.source] = matches[piece.source].joined(at, rows, mapped, ids, unseen)
+            mine = matches[piece.source].widened(ids.shape[1])
+            mine.rows[record], mine.alleles[record] = rows, mapped[record]
+            mine.n_alleles[record] = (ids >= 0).sum(axis=1) + (0 if unseen is None else unseen >= 0)
+            if mine.unseen is not None:
+                mine.unseen[record] = unseen
+            matches[piece.source] = mine
         store, *sources = matches
         n_alleles = (ours >= 0).sum(axis=1).astype("i4")
         return MergedRange(
@@ -142,10 +147,7 @@ class InsertedVariants:
             return alleles.astype(object), None
         own = sites.read(ALLELE, piece.rows)[piece.kept].astype(object)
         unseen = Unseen.of(own)
-        if unseen is None:
-            return own, np.full(len(own), -1)
-        place = np.where(unseen.is_unseen.any(axis=1), unseen.is_unseen.argmax(axis=1), -1)
-        return np.where(unseen.is_unseen, "", own), place
+        return np.where(unseen.is_unseen, "", own), unseen.places
 
     def site_values(self, name: str, part: MergedRange, rows: np.ndarray) -> np.ndarray:
         """Return the values of a site field, such as ``variant_length``, for some variants of a range."""
@@ -158,32 +160,6 @@ class InsertedVariants:
         """Memory for looking up a range, in bytes: for merging it, the cache, and the matches of each source."""
         longest = int(np.diff(self.stops).max(initial=0))
         return self.union.merge_mem + KEPT_BYTES + 24 * longest * len(self.union.sites)
-
-
-class _PartialMatches(Matches):
-    """The matches of the store or a source in a range, assembled piece by piece; the row is -1 if there is no match."""
-
-    @classmethod
-    def none(cls, n: int, is_gvcf: bool) -> Self:
-        """Return no matches, for `n` variants."""
-        none = np.full(n, -1, dtype="i4")
-        return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none if is_gvcf else None)
-
-    def joined(
-        self, at: np.ndarray, rows: np.ndarray, mapped: np.ndarray, ids: np.ndarray, unseen: np.ndarray | None
-    ) -> Self:
-        """Return these matches with more records; `at` is the index of the record that matches each variant, or -1."""
-        present, matched = at >= 0, at[at >= 0]
-        width = max(self.alleles.shape[1], mapped.shape[1])
-        own, alleles = (padded(a, width, -1) for a in (self.alleles, mapped))
-        result_rows, n_alleles = self.rows.copy(), self.n_alleles.copy()
-        result_rows[present], n_alleles[present] = rows[matched], (ids[matched] >= 0).sum(axis=1)
-        places = None
-        if unseen is not None and self.unseen is not None:
-            places = self.unseen.copy()
-            places[present] = unseen[matched]
-            n_alleles[present] += unseen[matched] >= 0
-        return type(self)(result_rows, np.where(present[:, np.newaxis], alleles, own).astype("i4"), n_alleles, places)
 
 
 SITE_VALUES = (LENGTH, END, SVLEN, ID)

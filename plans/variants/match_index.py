@@ -45,6 +45,17 @@ class Matches:
         return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     @classmethod
+    def none(cls, n: int, is_gvcf: bool) -> "Matches":
+        """Return no matches, for `n` variants."""
+        none = np.full(n, -1, dtype="i4")
+        return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none.copy() if is_gvcf else None)
+
+    def widened(self, n_alleles: int) -> "Matches":
+        """Return the matches with room for at least `n_alleles` alleles of the source."""
+        width = max(self.alleles.shape[1], n_alleles)
+        return replace(self, alleles=padded(self.alleles, width, -1))
+
+    @classmethod
     def concatenated(cls, parts: "Sequence[Matches]") -> "Matches":
         """Return the matches of one source with successive variants."""
         width = max(part.alleles.shape[1] for part in parts)

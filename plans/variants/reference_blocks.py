@@ -19,7 +19,7 @@ from plans.core.scan_reader import ScanReader
 from plans.variants.sortedness import site, unit_rows
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, pipeline
-from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents
+from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents, is_any_of
 from vczstore.vcz.missing import INT_MISSING
 from vczstore.vcz.model import Vcz
 
@@ -50,20 +50,21 @@ class Unseen(NamedTuple):
     is_alone: np.ndarray
 
     @classmethod
-    def of(cls, alleles: np.ndarray, texts: Collection[str] | None = None) -> "Unseen | None":
-        """Find the unseen alleles of some records, None if there are none; `texts` are all ALTs, if they are known."""
+    def of(cls, alleles: np.ndarray, texts: Collection[str] | None = None) -> "Unseen":
+        """Find the unseen alleles of some records; `texts` are all ALTs, if they are known."""
         alts = alleles[:, 1:]
         texts = set(alts.ravel().tolist() if texts is None else texts)
-        unseen = [text for text in texts if text.upper() in UNSEEN]
-        if not unseen:
-            return None
         is_unseen = np.zeros(alleles.shape, dtype=bool)
-        is_none = np.zeros(alts.shape, dtype=bool)
-        for text in unseen:
-            is_unseen[:, 1:] |= alts == text
-        for text in texts.intersection(ABSENT_ALLELES):
-            is_none |= alts == text
-        return cls(is_unseen, is_unseen.any(axis=1) & (is_unseen[:, 1:] | is_none).all(axis=1))
+        is_unseen[:, 1:] = is_any_of(alts, (text for text in texts if text.upper() in UNSEEN))
+        is_alone = is_unseen.any(axis=1)
+        if is_alone.any():
+            is_alone &= (is_unseen[:, 1:] | is_any_of(alts, texts.intersection(ABSENT_ALLELES))).all(axis=1)
+        return cls(is_unseen, is_alone)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Index of the unseen allele of each record, -1 if there is none."""
+        return np.where(self.is_unseen.any(axis=1), self.is_unseen.argmax(axis=1), -1)
 
 
 def without_unseen(alleles: np.ndarray, is_unseen: np.ndarray) -> np.ndarray:
@@ -140,9 +141,9 @@ def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.
     return arrays.read(array, (rows, samples, *(slice(None),) * (array.ndim - 2)))
 
 
-def first_block(alleles: np.ndarray, unseen: Unseen | None, spans: Spans, rows: slice) -> int | None:
+def first_block(alleles: np.ndarray, unseen: Unseen, spans: Spans, rows: slice) -> int | None:
     """Return the row of the first record that is certainly a block, as it reaches beyond its REF; None if none is."""
-    if unseen is None or not unseen.is_alone.any():
+    if not unseen.is_alone.any():
         return None
     return first_where(unseen.is_alone & spans.is_longer(ref_lengths(alleles), rows), rows.start)
 
@@ -150,11 +151,6 @@ def first_block(alleles: np.ndarray, unseen: Unseen | None, spans: Spans, rows: 
 def ref_lengths(alleles: np.ndarray) -> np.ndarray:
     """Return the length of the REF of each record."""
     return np.fromiter(map(len, alleles[:, 0].tolist()), "i8", len(alleles))
-
-
-def n_alleles(alleles: np.ndarray) -> np.ndarray:
-    """Return the number of alleles of each record, including the unseen allele."""
-    return np.asarray((~np.logical_or.reduce([alleles == text for text in ABSENT_ALLELES])).sum(axis=1))
 
 
 def first_where(chosen: np.ndarray, start: int) -> int | None:
@@ -225,8 +221,7 @@ class FindBlocks:
         contig = arrays.read(self.vcz.arrays[CONTIG], (rows,)).astype("i8")
         with pipeline.naming(f"{ALLELE} in {self.vcz.label}"):
             alleles = arrays.read_strings(self.vcz.arrays[ALLELE], (rows, slice(None)))
-        unseen = Unseen.of(alleles)
-        is_alone = np.zeros(len(alleles), dtype=bool) if unseen is None else unseen.is_alone
+        is_unseen, is_alone = Unseen.of(alleles)
         begins = spans.positions(rows)
         by_end = spans.lengths_by_end(rows, begins)
         refs = ref_lengths(alleles)
@@ -248,7 +243,8 @@ class FindBlocks:
             axis=1,
         )
         backwards = spans.first_backwards(is_alone, rows, begins, by_end, by_sample)
-        return SeenBlocks(table, unseen is not None, backwards, first_where(is_alone & (length > refs), rows.start))
+        longer = first_where(is_alone & (length > refs), rows.start)
+        return SeenBlocks(table, bool(is_unseen.any()), backwards, longer)
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole chunks."""

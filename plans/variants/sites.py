@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block, n_alleles, ref_lengths
+from plans.core.compatibility import blank_absent
+from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block, ref_lengths
 from plans.variants.sortedness import Runs
 from plans.variants.unit_cache import UnitCache
 from vczstore.vcz import arrays, pipeline, zarr_objects
@@ -206,9 +207,7 @@ class Sites:
         """Read some records of a gVCF."""
         alleles, begins = self.alleles(rows.start, rows.stop), self.spans.positions(rows)
         unseen, by_end = Unseen.of(alleles), self.spans.lengths_by_end(rows, begins)
-        is_unseen = np.zeros(alleles.shape, dtype=bool) if unseen is None else unseen.is_unseen
-        is_variant = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
-        refs = ref_lengths(alleles)
+        is_variant, refs = ~unseen.is_alone, ref_lengths(alleles)
         return GvcfRecords(
             rows=np.arange(rows.start, rows.stop),
             begins=begins,
@@ -216,10 +215,10 @@ class Sites:
             lengths=np.maximum(refs, self.spans.lengths(rows, by_end)),
             by_end=by_end,
             extents=self.extents.look(alleles, rows),
-            n_alleles=n_alleles(alleles),
-            unseen=np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1),
+            n_alleles=(blank_absent(alleles) != "").sum(axis=1),
+            unseen=unseen.places,
             is_variant=is_variant,
-            alleles=np.where(is_unseen, "", alleles)[is_variant],
+            alleles=np.where(unseen.is_unseen, "", alleles)[is_variant],
         )
 
     def _runs_with_variants(

@@ -168,15 +168,13 @@ class SourceSites:
         alleles = self._alleles(rows)
         texts = set(alleles[:, 1:].ravel().tolist())
         extents = self.extents.look(alleles, rows, texts)
-        unseen, piece = Unseen.of(alleles, texts), Piece(source, rows)
-        if unseen is None:
-            return piece, alleles.astype("T"), extents
+        unseen = Unseen.of(alleles, texts)
         if not self.is_gvcf:
             block = first_block(alleles, unseen, Spans.of(self.arrays), rows)
-            return piece._replace(block=block), alleles, extents
+            return Piece(source, rows, block=block), alleles, extents
         kept = ~unseen.is_alone
         seen = without_unseen(alleles[kept], unseen.is_unseen[kept])
-        return piece._replace(kept=kept), seen.astype("T"), extents[kept]
+        return Piece(source, rows, kept), seen.astype("T"), extents[kept]
 
     def _alleles(self, rows: slice) -> np.ndarray:
         """Read alleles: of a gVCF, where few are of variants, as Python strings; else as NumPy strings."""

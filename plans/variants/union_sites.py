@@ -14,7 +14,7 @@ import numpy as np
 from plans.core.compatibility import ABSENT_ALLELES
 from plans.variants.allele_numbers import REPEATED, Numbers
 from plans.variants.join_records import join
-from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
+from vczstore.vcz.extents import NONE, UNSEEN, is_any_of, is_symbolic
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
@@ -215,7 +215,7 @@ def _candidates(
     rows = np.flatnonzero(np.bincount(sites[first])[sites[first]] > 1)
     rows = rows[np.argsort(sites[first[rows]], kind="stable")]
     site, alts = sites[first[rows]], alleles[first[rows], 1:]
-    is_alt = (codes[first[rows], 1:] >= 0) & ~np.logical_or.reduce([alts == text for text in UNSEEN])
+    is_alt = (codes[first[rows], 1:] >= 0) & ~is_any_of(alts, UNSEEN)
     row, column = np.nonzero(is_alt)
     is_candidate = ~is_alt.any(axis=1)
     if len(row):

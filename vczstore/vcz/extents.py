@@ -6,7 +6,7 @@ with the same symbolic ALTs are the same variant if their lengths are equal, as 
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +81,11 @@ class Extents:
         symbolic = [text for text in texts if is_symbolic(text)]
         if not symbolic:
             return result
-        where = np.flatnonzero(_is_any_of(alleles[:, 1:], symbolic).any(axis=1))
+        where = np.flatnonzero(is_any_of(alleles[:, 1:], symbolic).any(axis=1))
         refs = np.array([len(text) for text in alleles[where, 0].tolist()], dtype="i8")
         lengths = np.maximum(refs, self.lengths(rows)[where])
         sizes = np.abs(self.sizes(rows)[where])
-        spans = _is_any_of(alleles[where, 1:], [a for a in symbolic if a.upper().startswith(_SPANNING)]).any(axis=1)
+        spans = is_any_of(alleles[where, 1:], [a for a in symbolic if a.upper().startswith(_SPANNING)]).any(axis=1)
         by_size = np.where(spans, 1 + sizes, _INSERTED + sizes)
         result[where] = np.where((lengths > refs) | (sizes == 0), lengths, by_size)
         return result
@@ -161,7 +161,8 @@ def describe(extent: int) -> str:
     return f" of length {extent}" if extent < _INSERTED else f" of SVLEN {extent - _INSERTED}"
 
 
-def _is_any_of(alleles: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+def is_any_of(alleles: np.ndarray, texts: Iterable[str]) -> np.ndarray:
+    """Whether each allele is one of a few texts."""
     result = np.zeros(alleles.shape, dtype=bool)
     for text in texts:
         result |= alleles == text
