@@ -218,36 +218,12 @@ class RemoveFromArray(Reencoded):
         """Find the chunk columns that hold the samples, and choose the number of chunks per task."""
         axis = samples_axis(array)
         assert axis is not None
-        widths = arrays.widths(array)
-        touched = tuple(int(c) for c in np.unique(arrays.cuts(array)[axis].of(positions)))
-        grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid_of(array))]
-        chunk_bytes = arrays.chunk_bytes(array)
+        touched = np.unique(arrays.cuts(array)[axis].of(positions)).tolist()
+        columns = Columns.of(array, axis, touched)
+        return cls(name, array, columns, positions, missing_value(name, array)).fit(operation, memory)
 
-        def columns(block: tuple[int, ...]) -> Columns:
-            return Columns(array.shape, widths, axis, touched, block)
-
-        block = memory.fit(operation, grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
-        return cls(name, array, columns(block), positions, missing_value(name, array))
-
-    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Read the columns, blank the samples, write the columns."""
-        import cubed
-
-        from plans.core import cubed_backend as chunks
-        from plans.core import sinks
-
-        array = arrays.planned(self.target, store=store)
-        reader = ColumnReader(array, self.columns)
-        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-        blanked = cubed.map_blocks(
-            _blank,
-            values,
-            dtype=array.dtype,
-            positions=self.positions,
-            value=self.value,
-            columns=self.columns,
-        )
-        return [chunks.write(blanked, sinks.DecodedSink(array, self.columns))]
+    def reader(self, store: "ZarrStore") -> "_Blanked":
+        return _Blanked(arrays.planned(self.target, store=store), self.columns, self.positions, self.value)
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Select the columns and blank the samples with xarray."""
@@ -272,13 +248,17 @@ class RemoveFromArray(Reencoded):
                 array[region] = values
 
 
-def _blank(
-    values: np.ndarray, *, positions: np.ndarray, value: Any, columns: Columns, block_id: tuple[int, ...]
-) -> np.ndarray:
-    """Set the samples of a block that are at some positions of the array to a missing value."""
-    axis = columns.axis
-    assert axis is not None
-    for here, there in columns.regions(block_id):
-        inside = positions[(positions >= there[axis].start) & (positions < there[axis].stop)]
-        values[(*here[:axis], inside - there[axis].start + here[axis].start)] = value
-    return values
+@dataclass(frozen=True)
+class _Blanked(ColumnReader):
+    """Reader of columns in which the samples at some positions of the array have a missing value."""
+
+    positions: np.ndarray
+    value: Any
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        values, axis = super().block(index), self.columns.axis
+        assert axis is not None
+        for here, there in self.columns.regions(index):
+            inside = self.positions[(self.positions >= there[axis].start) & (self.positions < there[axis].stop)]
+            values[(*here[:axis], inside - there[axis].start + here[axis].start)] = self.value
+        return values

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -66,9 +66,17 @@ class Columns:
     block: tuple[int, ...]
 
     @classmethod
-    def of(cls, array: AnyArray) -> "Columns":
-        """All chunks of an array, in blocks of one chunk."""
-        return cls(tuple(array.shape), arrays.widths(array), None, (), (1,) * array.ndim)
+    def of(
+        cls,
+        array: AnyArray,
+        axis: int | None = None,
+        columns: Iterable[int] = (),
+        *,
+        shape: Sequence[int] | None = None,
+    ) -> "Columns":
+        """Chunk columns of an array, or of its part of some `shape`, in blocks of one chunk; by default all chunks."""
+        shape = array.shape if shape is None else shape
+        return cls(tuple(shape), arrays.widths(array), axis, tuple(columns), (1,) * array.ndim)
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -51,19 +51,14 @@ class CopyArray(Reencoded):
         sides = zip(arrays.cuts(array), grid, array.shape, strict=True)
         shape = tuple(n if k == cut.n else int(cut.start(k)) for cut, k, n in sides)
         part = arrays.planned(array, shape=shape)
-        columns = Columns.of(part)
-        block = memory.fit(operation, columns.grid, arrays.chunk_bytes(part), lambda _: 0)
-        return cls(array.path, part, replace(columns, block=block), part)
+        return cls(array.path, part, Columns.of(part), part).fit(operation, memory)
 
     @property
     def read(self) -> tuple[AnyArray]:
         return (self.source,)
 
-    def reader(self) -> ColumnReader:
+    def reader(self, store: "ZarrStore") -> ColumnReader:
         return ColumnReader(self.source, self.columns)
-
-    def reading_mem(self) -> int:
-        return self.reader().decode_mem()
 
     @property
     def is_encoded(self) -> bool:
@@ -80,16 +75,12 @@ class CopyArray(Reencoded):
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy the chunks verbatim, or decode and encode them."""
-        from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
-        target = arrays.planned(self.target, store=store)
-        if self.is_encoded:
-            copy = sinks.ColumnCopy(self.source, self.columns, self.columns)
-            return [sinks.copy_encoded([copy], target, memory.spec())]
-        reader = self.reader()
-        view = sinks.DecodedSink(target, self.columns)
-        return [chunks.put(reader, view, memory.spec(), extra_mem=reader.decode_mem())]
+        if not self.is_encoded:
+            return super().by_cubed(store, memory)
+        copy = sinks.ColumnCopy(self.source, self.columns, self.columns)
+        return [sinks.copy_encoded([copy], arrays.planned(self.target, store=store), memory.spec())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         from plans.core import xarray_backend
@@ -144,10 +135,10 @@ class Recode(CopyArray):
         from plans.core import sinks
 
         if not self.is_encoded:
-            return super().by_cubed(store, memory)
+            return Reencoded.by_cubed(self, store, memory)
         return [sinks.regroup(self.regrouped, self.columns, arrays.planned(self.target, store=store), memory.spec())]
 
-    def reader(self) -> ColumnReader:
+    def reader(self, store: "ZarrStore") -> ColumnReader:
         return _OtherChunks(self.source, self.columns)
 
     def reading_from(self, store: "ZarrStore") -> "Recode":

@@ -1,22 +1,46 @@
-"""Chunk columns of an array that are re-encoded: their counts, and their reader."""
+"""Chunk columns of an array that are re-encoded: their readers, and their counts."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
 from plans.core.memory import Memory
+from plans.core.views import extra_mem
 from vczstore.vcz import arrays, pipeline
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+
+class ValueReader(Protocol):
+    """A `plans.core.cubed_backend.Reader` of decoded values."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the values."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """The length of each block along each axis."""
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read one block."""
+
+    def decode_mem(self) -> int:
+        """Bytes needed to read a block, in addition to the block itself."""
 
 
 @dataclass(frozen=True)
-class Reencoded:
+class Reencoded(ABC):
     """
-    The counts of a `plans.core.model.Write` that reads and writes the same chunk columns.
+    A `plans.core.model.Write` of chunk columns whose values come from a reader.
 
     Attributes
     ----------
@@ -31,6 +55,13 @@ class Reencoded:
     name: str
     target: AnyArray
     columns: Columns
+
+    is_shared: ClassVar[bool] = False
+    """Whether each task is sent only its share of the reader, a `plans.core.cubed_backend.SharedReader`."""
+
+    @abstractmethod
+    def reader(self, store: "ZarrStore") -> ValueReader:
+        """The reader of the values; `store` is the one that is written, which it may read."""
 
     @property
     def arrays(self) -> tuple[AnyArray]:
@@ -60,7 +91,7 @@ class Reencoded:
 
     def reading_mem(self) -> int:
         """Bytes needed to read a block, in addition to the block itself."""
-        raise NotImplementedError
+        return self.reader(self.target.store).decode_mem()
 
     def fit(self, operation: str, memory: Memory, prefer: Sequence[int] | None = None) -> Self:
         """The same write with as many chunks per task as memory allows; unchanged if there are no chunks."""
@@ -72,6 +103,22 @@ class Reencoded:
 
         block = memory.fit(operation, self.columns.grid, arrays.chunk_bytes(self.target), reading, prefer=prefer)
         return replace(self, columns=replace(self.columns, block=block))
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Read and write all blocks."""
+        from plans.core import cubed_backend, sinks
+
+        sink = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
+        extra = self.reading_mem()
+        return [cubed_backend.put(self.reader(store), sink, memory.spec(), extra_mem=extra, shared=self.is_shared)]
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """Read and write block by block."""
+        target, reader = arrays.planned(self.target, store=store), self.reader(store)
+        for index in np.ndindex(self.columns.block_grid):
+            values = reader.block(index)
+            for here, there in self.columns.regions(index):
+                target[there] = values[here]
 
 
 @dataclass(frozen=True)
@@ -100,8 +147,7 @@ class ColumnReader:
         return values
 
     def decode_mem(self) -> int:
-        """Bytes needed to read a block: the chunks that zarr decodes concurrently, and a copy of the block."""
-        n_chunks = min(math.prod(self.columns.block), pipeline.READS_AT_ONCE)
-        return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
-            self.array
-        )
+        """Bytes needed to read a block: the chunks that zarr decodes concurrently, what a view needs, and a copy."""
+        shape, n_chunks = self.columns.block_shape, min(math.prod(self.columns.block), pipeline.READS_AT_ONCE)
+        decoding = arrays.decode_mem(self.array, n_chunks) + extra_mem(self.array, shape)
+        return decoding + math.prod(shape) * arrays.element_bytes(self.array)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.chunk_grid import Blocks, Columns, chunk_regions
+from plans.core.chunk_grid import Blocks, Columns
 from plans.core.memory import Memory
 from plans.core.rewrite_columns import Reencoded
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.model import VARIANTS, dimensions, samples_axis
 
 if TYPE_CHECKING:
-    import cubed
     from zarr.abc.store import Store as ZarrStore
 
 
@@ -117,14 +116,10 @@ class _Selected:
         return replace(self, rows=self.rows.within(there[self.axes[0]]))
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read a block, one chunk column of the source's samples after the other."""
         ((_, there),) = self.columns.regions(index)
-        return self.read(there)
-
-    def read(self, there: tuple[slice, ...]) -> np.ndarray:
-        """Read a region of the target, one chunk column of the source's samples after the other."""
         axis, along = self.axes
         positions = self.rows.positions(there[axis])
-
         others = {i: s for i, s in enumerate(there) if i != axis}
         if along is None or self.samples is None:
             return read_rows(self.source, axis, positions, tuple(others.values()))
@@ -181,22 +176,8 @@ class SelectRows(Reencoded):
         sides = zip(arrays.outer_chunks(source), arrays.outer_chunks(target), strict=True)
         return write.fit(operation, memory, [math.ceil(theirs / ours) for theirs, ours in sides])
 
-    def reader(self) -> _Selected:
+    is_shared = True
+    """Each task is sent only the runs of its own rows."""
+
+    def reader(self, store: "ZarrStore") -> _Selected:
         return _Selected(self.source, self.rows, self.samples, self.columns)
-
-    def reading_mem(self) -> int:
-        return self.reader().decode_mem()
-
-    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Write in tasks, each of which is sent only the runs of its own rows."""
-        from plans.core import cubed_backend as chunks
-        from plans.core import sinks
-
-        sink = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
-        reader = self.reader()
-        return [chunks.put(reader, sink, memory.spec(), extra_mem=reader.decode_mem(), shared=True)]
-
-    def by_zarr(self, store: "ZarrStore") -> None:
-        target, reader = arrays.planned(self.target, store=store), self.reader()
-        for region in chunk_regions(target, {}):
-            target[region] = reader.read(region)

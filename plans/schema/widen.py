@@ -1,7 +1,6 @@
 """Widening: changes to existing arrays of a store when new alleles are added."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -27,9 +26,6 @@ from vczstore.vcz.missing import STR_FILL, STR_MISSING, fill_value, masked_by, m
 from vczstore.vcz.model import VARIANTS, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
-    import cubed
-
-    from plans.core.cubed_backend import Reader
     from plans.core.model import Write
 
 ALLELE = "variant_allele"
@@ -130,36 +126,7 @@ def vector_number(name: str, vcz: Vcz, findings: Findings) -> str:
 
 
 @dataclass(frozen=True)
-class _ColumnWrite(Reencoded, ABC):
-    """Write of chunk columns whose values come from a reader."""
-
-    @abstractmethod
-    def reader(self, store: ZarrStore) -> "Reader":
-        """Return the reader of the values."""
-
-    @abstractmethod
-    def reading_mem(self) -> int:
-        """Return the memory to read a block."""
-
-    def by_cubed(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
-        """Return a Cubed array that reads and writes all blocks."""
-        from plans.core import cubed_backend as chunks
-        from plans.core import sinks
-
-        view = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
-        return [chunks.put(self.reader(store), view, memory.spec(), extra_mem=self.reading_mem())]
-
-    def by_zarr(self, store: ZarrStore) -> None:
-        """Read and write block by block."""
-        target, reader = arrays.planned(self.target, store=store), self.reader(store)
-        for index in np.ndindex(*(len(b) for b in self.columns.blocks)):
-            values = reader.block(index)
-            for here, there in self.columns.regions(index):
-                target[there] = values[here]
-
-
-@dataclass(frozen=True)
-class Rewritten(_ColumnWrite):
+class Rewritten(Reencoded):
     """Rewrite of a whole array, with longer axes or in a wider dtype."""
 
     before: AnyArray
@@ -167,13 +134,7 @@ class Rewritten(_ColumnWrite):
     @classmethod
     def of(cls, operation: str, before: AnyArray, after: AnyArray, memory: Memory) -> "Rewritten":
         """Compile the rewrite from `before` to `after`, with as many chunks per task as memory allows."""
-        widths = arrays.widths(after)
-
-        def cut(block: tuple[int, ...]) -> "Rewritten":
-            return cls(after.path, after, Columns(after.shape, widths, None, (), block), before)
-
-        chunk_bytes = arrays.chunk_bytes(after)
-        return cut(memory.fit(operation, arrays.grid_of(after), chunk_bytes, lambda block: cut(block).reading_mem()))
+        return cls(after.path, after, Columns.of(after), before).fit(operation, memory)
 
     def reading_from(self, store: ZarrStore) -> "Rewritten":
         """Return the same write, reading from another store."""
@@ -183,12 +144,9 @@ class Rewritten(_ColumnWrite):
         """Return the reader of the old values, padded with fill."""
         return ColumnReader(cast("AnyArray", Fitted(self.before, self.target, self.name)), self.columns)
 
-    def reading_mem(self) -> int:
-        return self.reader(self.before.store).decode_mem()
-
 
 @dataclass(frozen=True)
-class _ViewWrite(_ColumnWrite):
+class _ViewWrite(Reencoded):
     """Write of chunk columns of an array, with the values of a view."""
 
     view: View
@@ -196,24 +154,6 @@ class _ViewWrite(_ColumnWrite):
     def reader(self, store: ZarrStore) -> ColumnReader:
         """Return the reader of the view, which by default reads from the store that is written."""
         return ColumnReader(self.view.in_store(store), self.columns)
-
-    def reading_mem(self) -> int:
-        reader = ColumnReader(cast("AnyArray", self.view), self.columns)
-        return reader.decode_mem() + self.view.extra_mem(self.columns.block_shape)
-
-    @classmethod
-    def fitting(cls, operation: str, name: str, view: View, columns: Columns, memory: Memory) -> Self:
-        """Return the write with as many chunks per task as memory allows."""
-        write = cls(name, view.like, columns, view)
-        if not columns.n_chunks:
-            return write
-
-        def reading(block: tuple[int, ...]) -> int:
-            return replace(write, columns=replace(columns, block=block)).reading_mem()
-
-        chunk_bytes = arrays.chunk_bytes(view.like)
-        block = memory.fit(operation, columns.grid, chunk_bytes, reading)
-        return replace(write, columns=replace(columns, block=block))
 
 
 def _whole_columns(view: View, old: int | None) -> list[int]:
@@ -243,9 +183,9 @@ class Widen(_ViewWrite):
         axis, chunks = _longer(view), arrays.outer_chunks(view.like)
         assert axis is not None
         first = view.source.shape[axis] // chunks[axis]
-        new = tuple(range(first, -(-view.shape[axis] // chunks[axis])))
-        columns = Columns(tuple(_whole_columns(view, old)), arrays.widths(view.like), axis, new, (1,) * len(chunks))
-        return cls.fitting(operation, name, view, columns, memory)
+        new = range(first, -(-view.shape[axis] // chunks[axis]))
+        columns = Columns.of(view.like, axis, new, shape=_whole_columns(view, old))
+        return cls(name, view.like, columns, view).fit(operation, memory)
 
 
 class Complete(_ViewWrite):
@@ -265,8 +205,7 @@ class Complete(_ViewWrite):
         if axis is not None:
             shape[axis] = view.source.shape[axis] // chunks[axis] * chunks[axis]
         rows = changed_rows(findings, shape[0], chunks[0])
-        columns = Columns(tuple(shape), arrays.widths(view.like), 0, rows, (1,) * len(chunks))
-        return cls.fitting(operation, name, view, columns, memory)
+        return cls(name, view.like, Columns.of(view.like, 0, rows, shape=shape), view).fit(operation, memory)
 
 
 class RewriteRows(_ViewWrite):
@@ -302,17 +241,15 @@ class RewriteRows(_ViewWrite):
             Memory limits of a task.
         """
         chunks, shape, axis = arrays.outer_chunks(view.like), _whole_columns(view, old), samples_axis(view.like)
-        block, widths = (1,) * len(chunks), arrays.widths(view.like)
+        widths = arrays.widths(view.like)
         longer = [i for i in range(1, len(shape)) if i != axis and before[i] < shape[i]]
         parts = []
         for i in longer:
             kept = before[i] // chunks[i]
-            new = tuple(range(kept, arrays.grid(shape, widths)[i]))
-            parts.append(Columns(tuple(shape), widths, i, new, block))
+            parts.append(Columns.of(view.like, i, range(kept, arrays.grid(shape, widths)[i]), shape=shape))
             shape[i] = kept * chunks[i]
-        rows = tuple(range(first // chunks[0], arrays.grid(shape, widths)[0]))
-        parts.append(Columns(tuple(shape), widths, 0, rows, block))
-        return [cls.fitting(operation, name, view, columns, memory) for columns in parts if columns.n_chunks]
+        parts.append(Columns.of(view.like, 0, range(first // chunks[0], arrays.grid(shape, widths)[0]), shape=shape))
+        return [cls(name, view.like, columns, view).fit(operation, memory) for columns in parts if columns.n_chunks]
 
 
 def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, ...]:
@@ -420,33 +357,16 @@ class Completed(View):
         return vectors
 
 
-@dataclass(frozen=True)
-class WriteMissing(_ColumnWrite):
+class WriteMissing(_ViewWrite):
     """Write of an array that is added to a store: missing values in the whole chunk columns of existing samples."""
-
-    view: Dropped
 
     @classmethod
     def of(
         cls, operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory
     ) -> "WriteMissing | None":
         """Compile the write for `old` samples, or all if None. Return None if they fill no whole chunk column."""
-        widths, shape = arrays.widths(after), tuple(_whole_columns(view, old))
-
-        def cut(block: tuple[int, ...]) -> "WriteMissing":
-            return cls(after.path, after, Columns(shape, widths, None, (), block), view)
-
-        if not cut((1,) * len(widths)).columns.n_chunks:
-            return None
-        chunk_bytes = math.prod(arrays.outer_chunks(after)) * arrays.element_bytes(after)
-        block = memory.fit(operation, arrays.grid(shape, widths), chunk_bytes, lambda block: cut(block).reading_mem())
-        return cut(block)
-
-    def reader(self, store: ZarrStore) -> ColumnReader:
-        return ColumnReader(cast("AnyArray", self.view), self.columns)
-
-    def reading_mem(self) -> int:
-        return self.reader(self.target.store).decode_mem()
+        columns = Columns.of(after, shape=_whole_columns(view, old))
+        return cls(after.path, after, columns, view).fit(operation, memory) if columns.n_chunks else None
 
 
 @dataclass(frozen=True)
@@ -472,6 +392,11 @@ class AllelesReader:
         is_fill = values == STR_FILL
         return np.asarray(is_fill if self.name.endswith("_fill") else is_fill | (values == STR_MISSING), dtype=bool)
 
+    def decode_mem(self) -> int:
+        """Return the memory to read a block: alleles of the store and all sources, as Python strings."""
+        reading = sum(8 * arrays.decode_mem(s.allele, 1) for s in (self.index.store, *self.index.sources))
+        return reading + self.index.reading_mem
+
     def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
         if unit.alleles is not None:
             return self._padded(unit.alleles[rows])
@@ -488,7 +413,7 @@ def _is_fill(array: AnyArray) -> bool:
 
 
 @dataclass(frozen=True)
-class WriteAlleles(_ColumnWrite):
+class WriteAlleles(Reencoded):
     """Write of new alleles to ``variant_allele``, after the existing ones, or of their values in one of its masks."""
 
     findings: Findings
@@ -506,9 +431,3 @@ class WriteAlleles(_ColumnWrite):
 
     def reader(self, store: ZarrStore) -> AllelesReader:
         return AllelesReader(self.findings.index, self.columns, self.target.dtype, self.name)
-
-    def reading_mem(self) -> int:
-        """Return the memory to read a block: alleles of the store and all sources, as Python strings."""
-        index = self.findings.index
-        reading = sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
-        return reading + index.reading_mem
