@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import option
-from vczstore.execution.operations import OWN_COMMIT, Edit, Stages
+from vczstore.execution.operations import OWN_COMMIT, Edit
 
 if TYPE_CHECKING:
-    from plans.core.model import Compiling
+    from plans.core.model import Compiling, Plan
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
 
@@ -80,12 +80,11 @@ class Compact(Edit):
         output = options.place_of_copy(self.called, self.output, self.store)
         return Compiling(output, origin.open(), (), options.memory, options.impl, origin)
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         """Compile the compaction, in place or into a copy."""
         from plans.compilers.compact import compile_compact, compile_compacted_copy
         from plans.core.withdrawn import copying_key
 
-        yield from ()
         if compiling.origin is None:
             return compile_compact(compiling.store, compiling.vcz, compiling.memory)
         copy = compile_compacted_copy(compiling.store, compiling.vcz, compiling.memory)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import argument, option
 from vczstore.errors import NotAStoreError, OptionError
-from vczstore.execution.operations import Edit, Stages
+from vczstore.execution.operations import Edit
 
 if TYPE_CHECKING:
-    from plans.core.model import Compiling
+    from plans.core.model import Compiling, Plan
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
 
@@ -73,11 +73,10 @@ class CopyStoreToIcechunk(Edit):
         origin = open_store(self.source, storage_options=options.options_of(self.source, url))
         return Compiling(store, vcz, (), options.memory, options.impl, origin)
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         from plans.compilers.copy import compile_copy
         from plans.core.withdrawn import copying_key, overwriting
 
-        yield from ()
         store = compiling.store
         copy = compile_copy(store, compiling.vcz, compiling.memory)
         with suppress(NotAStoreError):  # if there is no store to overwrite

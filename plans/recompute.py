@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vczstore.choices import DEFAULT_INFO_FIELDS, INFO_FIELDS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
-from vczstore.execution.operations import Edit, Stages
+from vczstore.execution.operations import Edit
 
 if TYPE_CHECKING:
-    from plans.core.model import Compiling
+    from plans.core.model import Compiling, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,10 @@ class Recompute(Edit):
                 hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(INFO_FIELDS)}"
                 raise OptionError(f"recompute: no field {name[:40]!r}; {hint}")
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         """Compile the recomputation, in one pass over the genotypes."""
         from plans.compilers.recompute import compile_recompute
 
-        yield from ()
         return compile_recompute(compiling.store, compiling.vcz, self.fields, compiling.memory)
 
 

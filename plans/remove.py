@@ -9,10 +9,10 @@ from plans.recompute import recomputing
 from vczstore.choices import TAGS
 from vczstore.declarations import argument, option
 from vczstore.errors import VczstoreError
-from vczstore.execution.operations import Edit, Stages
+from vczstore.execution.operations import Edit
 
 if TYPE_CHECKING:
-    from plans.core.model import Compiling
+    from plans.core.model import Compiling, Plan
     from plans.maintenance.purge import Purged
     from vczstore.execution.options import Options
     from vczstore.execution.results import Result
@@ -99,11 +99,10 @@ class Remove(Edit):
 
             refuse_pins(options.open(self.store), self.tags)
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         """Compile a removal that can be completed if it is interrupted."""
         from plans.compilers.remove import compile_completable
 
-        yield from ()
         return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Purged":

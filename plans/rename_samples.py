@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plans.compilers.options import allow_returning, missing_ok
 from vczstore.declarations import argument
 from vczstore.errors import OptionError, SampleError, UnsuitableError
-from vczstore.execution.operations import Edit, Operation, Stages
+from vczstore.execution.operations import Edit, Operation
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan
@@ -58,9 +58,8 @@ class RenameSamples(Edit):
         if not isinstance(self.file, str | os.PathLike):
             raise OptionError(f"rename-samples: a file of two columns is expected, not a {type(self.file).__name__}")
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         """Compile the edit that writes the new IDs, chunk by chunk of `sample_id`."""
-        yield from ()
         return _compile(compiling, self._pairs, missing_ok=self.missing_ok, allow_returning=self.allow_returning)
 
     def again(self, vcz: "Vcz", ahead: Sequence[Operation]) -> "RenameSamples | None":

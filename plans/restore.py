@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from plans.info import AT_METAVAR
 from vczstore.declarations import argument
-from vczstore.execution.operations import Edit, Stages
+from vczstore.execution.operations import Edit
 
 if TYPE_CHECKING:
-    from plans.core.model import Compiling
+    from plans.core.model import Compiling, Plan
     from vczstore.execution.options import Options
 
 
@@ -43,9 +43,8 @@ class Restore(Edit):
         """Check that the store keeps a history."""
         options.open(self.store).history.require(self.called)
 
-    def compile(self, compiling: "Compiling") -> Stages:
+    def compile(self, compiling: "Compiling") -> "Plan":
         """Compile the restoration of metadata and chunks that have changed."""
         from plans.compilers.restore import compile_restore
 
-        yield from ()
         return compile_restore(compiling.store, compiling.vcz, self.state, compiling.memory)

@@ -16,9 +16,9 @@ HARMONISE = "harmonise"
 """The switch that the options of harmonising require."""
 
 
-def drop_fields() -> tuple[str, ...]:
+def drop_fields() -> Any:
     """Declare the FORMAT fields that are left out."""
-    declared: tuple[str, ...] = option(
+    return option(
         (),
         "FORMAT field to drop where it would be refused: if the store lacks it, it is left out; if a source lacks it, "
         "or has values that do not fit, it is missing for the samples of the source.",
@@ -27,53 +27,45 @@ def drop_fields() -> tuple[str, ...]:
         metavar="NAME",
         examples=(["PS"],),
     )
-    return declared
 
 
-def add_fields() -> tuple[str, ...]:
+def add_fields() -> Any:
     """Declare the FORMAT fields that are added to the store from a source."""
-    declared: tuple[str, ...] = option(
+    return option(
         (),
         "FORMAT field of a source to add to the store; it is missing for the store's other samples.",
         flags=("--add-field",),
         metavar="NAME",
         examples=(["PS"],),
     )
-    return declared
 
 
-def recomputed_fields() -> tuple[str, ...]:
+def recomputed_fields() -> Any:
     """Declare the INFO fields that are recomputed in the same commit."""
-    declared: tuple[str, ...] = option(
+    return option(
         (),
         f"Recompute these INFO fields in the same commit: {', '.join(INFO_FIELDS)}.",
         metavar="FIELD,...",
         separator=",",
         job=False,
     )
-    return declared
 
 
-def missing_ok(**arguments: Any) -> bool:
+def missing_ok(**arguments: Any) -> Any:
     """Declare whether unknown sample IDs are left out."""
-    declared: bool = option(
+    return option(
         False, "Leave out the IDs that the store does not have; else they are an error.", examples=(True,), **arguments
     )
-    return declared
 
 
-def allow_returning(**arguments: Any) -> bool:
+def allow_returning(**arguments: Any) -> Any:
     """Declare whether removed samples may be added again."""
-    declared: bool = option(
-        False, "Allow samples that were removed from the store before; else they are an error.", **arguments
-    )
-    return declared
+    return option(False, "Allow samples that were removed from the store before; else they are an error.", **arguments)
 
 
-def drop_returning(**arguments: Any) -> bool:
+def drop_returning(**arguments: Any) -> Any:
     """Declare whether removed samples are left out of sources."""
-    declared: bool = option(False, "Leave out samples that were removed from the store before.", **arguments)
-    return declared
+    return option(False, "Leave out samples that were removed from the store before.", **arguments)
 
 
 SAMPLE_GRID_HELP = (
@@ -82,23 +74,21 @@ SAMPLE_GRID_HELP = (
 )
 
 
-def gvcf(text: str, *, within: str = "") -> bool:
+def gvcf(text: str, *, within: str = "") -> Any:
     """Declare whether sources are gVCFs."""
-    declared: bool = option(
+    return option(
         False, f"The sources are gVCFs: {text}", flags=("--gvcf",), within=within, examples=(True,) if within else ()
     )
-    return declared
 
 
-def harmonise(*examples: object) -> bool:
+def harmonise(*examples: object) -> Any:
     """Declare whether sources are harmonised."""
-    declared: bool = option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
-    return declared
+    return option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
 
 
-def on_ref_mismatch() -> str:
+def on_ref_mismatch() -> Any:
     """Declare how new variants are treated whose REF contradicts another one's."""
-    declared: str = option(
+    return option(
         "refuse",
         "What to do about a new variant whose REF contradicts that of another one at its position, as if from another "
         "reference genome: refuse the sources, or keep both.",
@@ -106,7 +96,6 @@ def on_ref_mismatch() -> str:
         within=HARMONISE,
         examples=("keep",),
     )
-    return declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +210,9 @@ class HarmoniseOptions(Operation):
         return replace(rules, on_ref_mismatch=on_ref_mismatch)
 
 
-def if_none() -> str | None:
+def if_none() -> Any:
     """Declare what a job does about globs without matches; None for the default in the help."""
-    declared: str | None = option(
+    return option(
         None,
         "What to do if a glob matches nothing: fail, or go on. By default the job goes on, unless there is no object "
         "at all under the prefix of an object store, which may be misspelt.",
@@ -232,7 +221,6 @@ def if_none() -> str | None:
         python=False,
         examples=("error",),
     )
-    return declared
 
 
 def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":

@@ -1,8 +1,8 @@
-"""Blocks of chunks as Cubed arrays: how a plan reads, maps and writes them.
+"""Blocks of chunks as Cubed arrays: how a plan reads and writes them.
 
-A plan consists of three kinds of arrays: a *source* (`read`), whose blocks come from a reader; maps (Cubed's own); and
-a *sink* (`write`), which stores blocks. The elements of sources and sinks are either decoded values or lists of encoded
-chunks. Cubed fuses the three into one operation, and every task reports its writes to the driver.
+The blocks of a *source* (`read`) come from a reader, and a *sink* (`write`) stores blocks; `put` is both in one
+operation. Their elements are either decoded values or lists of encoded chunks. With xarray, arrays of Cubed's own lie
+between them. Every task reports its writes to the driver.
 
 This is the only module that uses Cubed's private interfaces of arrays and plans.
 """

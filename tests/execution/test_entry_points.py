@@ -47,7 +47,6 @@ class SetNote(Edit):
         from plans.core.model import Plan
         from vczstore.stores.edits import SetAttribute
 
-        yield from ()
         vcz = compiling.vcz
         note = " ".join([self.note, *self.more]) * self.times + self.ids_file
         note = note.upper() if self.shout else note

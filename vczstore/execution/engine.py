@@ -243,6 +243,8 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
         workers.check_store(name, store)
     with plain_errors(store.label), reporting(store.label, lambda: Aborted(name, NOTHING_WRITTEN)), surveys.timed():
         stages, answer = operation.compile(compiling), None
+        if isinstance(stages, Plan):
+            return stages
         while True:
             try:
                 survey = next(stages) if answer is None else stages.send(answer)

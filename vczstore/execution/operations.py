@@ -259,8 +259,8 @@ class Edit(Operation):
     def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
         """Check the sample IDs of sources before VCFs are converted; these have only `sample_id`."""
 
-    def compile(self, compiling: "Compiling") -> Stages:
-        """Compile the operation against the opened store and sources; nothing is written."""
+    def compile(self, compiling: "Compiling") -> "Plan | Stages":
+        """Compile the operation against the opened store and sources, in stages if it reads data; it writes nothing."""
         raise NotImplementedError
 
     def again(self, vcz: "Vcz", ahead: "Sequence[Operation]") -> "Edit | None":
