@@ -179,9 +179,10 @@ def _attempt(
             dry_run=dry_run,
             before_commit=check,
             journal=journal,
+            surveys=surveys,
         )
         standing.state = NOTHING_WRITTEN if dry_run else DONE
-    return together(results).with_surveys(surveys)
+    return together(results)
 
 
 def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal | None:
@@ -283,6 +284,7 @@ def run_plans(
     dry_run: bool = False,
     before_commit: Check | None = None,
     journal: Journal | None = None,
+    surveys: Run | None = None,
 ) -> list[Result]:
     """
     Run plans for one store, each compiled against the result of the previous one: all checks first, then all writes.
@@ -303,6 +305,8 @@ def run_plans(
         Called when everything is written, and on plain Zarr before each step becomes visible; may raise to refuse.
     journal
         Records progress, and restores that of an interrupted run; it is deleted when it is of no more use.
+    surveys
+        Time and tasks of the surveys that the plans depend on, which are included in the first result.
 
     Returns
     -------
@@ -320,6 +324,7 @@ def run_plans(
     journal = journal or Journal()
     with nullcontext(workers) if workers is not None else Workers(options) as active:
         execution = Execution(plans, active, options.impl, before_commit, journal)
+        execution.runs[0].include(surveys or Run(""))
         with reporting(execution.store.label, execution.if_aborted):
             try:
                 active.run(execution.checks())
@@ -568,7 +573,10 @@ class Execution:
             )
 
     def results(self, snapshot: str | None, *, committed: bool) -> list[Result]:
-        """Return the result of each plan."""
+        """Return the result of each plan, with the runs of its first steps; call this once."""
+        for step in self.steps:
+            if step.is_first:
+                self.runs[step.plan_index].include(step.run)
         return [
             Result(
                 operation=plan.operation,
@@ -582,7 +590,7 @@ class Execution:
                 resumed_chunks=run.resumed_chunks,
                 **cast("dict[str, Any]", run.totals if self.has_tasks else {}),
             )
-            for plan, run in zip(self.plans, _with_first_steps(self.steps, self.runs), strict=True)
+            for plan, run in zip(self.plans, self.runs, strict=True)
         ]
 
 
@@ -607,14 +615,6 @@ def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
         *first, last = plan.steps
         result += [_Step(plan, Run(run.which, run.part), i, True) for plan in first] + [_Step(last, run, i, False)]
     return result
-
-
-def _with_first_steps(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
-    """Add the runs of the steps in `Plan.first_steps` to the runs of their plans, in place; return the latter."""
-    for step in steps:
-        if step.is_first:
-            runs[step.plan_index].include(step.run)
-    return list(runs)
 
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:

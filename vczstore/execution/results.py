@@ -214,18 +214,6 @@ class Result:
         rows = {**self.counts, **done, "seconds": f"{self.seconds:.2f}", **snapshot, **self.notes}
         return table(f"{self.operation} {self.store}", rows)
 
-    def with_surveys(self, surveys: "Run") -> "Result":
-        """Return a copy that includes the surveys behind the plan; only their time is added with ``impl="zarr"``."""
-        if self.tasks is None:
-            return replace(self, seconds=self.seconds + surveys.seconds)
-        return replace(
-            self,
-            seconds=self.seconds + surveys.seconds,
-            tasks=self.tasks + surveys.totals["tasks"],
-            peak_mem=max(self.peak_mem or 0, surveys.totals["peak_mem"]),
-            timeline=[*surveys.timeline, *self.timeline],
-        )
-
     @property
     def summary(self) -> str:
         """The counts in words, such as "2 sources, 1 sample added"."""

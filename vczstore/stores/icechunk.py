@@ -25,7 +25,7 @@ from vczstore.errors import (
 )
 from vczstore.stores.base import SESSION_IS_READ, Check, History, Keep, Saved, Store, Transaction
 from vczstore.stores.edits import Edit
-from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
+from vczstore.stores.icechunk_branches import is_sweep, refuse_swept, updates_of
 from vczstore.stores.icechunk_groups import unwrap_group, within
 from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
@@ -210,20 +210,19 @@ class IcechunkStore(Store):
         require_writable(self.place)
         require_conditions(self)
         # the time of the last change, by the clock of its writer, identifies it; repositories without a log have none
-        began = next((update.updated_at for update in self._updates()), None)
+        began = next((update.updated_at for update in updates_of(self.repository)), None)
         session = self.repository.writable_session(self.branch)
         refuse_swept(self.repository, str(session.snapshot_id), self.label)
-        main = None if self.is_main or self.branch.startswith(RECREATED) else str(self.repository.lookup_branch(BRANCH))
+        main = (
+            None
+            if self.branch == BRANCH or self.branch.startswith(RECREATED)
+            else str(self.repository.lookup_branch(BRANCH))
+        )
         if main is not None:
             refuse_swept(self.repository, main, self.label)
         if session.snapshot_id != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         return IcechunkTransaction(session, self, began, main)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether the store is on the main branch, the one that readers see."""
-        return self.branch == BRANCH
 
     def stored_bytes(self) -> int | None:
         """Bytes of the chunks of all snapshots; None if remote, which would require reading all history."""
@@ -258,7 +257,7 @@ class IcechunkStore(Store):
 
     def was_collected(self, since: datetime | None) -> bool:
         """Whether garbage was collected after the change at `since`, perhaps deleting uncommitted chunks."""
-        for update in self._updates():
+        for update in updates_of(self.repository):
             if update.updated_at == since:
                 break
             if isinstance(update.kind, _COLLECTIONS):
@@ -273,10 +272,6 @@ class IcechunkStore(Store):
             if is_sweep(info):
                 return True
         return False
-
-    def _updates(self) -> Iterator[Any]:
-        # repositories of Icechunk format 1 keep no log
-        return self.repository.ops_log() if self.repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
     def commit_lock(self) -> AbstractContextManager[Any]:
         """Return the lock that serialises commits where the storage does not: in a local folder."""

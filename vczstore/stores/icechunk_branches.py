@@ -1,6 +1,6 @@
 """The branches of an Icechunk repository: readers see main, and the others are published to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -188,6 +188,11 @@ def refuse_swept(repository: icechunk.Repository, snapshot: str, label: str) -> 
                 f"{label} is being swept by {sweep}, or a {sweep} of it was stopped; wait until it is over, "
                 f"or complete it with: vczstore {sweep} {label}"
             )
+
+
+def updates_of(repository: icechunk.Repository) -> Iterator[Any]:
+    """Yield the log of changes, newest first; nothing for a repository of Icechunk format 1, which keeps none."""
+    return repository.ops_log() if repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
 
 def operation_of(info: icechunk.SnapshotInfo) -> str | None:

@@ -22,6 +22,7 @@ from vczstore.stores.icechunk_branches import (
     operation_of,
     refuse_swept,
     same_as,
+    updates_of,
 )
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
@@ -201,19 +202,13 @@ class IcechunkHistory(History):
         if keep is None:
             return sweep.counts
         cutoff = datetime.now(UTC) - keep.age
-        return {
-            EXPIRED: len(self._older(cutoff)),
-            TAGS_DELETED: 0 if keep.all_tags else self._count_older_tags(cutoff),
-        } | sweep.counts
+        tagged = [] if keep.all_tags else [self.repository.lookup_snapshot(at) for at in self.tags().values()]
+        n_tags = sum(info.written_at < cutoff for info in tagged)
+        return {EXPIRED: len(self._older(cutoff)), TAGS_DELETED: n_tags} | sweep.counts
 
     def _is_being_swept(self) -> bool:
         """Whether a purge or gc was interrupted between its two commits, which blocks writers until one completes."""
         return operation_of(self.repository.lookup_snapshot(self.head)) in [BEGUN.format(name) for name in SWEEPS]
-
-    def _count_older_tags(self, cutoff: datetime) -> int:
-        """Count the tags on snapshots written before a time."""
-        named = self.tags().values()
-        return sum(self.repository.lookup_snapshot(snapshot).written_at < cutoff for snapshot in named)
 
     def _expire(self, keep: Keep) -> dict[str, int]:
         """Expire snapshots by age, so that their objects become unreferenced; return counts."""
@@ -420,8 +415,7 @@ class IcechunkHistory(History):
 
     def _was_deleted(self, name: str) -> bool:
         """Whether the log of changes has a deleted tag of this name; False for old repositories, which keep no log."""
-        has_log = self.repository.spec_version >= icechunk.SpecVersion.v2
-        kinds = (update.kind for update in (self.repository.ops_log() if has_log else ()))
+        kinds = (update.kind for update in updates_of(self.repository))
         return any(isinstance(kind, icechunk.UpdateType.TagDeleted) and kind.name == name for kind in kinds)
 
     def stage(self, base: str, of: str) -> Store:

@@ -273,20 +273,15 @@ def put_conditionally(objects: Any, key: str, content: bytes, mode: Any, *, pati
         except (AlreadyExistsError, PreconditionError):
             return None
         except GenericError as error:
-            if not _may_pass(error) or time.monotonic() + pause > until:
+            status = re.search(r"status code: (\d{3})", str(error))  # none if the server did not respond
+            if (status is not None and status[1] not in _TRANSIENT) or time.monotonic() + pause > until:
                 raise
             time.sleep(pause)
             pause = min(2 * pause, BACKOFF[1])
 
 
-_PASSING = {"408", "429", "500", "502", "503", "504"}
+_TRANSIENT = {"408", "429", "500", "502", "503", "504"}
 """Transient status codes. Not 501: conditional writes are not implemented."""
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether an error is transient: the server did not respond, or responded with a transient status."""
-    status = re.search(r"status code: (\d{3})", str(error))
-    return status is None or status[1] in _PASSING
 
 
 def find(pattern: str, options: Mapping[str, Any], suffixes: Collection[str] = ()) -> list[str] | None:

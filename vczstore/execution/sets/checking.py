@@ -139,7 +139,7 @@ class Checking:
         Unless `lookup` is false, run the checking tasks of the plans as well.
         """
         for name, work in self.works.items():
-            if self._is_done(name):
+            if self.pending is not None and self.pending.parts[name].is_done:
                 continue
             try:
                 compiled = work.compile()
@@ -156,7 +156,7 @@ class Checking:
                 continue
             if lookup:
                 self.run([execution.reported(execution.checks())])
-            self.compiled[name] = replace(compiled, plans=(), surveys=Run(""))
+            self.compiled[name] = replace(compiled, plans=())
             self.recompiled.add(name)
         if lookup:
             self.run([execution.reported(execution.checks()) for execution in self.executions.values()])
@@ -194,9 +194,6 @@ class Checking:
                     "another name"
                 )
 
-    def _is_done(self, name: str) -> bool:
-        return self.pending is not None and self.pending.parts[name].is_done
-
     def _has_samples(self, name: str, work: Work) -> bool:
         """Whether an interrupted run has written a part, judged by its samples, without marking it as done."""
         part = None if self.pending is None else self.pending.parts[name]
@@ -212,6 +209,7 @@ class Checking:
         journal = Journal() if store is None or store.group else compiled.journal
         options, check = self.group.options, self.works[name].check
         execution = Execution(compiled.plans, self.workers, options.impl, check, journal)
+        execution.runs[0].include(compiled.surveys)
         for run in (*execution.runs, *(step.run for step in execution.steps)):
             run.part = name
         return execution

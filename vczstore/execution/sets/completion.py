@@ -44,7 +44,8 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
                 published += [name] * _publish(group, name, record, stores[name])
         for tag in record.tags:
             for name, part in record.parts.items():
-                _tag(tag, part, stores[name])
+                if not _is_tagged(tag, part.snapshot, stores[name]):
+                    stores[name].history.create_tag(tag, part.snapshot)
         if record.purge:
             group.record.write(record.with_done(*record.parts))
         else:
@@ -118,12 +119,6 @@ def purge_all(
             f"is not purged: {first}; complete it with: vczstore purge {group.label}{options}"
         )
     return done
-
-
-def _tag(tag: str, part: PartRecord, store: Store) -> None:
-    """Tag a part, unless it has the tag; raise a `TagError` if the tag names another snapshot."""
-    if not _is_tagged(tag, part.snapshot, store):
-        store.history.create_tag(tag, part.snapshot)
 
 
 def _is_tagged(tag: str, snapshot: str | None, store: Store) -> bool:

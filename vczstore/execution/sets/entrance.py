@@ -172,7 +172,7 @@ def _attempt(
             done = {name: execution.results(None, committed=False) for name, execution in checked.executions.items()}
         else:
             done = write(checked)
-        parts = {name: together(results).with_surveys(checked.compiled[name].surveys) for name, results in done.items()}
+        parts = {name: together(results) for name, results in done.items()}
         return SetResult(group.called, group.label, not dry_run, parts)
 
 

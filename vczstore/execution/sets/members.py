@@ -49,10 +49,8 @@ class Samples(NamedTuple):
         return cls(len(ids), _slow(digest.hexdigest()))
 
 
-@lru_cache(maxsize=64)
-def _slow(digest: str) -> str:
-    """Cache `slow_digest`, which is slow so that sample IDs cannot be guessed from a record by trial."""
-    return slow_digest(digest)
+_slow = lru_cache(maxsize=64)(slow_digest)
+"""A digest that is slow, so that sample IDs cannot be guessed from a record by trial."""
 
 
 PLACES = ("location", "sources", "folder")
