@@ -193,14 +193,8 @@ class SourceField:
             return result
         width = result.shape[-1]
         own = _lengthened(_cast(values[:, np.newaxis], result.dtype), width, self.field.fill)
-        unseen = np.full(len(own), -1) if matches.unseen is None else matches.unseen
-        numbers = np.where(np.arange(matches.alleles.shape[1]) < matches.n_alleles[:, None], matches.alleles, -1)
-        patterns = np.column_stack([matches.n_alleles, n_alleles, unseen, numbers])
-        unique, which = np.unique(patterns, axis=0, return_inverse=True)
-        for i, (n, m, index, *row) in enumerate(unique.tolist()):
-            rows = np.flatnonzero(which.ravel() == i)
-            result[rows] = self.field.put_in_order(own[rows], n, m, row[:n], width, None, index)[:, 0]
-        return result
+        n_both = (matches.n_alleles, n_alleles)
+        return self.field.reorder(own, matches.alleles, n_both, matches.unseen, width)[:, 0]
 
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -272,10 +266,7 @@ class InsertedSites(Inserted):
             at = np.flatnonzero(is_pending & (source.rows[rows] >= 0))
             if field is None or not len(at):
                 continue
-            chosen = rows[at]
-            unseen = None if source.unseen is None else source.unseen[chosen]
-            matches = Matches(source.rows[chosen], source.alleles[chosen], source.n_alleles[chosen], unseen)
-            values = field.read(matches, part.n_alleles[rows[at]], result[at])
+            values = field.read(source.cut(rows[at]), part.n_alleles[rows[at]], result[at])
             is_present = self._is_present(values)
             result[at[is_present]] = values[is_present]
             is_pending[at[is_present]] = False

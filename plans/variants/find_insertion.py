@@ -18,6 +18,7 @@ from plans.core.chunk_grid import MIN_TASKS
 from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.scan_reader import ScanReader
+from plans.variants.harmonise_rules import Rules
 from plans.variants.inserted_variants import (
     InsertedIndex,
     InsertedPositions,
@@ -249,10 +250,8 @@ def find_insertion(
     runs: Sequence[Runs],
     index: Index,
     memory: Memory,
-    *,
+    rules: Rules,
     n_records: int,
-    any_alt: bool,
-    on_ref_mismatch: str,
 ) -> Generator[Survey, list[list[Any]], tuple[Insertion, InsertedIndex]]:
     """
     Find the variants that sources have and a store lacks, and where in the store they belong.
@@ -269,12 +268,10 @@ def find_insertion(
         The index of the store before the insertion.
     memory
         Memory limits of a task.
+    rules
+        How the sources are harmonised.
     n_records
         Number of records of the sources that match no variant of the store.
-    any_alt
-        As in `plans.variants.join_records.join`.
-    on_ref_mismatch
-        What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
 
     Returns
     -------
@@ -302,7 +299,7 @@ def find_insertion(
         *(sites, segments, 0, memory),
         operation=operation,
         n_ranges=max(MIN_TASKS, n_units),
-        any_alt=any_alt,
+        any_alt=rules.allow_new_alleles,
         has_store=True,
     )
     records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
@@ -310,7 +307,7 @@ def find_insertion(
     (items,) = yield Survey(operation, (scan,), memory)
     reports = sorted(RangeReport(*item) for item in items)
     mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
-    if mismatch is not None and on_ref_mismatch == "refuse":
+    if mismatch is not None and rules.on_ref_mismatch == "refuse":
         raise IncompatibleError(f"{operation}: {_describe(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
     stops = np.concatenate([[0], np.cumsum([report.n_variants for report in reports], dtype="i8")])
     records = replace(records, stops=stops)

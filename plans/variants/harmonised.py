@@ -22,12 +22,11 @@ from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import ALLELE_NUMBERS, GENOTYPE, field_of, kind_of
 from plans.variants.find_matches import UnitReport
 from plans.variants.findings import Findings
-from plans.variants.in_order import Field
 from plans.variants.kept_blocks import KeptBlocks
 from plans.variants.kept_calls import KeptCalls
 from plans.variants.match_index import ABSENT, UNMATCHED, Matches
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
-from plans.variants.reference_blocks import LEN, read_calls
+from plans.variants.reference_blocks import LEN, Blocks, read_calls
 from plans.variants.unit_cache import KEPT_BYTES
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
 from vczstore.vcz.missing import fill_value, mask_of, masked_by, missing_value, sentinels
@@ -188,9 +187,9 @@ class Harmonised(View):
         return np.promote_types(self.source.dtype, self.like.dtype) if is_wider else self.source.dtype
 
     @property
-    def has_blocks(self) -> bool:
-        """Whether the source is a gVCF, whose reference blocks give calls."""
-        return self.findings.index.sources[self.number].blocks is not None
+    def _blocks(self) -> Blocks | None:
+        """The reference blocks, if the source is a gVCF, whose blocks give calls."""
+        return self.findings.index.sources[self.number].blocks
 
     def _copied(self, reports: Sequence[UnitReport]) -> tuple[tuple[int, int, int], ...]:
         mine, theirs = arrays.widths(self.like), arrays.widths(self.source)
@@ -284,10 +283,13 @@ class Harmonised(View):
         """Return the values of variants from row `start` on, which have the matches `mine` and `n_alleles` alleles."""
         present = np.flatnonzero(mine.rows >= 0)
         n_samples = len(samples) if isinstance(samples, np.ndarray) else len(range(*samples.indices(self.shape[1])))
-        covered = self._covering(mine, start, samples, n_samples) if self.has_blocks else None
+        covered = None
+        if self._blocks is not None:
+            rows = slice(start, start + len(mine.rows))
+            covered = covering(self.findings.index, self.number, rows, mine.rows >= 0, samples, n_samples)
         calls = _Calls(samples, self._rows_to_cache(mine.rows[present], covered), is_read_again=covered is not None)
         if len(present):
-            slab = self._in_order(partial(calls.of_rows, mine.rows[present]), mine, n_alleles, present)
+            slab = self._in_order(partial(calls.of_rows, mine.rows[present]), mine.cut(present), n_alleles[present])
         if len(present) == len(mine.rows):
             result = slab
         else:
@@ -299,23 +301,14 @@ class Harmonised(View):
             result = self._with_kept(result, start, np.flatnonzero(mine.rows == ABSENT), samples)
         return result if covered is None else self._with_blocks(result, covered, n_alleles, start, calls)
 
-    def _covering(self, mine: Matches, start: int, samples: slice | np.ndarray, n_samples: int) -> Covering:
-        rows = slice(start, start + len(mine.rows))
-        return covering(self.findings.index, self.number, rows, mine.rows >= 0, samples, n_samples)
-
-    def _slab_rows(self, n_samples: int) -> int:
-        blocks = self.findings.index.sources[self.number].blocks
-        assert blocks is not None
-        return blocks.slab_rows(n_samples)
-
     def _rows_to_cache(self, present: np.ndarray, covered: Covering | None) -> slice:
         """Return the rows of the source to read together: those of matched variants, and blocks nearby."""
         if not len(present):
             return slice(0, 0)
         low, high = int(present.min()), int(present.max()) + 1
-        if covered is not None and len(covered.used):
+        if self._blocks is not None and covered is not None and len(covered.used):
             # within what `extra_mem` accounts for
-            room = self._slab_rows(covered.rows.shape[1])
+            room = self._blocks.slab_rows(covered.rows.shape[1])
             near = covered.used[(covered.used >= low - room // 2) & (covered.used < high + room // 2)]
             low, high = min([low, *near[:1].tolist()]), max([high, *(near[-1:] + 1).tolist()])
         return slice(low, high)
@@ -336,31 +329,23 @@ class Harmonised(View):
         self, values: np.ndarray, covered: Covering, n_alleles: np.ndarray, start: int, calls: "_Calls"
     ) -> np.ndarray:
         """Fill in the calls of reference blocks, and missing calls where there is no good one; see `_unit`."""
+        assert self._blocks is not None
         variants, samples = np.nonzero(covered.rows == UNMATCHED)
         values[variants, samples] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
         variants, samples = np.nonzero(covered.rows >= 0)
         chosen = covered.rows[variants, samples]
-        slabs = chosen // self._slab_rows(values.shape[1])
+        slabs = chosen // self._blocks.slab_rows(values.shape[1])
         slabs[calls.has(chosen)] = -1
         for slab in np.unique(slabs).tolist():
             here = np.flatnonzero(slabs == slab)
             which = np.searchsorted(covered.used, chosen[here])
-            alleles = covered.n_alleles[which], n_alleles[variants[here]], covered.unseen[which]
+            n_theirs = covered.n_alleles[which]
+            numbers = np.full((len(here), int(n_theirs.max(initial=1))), -1)
+            numbers[:, 0] = 0  # REF is the store's, and the store's other alleles are unseen
+            blocks = Matches(chosen[here], numbers, n_theirs, covered.unseen[which])
             rows_of = partial(calls.of_samples, chosen[here], samples[here])
-            values[variants[here], samples[here]] = self._of_blocks(rows_of, *alleles)[:, 0]
+            values[variants[here], samples[here]] = self._in_order(rows_of, blocks, n_alleles[variants[here]])[:, 0]
         return values
-
-    def _of_blocks(
-        self, rows_of: Callable[[AnyArray], np.ndarray], n_theirs: np.ndarray, n_ours: np.ndarray, unseen: np.ndarray
-    ) -> np.ndarray:
-        """Return the calls of blocks, calls by 1: their REF is the store's, the store's other alleles are unseen."""
-        slab = rows_of(self.source)
-        maps = np.full((len(slab), int(n_theirs.max(initial=1))), -1, dtype="i8")
-        maps[:, 0] = 0
-        if self.kind != "GT":
-            return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), np.ones(len(slab), dtype=bool))
-        slab = self._lengthened(slab).astype(self.dtype, copy=False)
-        return np.asarray(np.where(slab > 0, missing_value(self.name, self.source), slab))
 
     def _absent(self, rows: np.ndarray, is_unmatched: np.ndarray) -> np.ndarray:
         """
@@ -374,68 +359,39 @@ class Harmonised(View):
         is_reference = ~is_unmatched & (self.findings.rules.absent == "reference")
         return absent_calls(self.name, self.source, self.like, is_reference, np.isin(contigs, haploid))
 
-    def _in_order(
-        self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_alleles: np.ndarray, present: np.ndarray
-    ) -> np.ndarray:
-        """Return the calls of matched variants, re-ordered where alleles have other indices or the store has more."""
+    def _in_order(self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_ours: np.ndarray) -> np.ndarray:
+        """
+        Return the calls of matched variants, re-ordered where alleles have other indices or the store has more.
+
+        `rows_of` reads the rows of `mine` from an array; `n_ours` is the number of alleles of each in the store.
+        """
         slab = rows_of(self.source)
-        maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
-        is_changed = mine.changed[present]
-        unseen = np.full(len(present), -1) if mine.unseen is None else mine.unseen[present]
+        result = self._lengthened(slab)
         if self.kind == "GT":
-            slab = self._lengthened(slab).astype(self.dtype, copy=False)
-            rows = np.flatnonzero(is_changed)
+            result = result.astype(self.dtype, copy=False)
+            rows = np.flatnonzero(mine.changed)
+            numbers, values = mine.alleles[rows], result[rows]
+            per_row = (-1, *[1] * (values.ndim - 1))
             # invalid allele indices stay, so that the error remains visible; so do missing and fill
-            shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
-            values = slab[rows]
+            shifts = np.where(numbers >= 0, numbers - np.arange(numbers.shape[1]), 0).astype(values.dtype)
             for allele in np.flatnonzero(shifts.any(axis=0)):
-                slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
+                result[rows] += (values == allele) * shifts[:, allele].reshape(per_row)
             if mine.unseen is not None:  # <NON_REF> stands for any allele
-                is_unseen = (values == unseen[rows].reshape(-1, *[1] * (slab.ndim - 1))) & (values > 0)
-                slab[rows] = np.where(is_unseen, missing_value(self.name, self.source), slab[rows])
-            return slab
-        return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), is_changed | (n_theirs != n_ours))
-
-    def _by_allele(
-        self,
-        rows_of: Callable[[AnyArray], np.ndarray],
-        slab: np.ndarray,
-        alleles: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-        is_changed: np.ndarray,
-    ) -> np.ndarray:
-        """
-        Re-order vectors by the store's alleles.
-
-        Parameters
-        ----------
-        rows_of
-            Function that reads the rows of `slab` from another array.
-        slab
-            The values.
-        alleles
-            For each row: the store's index of each allele of the source, the number of alleles in the source and in
-            the store, and the source's index of the unseen allele (-1 if there is none).
-        is_changed
-            Whether each row has to be re-ordered.
-        """
-        result, changed = self._lengthened(slab), np.flatnonzero(is_changed)
-        if not self.kind or not len(changed):
-            return result
-        result = result.copy() if result is slab else result
-        genotype = None if self.genotype is None else rows_of(self.genotype)
-        maps, *others = alleles
-        patterns = np.concatenate([*(a[changed, None] for a in others), maps[changed]], axis=1)
-        unique, which = np.unique(patterns, axis=0, return_inverse=True)
-        field, width = self._field, self.like.shape[-1]
-        for number, (n, m, unseen, *numbers) in enumerate(unique.tolist()):
-            rows = changed[which.ravel() == number]
-            own = None if genotype is None else genotype[rows]
-            result[rows] = field.put_in_order(slab[rows], n, m, numbers, width, own, unseen)
+                is_unseen = (values == mine.unseen[rows].reshape(per_row)) & (values > 0)
+                result[rows] = np.where(is_unseen, missing_value(self.name, self.source), result[rows])
+        elif self.kind and len(changed := np.flatnonzero(mine.changed | (mine.n_alleles != n_ours))):
+            result = result.copy() if result is slab else result
+            genotype = None if self.genotype is None else rows_of(self.genotype)[changed]
+            theirs, field = mine.cut(changed), field_of(self.name, self.source, self.kind)
+            result[changed] = field.reorder(
+                slab[changed],
+                theirs.alleles,
+                (theirs.n_alleles, n_ours[changed]),
+                theirs.unseen,
+                self.like.shape[-1],
+                genotype,
+            )
         return result
-
-    @property
-    def _field(self) -> Field:
-        return field_of(self.name, self.source, self.kind)
 
     def _lengthened(self, slab: np.ndarray) -> np.ndarray:
         """Cut or pad the last axes, beyond samples, to the store's lengths; padding is fill."""

@@ -129,6 +129,40 @@ class Field:
             by_length[(by_length > 1) & (found <= np.array(sizes)[by_length - 1])] = -1
         return np.where(~is_called & (by_length > 0), by_length, own)
 
+    def reorder(
+        self,
+        values: np.ndarray,
+        numbers: np.ndarray,
+        n_alleles: tuple[np.ndarray, np.ndarray],
+        unseen: np.ndarray | None,
+        width: int,
+        genotype: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """
+        Re-order the vectors of variants for the alleles of a store.
+
+        Parameters
+        ----------
+        values
+            Rows by samples by values.
+        numbers
+            Rows by alleles: the new index of each allele; -1 if it is dropped.
+        n_alleles
+            Number of alleles of each row before and after.
+        unseen
+            Index of the unseen allele of each row, -1 if there is none; None if no row has one.
+        width, genotype
+            As in `put_in_order`.
+        """
+        unseen = np.full(len(values), -1) if unseen is None else unseen
+        result = np.empty((*values.shape[:-1], width), dtype=values.dtype)
+        patterns, which = np.unique(np.column_stack([*n_alleles, unseen, numbers]), axis=0, return_inverse=True)
+        for i, (n, m, index, *pattern) in enumerate(patterns.tolist()):
+            rows = np.flatnonzero(which.ravel() == i)
+            own = None if genotype is None else genotype[rows]
+            result[rows] = self.put_in_order(values[rows], n, m, pattern, width, own, index)
+        return result
+
     def put_in_order(
         self,
         values: np.ndarray,

@@ -13,7 +13,7 @@ import numpy as np
 
 from plans.core.compatibility import blank_absent
 from plans.core.views import View
-from plans.variants.allele_numbers import Numbers, padded, with_new_alleles
+from plans.variants.allele_numbers import Numbers, with_new_alleles
 from plans.variants.match_index import Index, Matches, Report, Unit
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
@@ -197,18 +197,14 @@ class InsertedIndex(Index):
         )
 
     def _match(self, start: int, stop: int) -> Unit:
-        parts = [(part, here) for part, here in self.records.parts(slice(start, stop))]
-        width = max(part.alleles.shape[1] for part, _ in parts)
-        sources = [Matches.concatenated([part.sources[s].cut(here) for part, here in parts]) for s in self.chosen]
-        return Unit(
-            start,
-            stop,
-            np.concatenate([padded(part.alleles[here], width) for part, here in parts]),
-            np.concatenate([part.n_before[here] for part, here in parts]),
-            np.concatenate([part.n_alleles[here] for part, here in parts]),
-            tuple(sources),
-            tuple(Report(int((m.rows >= 0).sum())) for m in sources),
-        )
+        parts = []
+        for part, here in self.records.parts(slice(start, stop)):
+            sources = tuple(part.sources[s].cut(here) for s in self.chosen)
+            reports = tuple(Report(int((m.rows >= 0).sum())) for m in sources)
+            rows = part.start + here.start, part.start + here.stop
+            columns = part.alleles[here], part.n_before[here], part.n_alleles[here]
+            parts.append(Unit(*rows, *columns, sources, reports))
+        return Unit.concatenated(parts)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ class Matches:
             np.concatenate(unseen) if unseen else None,
         )
 
-    def cut(self, rows: slice) -> "Matches":
-        """Return the matches of some of the variants."""
+    def cut(self, rows: slice | np.ndarray) -> "Matches":
+        """Return the matches of some of the variants, a slice or indices."""
         unseen = None if self.unseen is None else self.unseen[rows]
         return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], unseen)
 
@@ -137,6 +137,24 @@ class Unit:
         alleles = 0 if self.alleles is None else 64 * self.alleles.size
         return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
 
+    @classmethod
+    def concatenated(cls, parts: "Sequence[Unit]") -> "Unit":
+        """Return the matches of successive variants, all of whose alleles are known."""
+        alleles = [part.alleles for part in parts if part.alleles is not None]
+        width = max(a.shape[1] for a in alleles)
+        n_before, n_alleles = (
+            np.concatenate([getattr(part, name) for part in parts]).astype("i4") for name in ("n_before", "n_alleles")
+        )
+        return Unit(
+            parts[0].start,
+            parts[-1].stop,
+            np.concatenate([padded(a, width) for a in alleles]),
+            n_before,
+            n_alleles,
+            tuple(map(Matches.concatenated, zip(*(part.sources for part in parts), strict=True))),
+            tuple(map(_added, zip(*(part.reports for part in parts), strict=True))),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Index:
@@ -188,22 +206,8 @@ class Index:
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
         run_numbers = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
-        parts = [self._match_run(int(k)) for k in run_numbers]
-        sources = [Matches.concatenated([p.sources[s] for p in parts]) for s in range(len(self.sources))]
-        n_before, n_alleles = (
-            np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
-        )
-        alleles = [p.alleles for p in parts if p.alleles is not None]
-        width = max(a.shape[1] for a in alleles)
-        return Unit(
-            start,
-            stop,
-            np.concatenate([padded(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
-            n_before,
-            n_alleles,
-            tuple(sources),
-            tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
-        )
+        unit = Unit.concatenated([self._match_run(int(k)) for k in run_numbers])
+        return unit if (unit.n_alleles != unit.n_before).any() else replace(unit, alleles=None)
 
     def _match_run(self, k: int) -> Unit:
         """Match one run. Variants of neighbouring runs at the same positions take part, and are then cut off."""

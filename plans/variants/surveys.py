@@ -74,15 +74,7 @@ def match_sources(
     findings = _findings(operation, vcz, sources, rules, scan.index, reports)
     if rules.is_copied or (rules.new_variants == "insert" and findings.n_unmatched):
         insertion, index = yield from find_insertion(
-            operation,
-            vcz,
-            sources,
-            runs,
-            scan.index,
-            memory,
-            n_records=findings.n_unmatched,
-            any_alt=rules.allow_new_alleles,
-            on_ref_mismatch=rules.on_ref_mismatch,
+            operation, vcz, sources, runs, scan.index, memory, rules, findings.n_unmatched
         )
         scan = FindMatches(operation, index, insertion.records.reading_mem + scan.mem)
         (reports,) = yield Survey(operation, (scan,), memory)
