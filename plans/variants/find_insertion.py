@@ -256,33 +256,15 @@ def find_insertion(
     """
     Find the variants that sources have and a store lacks, and where in the store they belong.
 
-    Parameters
-    ----------
-    operation
-        Name of the operation, for messages.
-    vcz, sources
-        The store and its sources.
-    runs
-        The runs of the store, and of each source.
-    index
-        The index of the store before the insertion.
-    memory
-        Memory limits of a task.
-    rules
-        How the sources are harmonised.
-    n_records
-        Number of records of the sources that match no variant of the store.
+    The caller runs each survey, and sends back its results: a list for each scan. `runs` are those of the store and of
+    each source, `index` that of the store before the insertion, and `n_records` the number of records of the sources
+    that match no variant of the store.
 
     Returns
     -------
     insertion : Insertion
     index : InsertedIndex
         The index of the store after the insertion.
-
-    Yields
-    ------
-    Survey
-        Scans of the data. The caller sends back their results: a list for each scan.
 
     Raises
     ------

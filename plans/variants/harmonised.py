@@ -68,16 +68,9 @@ def absent_calls(
 
 class _Calls:
     """
-    Calls of some samples of a source: a range of rows is read once from each array, other rows are read on demand.
+    Calls of some samples of a source: `cached_rows` are read once from each array, other rows are read on demand.
 
-    Parameters
-    ----------
-    samples
-        Samples of the source.
-    cached_rows
-        Rows that are read once from each array.
-    is_read_again
-        Whether these are used more than once, so that callers get copies, which they may change.
+    If cached rows are used more than once (`is_read_again`), callers get copies, which they may change.
     """
 
     def __init__(self, samples: slice | np.ndarray, cached_rows: slice, *, is_read_again: bool) -> None:
@@ -116,14 +109,10 @@ class Harmonised(View):
 
     Attributes
     ----------
-    source
-        The source's array.
-    like
-        The array's metadata in the store, with the source's samples.
-    name
-        Name of the array.
-    number
-        Number of the source, among those of the findings.
+    source, like
+        The source's array, and its metadata in the store, with the source's samples.
+    name, number
+        Name of the array, and number of the source among those of the findings.
     findings
         The findings for tasks, without the reports, which only the driver needs.
     copied

@@ -143,20 +143,7 @@ class Values:
 
 @dataclass(frozen=True)
 class InfoField:
-    """
-    An INFO field.
-
-    Attributes
-    ----------
-    kind
-        ``i`` for integers, ``f`` for floats.
-    per_allele
-        Whether there is a value for each ALT, and not just one.
-    description
-        Description of the array.
-    compute
-        Function that computes the values.
-    """
+    """An INFO field of integers (kind ``i``) or floats (``f``), with one value, or one for each ALT (`per_allele`)."""
 
     kind: str
     per_allele: bool

@@ -17,18 +17,9 @@ LOOKED_UP = 2**17
 @dataclass(frozen=True)
 class KeptCalls:
     """
-    Calls of one array that are derived from the kept blocks of a VCZ.
+    Calls of one array that are derived from the `field` of kept blocks of a VCZ.
 
-    Attributes
-    ----------
-    blocks
-        The kept blocks.
-    name
-        Name of the array.
-    like
-        The planned array, with the samples of the VCZ.
-    field
-        The field of blocks that has its values.
+    The array is planned, with the samples of the VCZ.
     """
 
     blocks: KeptBlocks

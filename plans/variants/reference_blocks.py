@@ -82,20 +82,13 @@ def without_unseen(alleles: np.ndarray, is_unseen: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spans:
-    """
-    The spans of the records of a VCZ on the reference.
-
-    Attributes
-    ----------
-    fields
-        The arrays that determine them, by name, as far as the VCZ has them.
-    """
+    """The spans of the records of a VCZ on the reference; `fields` are the arrays that determine them, by name."""
 
     fields: Mapping[str, AnyArray]
 
     @classmethod
     def of(cls, members: Mapping[str, AnyArray]) -> "Spans":
-        """Return the spans, given the arrays of a VCZ by name."""
+        """Pick the arrays of a VCZ that determine the spans."""
         return cls({name: members[name] for name in (POSITION, LENGTH, END, LEN) if name in members})
 
     def positions(self, rows: slice) -> np.ndarray:
@@ -199,18 +192,7 @@ class SeenBlocks(NamedTuple):
 
 @dataclass(frozen=True)
 class FindBlocks:
-    """
-    Counts the reference blocks of a gVCF in tasks, run by run; see `plans.variants.sortedness.FindRuns`.
-
-    Attributes
-    ----------
-    operation
-        Name of the operation, for messages.
-    vcz
-        The gVCF.
-    step
-        As in `FindRuns`.
-    """
+    """Counts the reference blocks of a gVCF in tasks, run by run, like `plans.variants.sortedness.FindRuns`."""
 
     operation: str
     vcz: Vcz

@@ -177,20 +177,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class FindRows:
-    """
-    Finds the rows of variants that overlap regions, in the chunks that may have such variants.
-
-    Attributes
-    ----------
-    contig, position, length
-        Arrays of the variants.
-    overlap
-        The regions.
-    chunks
-        Numbers of the chunks to scan, sorted.
-    width
-        Number of variants in a chunk.
-    """
+    """Finds the rows of variants that overlap regions, in the `chunks` of `width` variants that may have them."""
 
     contig: AnyArray
     position: AnyArray

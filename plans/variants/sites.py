@@ -109,14 +109,10 @@ class Sites:
 
     Attributes
     ----------
-    contig, position, allele
-        The arrays.
     runs : numpy.ndarray of int64
         The columns are the fields of `Runs`; contigs are numbered as in the store, and negative if it lacks them.
-    extents
-        Extents of symbolic alleles.
-    spans
-        Spans of the records, which distinguish reference blocks from variants.
+    extents, spans
+        Extents of symbolic alleles; spans of the records, which distinguish reference blocks from variants.
     blocks
         Reference blocks of the gVCF; None if the VCZ is not used as a gVCF.
     """

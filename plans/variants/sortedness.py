@@ -31,14 +31,7 @@ class Runs(NamedTuple):
     """
     Runs of neighbouring variants of one contig, in order; all fields are arrays of int64.
 
-    Attributes
-    ----------
-    contig
-        Number of the contig in the VCZ.
-    start, stop
-        The first row, and the one after the last.
-    first, last
-        The first and the last position.
+    They are the contig's number in the VCZ, the first row and the one after the last, the first and the last position.
     """
 
     contig: np.ndarray
@@ -61,18 +54,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class FindRuns:
-    """
-    Finds the runs of a VCZ in tasks.
-
-    Attributes
-    ----------
-    operation
-        Name of the operation, for messages.
-    vcz
-        The VCZ.
-    step
-        A run begins where the contig changes, and at rows that are multiples of this.
-    """
+    """Finds the runs of a VCZ in tasks: they begin where the contig changes, and at multiples of `step` rows."""
 
     operation: str
     vcz: Vcz

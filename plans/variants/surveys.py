@@ -37,21 +37,8 @@ def match_sources(
     """
     Match the variants of sources with those of a store, in two or more surveys.
 
-    Parameters
-    ----------
-    operation
-        Name of the operation, for messages.
-    vcz, sources, rules
-        The store, its sources, and how they are harmonised.
-    memory
-        Memory limits of a task.
-    interrupted_at
-        As in `Vcz.require_whole`, for the store.
-
-    Yields
-    ------
-    Survey
-        Scans of the data. The caller sends back their results: a list for each scan.
+    The caller runs each survey, and sends back its results: a list for each scan. `interrupted_at` is as in
+    `Vcz.require_whole`, for the store.
 
     Raises
     ------

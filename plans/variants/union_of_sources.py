@@ -76,16 +76,9 @@ class Piece(NamedTuple):
 @dataclass(frozen=True)
 class SourceSites:
     """
-    The site arrays of a source. They are sent to workers.
+    The site arrays of a source, by name, and the number of each of its contigs in the union's table; sent to workers.
 
-    Attributes
-    ----------
-    arrays
-        Arrays by name.
-    contigs
-        For each contig of the source, its number in the union's table.
-    is_gvcf
-        Whether its records include reference blocks, which are not variants.
+    The records of a gVCF include reference blocks, which are not variants.
     """
 
     arrays: Mapping[str, AnyArray]
@@ -147,14 +140,7 @@ class SourceSites:
 
     def variants(self, source: int, rows: slice) -> tuple[Piece, np.ndarray, np.ndarray]:
         """
-        Find the records that are variants.
-
-        Parameters
-        ----------
-        source
-            Number of this source.
-        rows
-            Rows of the records.
+        Find the records that are variants; `source` is the number of this source.
 
         Returns
         -------

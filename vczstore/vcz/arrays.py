@@ -30,21 +30,9 @@ from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, 
 
 def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:
     """
-    Return a handle to an array in another store or with another shape, without I/O.
+    Return a handle to an array in another store or with another shape (by default its own), without I/O.
 
-    Parameters
-    ----------
-    array
-        An array as stored.
-    store
-        The store of the result, the array's own by default.
-    shape
-        The shape of the result, the array's own by default.
-
-    Returns
-    -------
-    AnyArray
-        The planned array. Chunks can be written to it before the stored metadata have this shape: their keys are equal.
+    Chunks can be written to it before the stored metadata have this shape: their keys are equal.
     """
     metadata = array.metadata
     if (shape is None or shape == array.shape) and isinstance(array, zarr.Array) and _is_ours(array):
@@ -84,14 +72,8 @@ def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, if_empty
     """
     Return the planned array with a flexible grid, and chunks of given widths along one axis.
 
-    Parameters
-    ----------
-    array
-        An array of format 3 without shards.
-    axis, lengths
-        The axis and its chunk widths, whose sum becomes the length of the axis.
-    if_empty
-        The chunk width in the metadata if `lengths` is empty, since a grid needs one.
+    It is of format 3 without shards. The sum of the widths, `lengths`, becomes the length of the axis. If there are
+    none, `if_empty` is the chunk width in the metadata, since a grid needs one.
     """
     shape, old = list(array.shape), list(widths(array))
     shape[axis], old[axis] = sum(lengths), tuple(lengths) or if_empty
@@ -138,12 +120,7 @@ def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
     """
     Return an opened array with the exact bits of a NaN fill value, which zarr loses when it parses a document.
 
-    Parameters
-    ----------
-    array
-        An array as zarr opened it.
-    copies
-        Consolidated metadata of format 3, by path, to use in place of the array's own document.
+    `copies` are consolidated metadata of format 3, by path, to use in place of the array's own document.
     """
     if isinstance(array.metadata, ArrayV2Metadata) or not is_nan(array.metadata.fill_value):
         return planned(array)

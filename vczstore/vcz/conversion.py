@@ -84,18 +84,9 @@ def new_like(
     attributes: Document,
 ) -> AnyArray:
     """
-    Plan an array with the store, format, first axis and compression of another.
+    Plan an array with the store, format, first axis and compression of another, which has one axis and a regular grid.
 
-    Parameters
-    ----------
-    array
-        The template, with one axis and a regular grid.
-    path, dtype
-        Path and dtype of the new array.
-    others
-        The lengths of the axes after the first; each is one chunk.
-    dimension_names, attributes
-        The names of all axes, and the attributes of the new array.
+    `others` are the lengths of the axes after the first; each is one chunk.
     """
     metadata = _created(
         array.metadata.zarr_format,
@@ -174,14 +165,9 @@ def with_default_keys(array: AnyArray) -> AnyArray:
 
 def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:
     """
-    Return the planned array with another Blosc compressor; the filters and codecs before the compressor are kept.
+    Return the planned array with another Blosc compressor, given its ``cname`` and ``clevel``.
 
-    Parameters
-    ----------
-    array
-        The array; the shuffle of an existing Blosc compressor is kept.
-    compressor, level
-        Blosc's ``cname`` and ``clevel``.
+    The filters and codecs before the compressor are kept, and so is the shuffle of an existing Blosc compressor.
     """
     bits = array.dtype.kind not in "OTSU" and array.dtype.itemsize == 1
     if isinstance(array.metadata, ArrayV2Metadata):

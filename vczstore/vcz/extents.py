@@ -38,21 +38,13 @@ def is_symbolic(allele: str) -> bool:
 
 @dataclass(frozen=True)
 class Extents:
-    """
-    The extents of the variants of a VCZ.
-
-    Attributes
-    ----------
-    fields
-        The arrays ``variant_position``, ``variant_length``, ``variant_END`` and ``variant_SVLEN``, by name, as far as
-        the VCZ has them.
-    """
+    """The extents of the variants of a VCZ; `fields` are the arrays that determine them, by name, if it has them."""
 
     fields: Mapping[str, AnyArray]
 
     @classmethod
     def of(cls, members: Mapping[str, AnyArray]) -> "Extents":
-        """Pick the relevant arrays of a VCZ."""
+        """Pick the arrays of a VCZ that determine the extents."""
         return cls({name: members[name] for name in (POSITION, LENGTH, END, SVLEN) if name in members})
 
     def look(self, alleles: np.ndarray, rows: slice, texts: Collection[str] | None = None) -> np.ndarray:

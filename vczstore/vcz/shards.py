@@ -32,12 +32,7 @@ class Sharding:
     """
     The layout of chunks in an array's stored objects; without shards, each chunk is an object.
 
-    Attributes
-    ----------
-    chunks
-        The planned array without shards.
-    counts
-        The number of chunks per stored object along each axis.
+    `chunks` is the planned array without shards, `counts` the number of chunks per stored object along each axis.
     """
 
     def __init__(self, array: AnyArray) -> None:
