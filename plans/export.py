@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from plans.info import AT_METAVAR
+from vczstore.choices import STANDARD_OUTPUT
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import EXPORTS, Operation
@@ -42,7 +43,8 @@ class Export(Operation):
     variants keep their order, and are written once. Files that end in .vcf, .vcf.gz or .bcf are written by vcztools, in
     one process, without stale INFO fields; INFO/AC and AN are recomputed for named samples. Lines
     of the VCF header about samples and commands, which may name other samples, are left out. Readers find no store or
-    file at `out` until all is written.
+    file at `out` until all is written. If `out` is -, uncompressed VCF is written to standard output, and messages to
+    standard error.
 
     A job exports the state that it has committed, after it has set its tags. An earlier export of a job is kept if it
     has the same state, and otherwise replaced in one step; in an object store, replacing it is refused. Exports that
@@ -130,10 +132,15 @@ class Export(Operation):
 
     @property
     def is_vcf(self) -> bool:
-        """Whether a VCF or BCF file is written."""
+        """Whether a VCF or BCF is written."""
         from vczstore.vcf.files import SUFFIXES
 
-        return str(os.fspath(self.out)).lower().endswith(SUFFIXES)
+        return self.is_printed or str(os.fspath(self.out)).lower().endswith(SUFFIXES)
+
+    @property
+    def is_printed(self) -> bool:
+        """Whether a VCF is written to standard output."""
+        return bool(self.out == STANDARD_OUTPUT)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
         return self._write(self._resolve(options), os.fspath(self.out), options, dry_run=dry_run)
@@ -186,6 +193,8 @@ class Export(Operation):
         from vczstore.stores.resolve import refuse_nested
 
         url = os.fspath(self.out)
+        if os.path.basename(url) == STANDARD_OUTPUT:  # a path of a job file has been made absolute
+            raise OptionError("export: - is standard output, to which no job exports; name a path or URL")
         reach = options.shared(url, self.store)
         refuse_nested("export", url, [self.store], None, reach)
         Place.of(url, reach).check()
@@ -208,7 +217,7 @@ class Export(Operation):
 
         url = os.fspath(self.out)
         store = options.for_store(self.store, [url]).open(self.store)
-        if self.is_vcf:
+        if self.is_vcf and not self.is_printed:
             refuse_nested("export", url, [self.store])
         vcz = open_at("export", store, self.at)
         vcz.require_whole("export")

@@ -22,6 +22,9 @@ INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_
 """The INFO fields that can be recomputed from genotypes, with their names in ``bcftools +fill-tags``."""
 DEFAULT_INFO_FIELDS = INFO_FIELDS[:4]
 
+STANDARD_OUTPUT = "-"
+"""The name of standard output, where a file is written."""
+
 MAX_CHUNK = 10**9
 """Maximum chunk length along an axis."""
 

@@ -2,10 +2,11 @@
 
 import io
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from plans.core.model import AFTERWARDS
 from plans.variants.info_fields import FIELDS
 from plans.variants.regions import Region
 from plans.variants.stale import array_name, stale
+from vczstore.choices import STANDARD_OUTPUT
 from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
@@ -41,7 +43,7 @@ class Exported:
     store, snapshot
         Label of the exported store, and its snapshot; the latter None on plain Zarr.
     out
-        Path of the file.
+        Path of the file, or `STANDARD_OUTPUT`.
     samples
         Number of exported samples.
     notes
@@ -60,10 +62,17 @@ class Exported:
     written: bool
     seconds: float = field(compare=False)
 
+    @property
+    def is_printed(self) -> bool:
+        """Whether standard output has the VCF, so that messages must not be printed there."""
+        return self.out == STANDARD_OUTPUT
+
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
+        if self.is_printed and self.written:
+            return [f"{OPERATION}: {note}" for note in self.notes]
         outcome = f"in {self.seconds:.2f} s" if self.written else "(dry run, nothing was written)"
         head = f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {outcome}"
         return [head, *(f"  {AFTERWARDS:<7} {note}" for note in self.notes)]
@@ -71,7 +80,7 @@ class Exported:
 
 def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *, dry_run: bool) -> Exported:
     """
-    Write samples of a VCZ to a VCF or BCF file, which gets its final name when it is complete.
+    Write samples of a VCZ to standard output, or to a VCF or BCF file that gets its final name when it is complete.
 
     Parameters
     ----------
@@ -80,13 +89,13 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
     regions
         Regions to write; all variants if empty.
     out
-        Path of the file.
+        Path of the file, or `STANDARD_OUTPUT`.
     dry_run
         Whether to check only that it can be written.
     """
     started = time.perf_counter()
     path = check_vcf(vcz, out)
-    if os.path.lexists(path):
+    if path is not None and os.path.lexists(path):
         raise UnsuitableError(f"{OPERATION}: {out} exists; choose another path")
     left_out = _stale(vcz, chosen)
     notes = [*chosen.notes]
@@ -101,7 +110,11 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
             content = _Content(vcz, chosen.positions, _rows(vcz, chosen.positions, regions), left_out)
         if content.rows == []:
             notes.append(NO_VARIANTS)
-        if not dry_run:
+        if dry_run:
+            pass
+        elif path is None:
+            _print(content)
+        else:
             with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
                 _publish(_write(content, path, Path(folder)), path)
     n = len(chosen.positions)
@@ -120,9 +133,9 @@ def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
     return frozenset(fields) - (_RECOUNTED if GENOTYPE in vcz.arrays else frozenset())
 
 
-def check_vcf(vcz: Vcz, out: str) -> Path:
+def check_vcf(vcz: Vcz, out: str) -> Path | None:
     """
-    Check that a VCZ can be written to a file, and return the path of the file; it may exist.
+    Check that a VCZ can be written to a file, and return its path, at which a file may exist; None for standard output.
 
     Raises
     ------
@@ -131,10 +144,10 @@ def check_vcf(vcz: Vcz, out: str) -> Path:
     MissingDependencyError
         If vcztools is not installed.
     """
-    path = local_path(out)
-    if path is None:
+    path = None if out == STANDARD_OUTPUT else local_path(out)
+    if path is None and out != STANDARD_OUTPUT:
         raise UnsuitableError(f"{OPERATION}: {out} is no path; write VCF and BCF to a disk, and copy the file")
-    if not path.parent.is_dir():
+    if path is not None and not path.parent.is_dir():
         raise UnsuitableError(f"{OPERATION}: there is no folder {path.parent}; make it first")
     try:
         for package in ("pysam.bcftools", "vcztools"):
@@ -179,18 +192,38 @@ class _Content(NamedTuple):
 
 
 @contextmanager
-def _explained(vcz: Vcz, path: Path) -> Iterator[None]:
-    """Convert any exception of vcztools into a `VczstoreError` with a one-line message."""
+def _explained(vcz: Vcz, path: Path | None) -> Iterator[None]:
+    """Convert any exception of vcztools, except a `BrokenPipeError`, into a `VczstoreError` with a one-line message."""
+    place, left = (path, "no file is left") if path is not None else ("standard output", "what was written is cut off")
     try:
         yield
-    except VczstoreError:
+    except (VczstoreError, BrokenPipeError):
         raise
     except OSError as error:
-        raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); no file is left") from error
+        raise StorageError(f"{OPERATION}: {place} cannot be written ({first_line(error)}); {left}") from error
     except Exception as error:  # vcztools raises any type
         raise UnsuitableError(
-            f"{OPERATION}: vcztools cannot write {vcz.label} to {path} ({first_line(error)}); no file is left"
+            f"{OPERATION}: vcztools cannot write {vcz.label} to {place} ({first_line(error)}); {left}"
         ) from error
+
+
+def _print(content: _Content) -> None:
+    """Write VCF to standard output; quietly end early if its reader does, as ``head`` does."""
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)  # standard output may have another encoding, or be a notebook's
+    own = None if binary is None else io.TextIOWrapper(binary, "utf-8", newline="")
+    file = own or sys.stdout
+    try:
+        with _explained(content.vcz, None):
+            _write_text(content, file)
+            file.flush()
+    except BrokenPipeError:
+        with suppress(OSError, io.UnsupportedOperation):  # so that flushing the buffer does not fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        if own is not None:
+            with suppress(OSError):
+                own.detach()  # else it would close standard output
 
 
 def _write(content: _Content, path: Path, folder: Path) -> Path:

@@ -132,6 +132,7 @@ def test_refused_exports(tmp_path: Path) -> None:
         ("store.vcz/x", UnsuitableError, "would lie in"),
         (".", UnsuitableError, "which is read, lies in"),
         ("no-folder/x.vcf", UnsuitableError, "there is no folder"),
+        ('"-"', OptionError, "- is standard output, to which no job exports"),
         ("http://host/x", UnsuitableError, "is no path or key"),
         ("{to: x, regions: [chr9]}", OptionError, "no contig chr9"),
         ("{to: x, samples-file: no-file}", OptionError, "no-file: cannot be read"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,56 @@ chr1	120	.	A	C,G	.	.	AF=.,0.5	GT:DP	1/2:5	0|2:.
 def with_sorted_info(text: str) -> list[str]:
     rows = [line.split("\t") for line in vcf.records(text)]
     return ["\t".join([*row[:7], ";".join(sorted(row[7].split(";"))), *row[8:]]) for row in rows]
+
+
+@pytest.mark.slow
+def test_standard_output(tmp_path: Path) -> None:
+    """It has the VCF that vcztools view writes and nothing else, and no file is made."""
+    vcf.write_vcf(tmp_path / "a.vcf.gz", small_vcf.text())
+    store = vcf.to_vcz(tmp_path / "a.vcf.gz", tmp_path / "store.vcz", 3, 2, 2)
+    vczstore.recompute(store, ["NS"])
+    vczstore.remove(store, ["B1"])
+    (tmp_path / "empty").mkdir()
+    before = cohort.digest(tmp_path)
+
+    def export(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "vczstore", "export", "../store.vcz", "-", *arguments]
+        return subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, check=False)
+
+    done = export("--progress")
+    assert done.returncode == 0, done.stderr
+    assert b"export: left out, since samples were added, changed or removed" in done.stderr
+    assert vcf.records(done.stdout.decode()) == [
+        re.sub("(;|(?<=\t))NS=[0-9]", "", line).replace("\t\tGT", "\t.\tGT").replace("\t\tDP", "\t.\tDP")
+        for line in vcf.records(vcf.vcztools_view(store))
+    ]
+    vczstore.export(store, tmp_path / "out.vcf")
+    assert done.stdout == (tmp_path / "out.vcf").read_bytes()
+    (tmp_path / "out.vcf").unlink()
+    done = export("--json", "-r", "chrX")
+    assert json.loads(done.stderr)["out"] == "-"
+    assert [line.split(b"\t")[0] for line in done.stdout.splitlines() if line[:1] != b"#"] == [b"chrX"]
+    done = export("--dry-run")
+    assert (done.stdout, done.returncode) == (b"", 0)
+    assert b"export -: 1 samples of ../store.vcz (dry run" in done.stderr
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_reader_of_standard_output_that_ends_early(tmp_path: Path) -> None:
+    records = [f"chr1\t{n}\t.\tA\tC\t.\t.\t.\tGT\t0/1\t1/1\n" for n in range(1, 20_000)]
+    vcf.write_vcf(tmp_path / "a.vcf.gz", small_vcf.text(records="".join(records)))
+    vcf.to_vcz(tmp_path / "a.vcf.gz", tmp_path / "store.vcz", 3, 1000, 2)
+    command = f"{shlex.quote(sys.executable)} -m vczstore export store.vcz - | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["##fileformat=VCFv4.3", "0"]
+    assert done.stderr == ""
+    command = f"{shlex.quote(sys.executable)} -m vczstore export store.vcz - > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: export: standard output cannot be written (")
+    assert [path.name for path in tmp_path.glob("[!a]*")] == ["store.vcz"]
 
 
 @pytest.mark.slow

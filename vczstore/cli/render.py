@@ -130,13 +130,18 @@ def writing_out(*, is_all: bool = False) -> Iterator[None]:
 
 
 def show(outcome: "Found", *, as_json: bool, is_all: bool = False) -> None:
-    """Print the outcome of an operation, as JSON or as styled text; `is_all` as in `writing_out`."""
+    """
+    Print the outcome of an operation, as JSON or as styled text; `is_all` as in `writing_out`.
+
+    It is printed on standard error if standard output has the result itself.
+    """
+    err = getattr(outcome, "is_printed", False)
     with writing_out(is_all=is_all):
         if as_json:
-            click.echo(json.dumps(outcome.as_dict()))
+            click.echo(json.dumps(outcome.as_dict()), err=err)
             return
         for line in outcome.lines():
-            click.echo(_styled(line))
+            click.echo(_styled(line), err=err)
 
 
 def confirm(foreseen: "Found") -> None:
