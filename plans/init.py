@@ -72,7 +72,7 @@ class Init(Edit):
         from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
         from plans.variants.reference_blocks import FindBlocks, SeenBlocks, refusal
         from plans.variants.sortedness import unit_rows
-        from vczstore.stores.edits import DropAttribute
+        from vczstore.stores.edits import SetAttribute
         from vczstore.stores.resolve import backend_note
 
         store, source = compiling.store, compiling.vcz
@@ -88,7 +88,9 @@ class Init(Edit):
         plan = compiler(store, source, compiling.memory, operation="init")
         zarr_format = 3 if store.atomic else source.zarr_format
         ledger = Ledger.of(source).with_sources([source]).edit(zarr_format)
-        dropped = DropAttribute(WITHDRAWN, zarr_format)  # hashes of samples removed from the batch, with another key
+        dropped = SetAttribute(
+            WITHDRAWN, None, zarr_format
+        )  # hashes of samples removed from the batch, with another key
         after = replace(plan.after, attributes={k: v for k, v in plan.after.attributes.items() if k != WITHDRAWN})
         counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
         plan = replace(plan.recording((), [dropped, ledger]), counts=counts, after=after)

@@ -12,7 +12,7 @@ from plans.core.copy_chunks import CopyArray
 from plans.core.memory import Memory, compile_each
 from plans.core.model import START_OVER, CopiedFrom, Plan
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Clear, WriteDocuments
+from vczstore.stores.edits import Delete, WriteDocuments
 from vczstore.vcz import arrays, conversion, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
@@ -49,7 +49,7 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
         base=store.head or "",
         writes=writes,
         edits=(
-            Clear(),
+            Delete(),
             WriteDocuments({"zarr.json": root, **documents}),
         ),
         memory=memory,

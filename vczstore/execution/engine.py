@@ -449,10 +449,14 @@ class Execution:
         return self.commit(transaction, message, metadata)
 
     def commit(self, transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
-        """Commit the transaction unless the lock is lost; return the snapshot ID, if there are snapshots."""
+        """
+        Commit the transaction unless the lock is lost; return the snapshot ID, if there are snapshots.
+
+        The version of vczstore is added to the metadata.
+        """
         if self.before_commit is not None:
             self.before_commit()
-        return commit(transaction, message, metadata)
+        return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
 
     @property
     def is_empty(self) -> bool:
@@ -592,11 +596,6 @@ class Execution:
             )
             for plan, run in zip(self.plans, self.runs, strict=True)
         ]
-
-
-def commit(transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
-    """Commit a transaction, with the version of vczstore added to the metadata; return the snapshot ID, if any."""
-    return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
 
 
 class _Step(NamedTuple):

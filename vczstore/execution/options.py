@@ -140,29 +140,29 @@ class Options:
         object.__setattr__(self, "parts", tuple(self.parts or ()))
         check_choice("backend", self.backend_storage, BACKENDS)
         check_choice("implementation", self.impl, IMPLS)
-        self._read_executor()
-        if self.max_workers is not None and self.max_workers < 1:
-            raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
-        if self.max_retries < 0:
-            raise OptionError(f"cannot retry {self.max_retries} times; give 0 or more")
-
-    def _read_executor(self) -> None:
         name = str(self.executor)
         if name.endswith(EXECUTOR_FILES):
-            from vczstore.configuration.executor_file import load_executor
-
-            file = load_executor(name)
-            values: dict[str, Any] = {"executor": file.name, "executor_options": file.options}
-            for key in ("allowed_mem", "reserved_mem", "work_dir"):
-                if getattr(self, key) is None:
-                    values[key] = getattr(file, key)
-            for key, value in values.items():
-                object.__setattr__(self, key, value)  # frozen, but still being initialised
+            self._read_executor(name)
         elif name not in executors.NAMES and name not in executors.names():
             raise OptionError(
                 f"no executor {name!r}; choose one of {', '.join(executors.names())}, or name an executor file "
                 "that ends in .yaml"
             )
+        if self.max_workers is not None and self.max_workers < 1:
+            raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
+        if self.max_retries < 0:
+            raise OptionError(f"cannot retry {self.max_retries} times; give 0 or more")
+
+    def _read_executor(self, path: str) -> None:
+        from vczstore.configuration.executor_file import load_executor
+
+        file = load_executor(path)
+        values: dict[str, Any] = {"executor": file.name, "executor_options": file.options}
+        for key in ("allowed_mem", "reserved_mem", "work_dir"):
+            if getattr(self, key) is None:
+                values[key] = getattr(file, key)
+        for key, value in values.items():
+            object.__setattr__(self, key, value)  # frozen, but still being initialised
 
     def but(self, **changes: Any) -> "Options":
         """Return a copy with other values; unlike `dataclasses.replace` it keeps the options of an executor file."""

@@ -29,22 +29,14 @@ class Edit(Protocol):
 
 
 @dataclass(frozen=True)
-class Clear:
-    """Empty the store. Only for stores whose edits are part of a transaction."""
-
-    def apply(self, store: Store) -> None:
-        """Delete every array and group."""
-        zarr_objects.clear(store)
-
-
-@dataclass(frozen=True)
 class Delete:
-    """Delete an array. Only for stores whose edits are part of a transaction."""
+    """Delete an array, or all that is in the store. Only for stores whose edits are part of a transaction."""
 
-    path: str
+    path: str = ""
+    """Path of the array; empty for the whole store."""
 
     def apply(self, store: Store) -> None:
-        """Delete the array's documents and chunks."""
+        """Delete the documents and chunks."""
         zarr_objects.clear(store, self.path)
 
 
@@ -218,7 +210,7 @@ def edit_attributes(store: Store, zarr_format: int, edit: Callable[[Document], o
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """Set an attribute of the root group, in its document and any consolidated metadata."""
+    """Set an attribute of the root group, or delete it if the value is None; also in any consolidated metadata."""
 
     name: str
     value: Any
@@ -226,24 +218,19 @@ class SetAttribute:
 
     def apply(self, store: Store) -> None:
         """Update the root's document and its consolidated copy."""
-        edit_attributes(store, self.zarr_format, lambda attributes: attributes.update({self.name: self.value}))
+
+        def edit(attributes: Document) -> None:
+            if self.value is None:
+                attributes.pop(self.name, None)
+            else:
+                attributes[self.name] = self.value
+
+        edit_attributes(store, self.zarr_format, edit)
 
 
 @dataclass(frozen=True)
 class SetHeader(SetAttribute):
     """Set an attribute that may contain sample IDs, and so is never saved in a checkpoint."""
-
-
-@dataclass(frozen=True)
-class DropAttribute:
-    """Delete an attribute of the root group, from its document and any consolidated metadata."""
-
-    name: str
-    zarr_format: int
-
-    def apply(self, store: Store) -> None:
-        """Update the root's document and its consolidated copy."""
-        edit_attributes(store, self.zarr_format, lambda attributes: attributes.pop(self.name, None))
 
 
 @dataclass(frozen=True)

@@ -84,14 +84,24 @@ class NewPlainStore(PlainStore):
         store = self.zarr_store.with_read_only(False)
         if not claim(store, LOCK):
             raise BusyError(f"{self.operation}: {self.label}: a store is being created here; choose another path")
-        return NewPlainTransaction(store)
+        return PlainTransaction(store, is_claimed=True)
 
 
 @dataclass(frozen=True)
 class PlainTransaction(Transaction):
-    """A transaction in which each step becomes visible as it ends; it is never `is_done` as a whole."""
+    """
+    A transaction in which each step becomes visible as it ends; it is never `is_done` as a whole.
+
+    Attributes
+    ----------
+    store
+        The Zarr store.
+    is_claimed
+        Whether this process has claimed the location to create the store. The store's own lock supersedes the claim.
+    """
 
     store: ZarrStore
+    is_claimed: bool = False
     shows_steps = True
 
     @contextmanager
@@ -113,16 +123,8 @@ class PlainTransaction(Transaction):
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """Update the copies of the metadata in groups above; the steps are visible already."""
         parent_metadata.follow(self.store)
-
-
-@dataclass(frozen=True)
-class NewPlainTransaction(PlainTransaction):
-    """A transaction that creates a store where this process has claimed the location."""
-
-    def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
-        """Commit, and delete the claim, which the store's own lock supersedes."""
-        super().commit(message, metadata)
-        set_many(self.store, [(LOCK, None)])
+        if self.is_claimed:
+            set_many(self.store, [(LOCK, None)])
 
 
 _OUTSIDE_PROCESS = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")

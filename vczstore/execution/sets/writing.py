@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
-from vczstore.execution.engine import Execution, commit, reporting
+from vczstore.execution.engine import Execution, reporting
 from vczstore.execution.naming import Aborted
 from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking
@@ -61,7 +61,7 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
         last = [*written.values()][-1]
         with reporting(last.store.label, last.if_aborted):
             metadata = {**done[0].metadata, "parts": [*written]}
-            snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", metadata)
+            snapshot = last.commit(transaction, f"{done[0].message} (in {', '.join(written)})", metadata)
     history = next(iter(stores.values())).history
     try:
         for tag in checked.tags:
