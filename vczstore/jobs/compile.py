@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, singledispatchmethod
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,8 +37,9 @@ from plans.variants.stale import CURRENT, states
 from vczstore.configuration.yaml_file import one_line
 from vczstore.declarations import declared
 from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, TagError, UnsuitableError
+from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.engine import compile_plan, planning, refuse_same_place
+from vczstore.execution.engine import compile_plan, planning, refuse_same_place, writes_much
 from vczstore.execution.naming import naming
 from vczstore.execution.operations import CHECKS, IN_COMMIT, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
@@ -49,7 +51,7 @@ from vczstore.jobs.model import Job
 from vczstore.jobs.step_inputs import expand_sources, names_one, read_samples
 from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import Location, Store
-from vczstore.stores.locations import is_url
+from vczstore.stores.locations import is_url, local_path
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
@@ -167,8 +169,34 @@ class CompiledJob:
         commits = ((s.id, s.metadata.get("vczstore", {})) for s in self.store.history.snapshots())
         return next((snapshot for snapshot, metadata in commits if metadata.get("job") == self.id), None)
 
+    @property
+    def history(self) -> tuple[str, dict[str, Any]]:
+        """The message and metadata of its commit."""
+        return f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in self.plans)}", {
+            "operation": "run",
+            "job": self.id,
+            "steps": [{"operation": plan.operation, **plan.counts} for plan in self.plans],
+            "versions": versions(),
+        }
+
+    @property
+    def journal(self) -> Journal:
+        """Its journal: in its local ``work-dir``, else in the cache, or a disabled one if not worthwhile."""
+        job, url = self.job, self.job.store.url
+        about = {"job": self.id, "base": self.base, "versions": versions(), "allowed_mem": job.allowed_mem}
+        if job.work_dir is not None and local_path(job.work_dir) is not None:
+            return Journal.of(url, job.branch, job.work_dir, about)
+        if not (job.resume and self.store.atomic and writes_much(self.plans)):
+            return Journal()
+        return Journal.in_cache(url, job.branch, self.id, about)
+
     def __repr__(self) -> str:
         return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions to record in commits and reports, by package."""
+    return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}
 
 
 def compile_job(job: Job, conversions: Conversions | None = None, workers: Workers | None = None) -> CompiledJob:
@@ -313,6 +341,10 @@ class _Compiler:
         """Compile an operation for the job's commit, or schedule it after the commit."""
         if operation.phase == IN_COMMIT:
             raise TypeError(f"{operation.called} is no step of a job")
+        self._schedule(operation)
+
+    def _schedule(self, operation: Operation) -> None:
+        """Schedule an operation after the commit."""
         self.digested.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 
@@ -336,8 +368,7 @@ class _Compiler:
             published = self.store.branch if any(later.phase == PUBLISHES for later in self.after) else None
             keep = self.store.history.tags() if operation.tags == "recreate" else ()
             self.store.history.refuse_pins(changing=changing, keep=keep, published=published)
-        self.digested.append([operation.called, operation.fingerprint])
-        self.after.append(operation)
+        self._schedule(operation)
 
     @compile_step.register
     def export(self, operation: Export) -> None:
@@ -345,16 +376,14 @@ class _Compiler:
         is_of_job = operation.at is None or operation.at in self.tags
         vcz = self.vcz if is_of_job else open_at("export", self.store, operation.at)
         operation.check_place(self.options, vcz)
-        self.digested.append([operation.called, operation.fingerprint])
-        self.after.append(operation)
+        self._schedule(operation)
 
     @compile_step.register
     def gc(self, operation: Gc) -> None:
         """Schedule `gc`."""
         if operation.keep_days is not None:
             self.store.history.require("gc")
-        self.digested.append([operation.called, operation.fingerprint])
-        self.after.append(operation)
+        self._schedule(operation)
 
     @compile_step.register
     def publish(self, operation: Publish) -> None:
@@ -437,31 +466,41 @@ class _Compiler:
         return compile_plan(operation, compiling, self.workers, Run(""))
 
     @compile_step.register
-    def append(self, operation: Append) -> None:
-        """Compile `append` for the batches that are not applied yet."""
+    def batches(self, operation: Append | Update) -> None:
+        """Compile `append` or `update` for the batches that are not applied yet."""
         sources, fresh = self._open(operation)
-        already_applied = len(sources) - len(fresh)
-        named = fresh
-        fresh, dropped = self._without_returning(operation, fresh)
-        kept = fresh
-        on_duplicate = operation.on_duplicate
-        self.digested.append(["append", _states(sources), operation.changed_options])
+        self.digested.append([operation.called, _states(sources), operation.changed_options])
+        kept, dropped = self._without_returning(operation, fresh)
+        plans = self._append(operation, kept) if isinstance(operation, Append) else self._update(operation, kept)
+        plans = [*plans[:-1], *(counting_left_out(plan, fresh, kept) for plan in plans[-1:])]
+        plans = self._record_dropped(operation, plans, dropped)
+        self._add(operation.called, sources, plans, len(sources) - len(fresh))
+
+    def _append(self, operation: Append, batches: Sequence[Vcz]) -> list[Plan]:
         plans: list[Plan] = []
         pending = list(self.ledger.pending)
-        interrupted = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
+        interrupted = sorted((s for s in batches if s.identity in pending), key=lambda s: pending.index(s.identity))
         if interrupted and all(len(split_known(self.vcz, s)[1]) == 0 for s in interrupted):
             # the earlier run was interrupted after its samples had become visible
             self.ledger = self.ledger.completed()
             plan = complete_append(self.store, self.vcz, self.memory)
             plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
-            fresh, interrupted = [s for s in fresh if not self.ledger.has(s)], []
-        self._refuse_changed(operation, fresh)
-        new = fresh if not interrupted else [s for s in fresh if s.identity not in pending]
+            batches, interrupted = [s for s in batches if not self.ledger.has(s)], []
+        self._refuse_changed(operation, batches)
+        new = batches if not interrupted else [s for s in batches if s.identity not in pending]
         # interrupted batches come first, in a plan of their own: their chunks are at their final positions already
         for group in (interrupted, new):
-            plans += self._plans_for(group, on_duplicate, operation)
-        plans = [*plans[:-1], *(counting_left_out(plan, named, kept) for plan in plans[-1:])]
-        self._add("append", sources, self._record_dropped(operation, plans, dropped), already_applied)
+            plans += self._plans_for(group, operation.on_duplicate, operation)
+        return plans
+
+    def _update(self, operation: Update, batches: Sequence[Vcz]) -> list[Plan]:
+        if operation.insert:
+            return self._plans_for(batches, "replace", operation)
+        if not batches:
+            return []
+        plan = self._harmonised(operation, batches)
+        self.vcz = plan.after
+        return [self._recorded(plan, batches)]
 
     def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
         """Drop previously removed samples if the step asks for it; return the other batches, and those left empty."""
@@ -500,11 +539,12 @@ class _Compiler:
             split = [split_known(self.vcz, source) for source in group]
             new = [s.select(absent) for s, (_, absent) in zip(group, split, strict=True) if len(absent)]
             known = [s.select(present) for s, (present, _) in zip(group, split, strict=True) if len(present)]
-        compiled: list[Callable[[], Plan]] = []
+        plans: list[Plan] = []
         drop, add = operation.drop_fields, operation.add_fields
         if known and on_duplicate == "replace":
             update = Update(store=self.url, sources=(), drop_fields=drop, add_fields=add)
-            compiled.append(lambda: self._compile(update, known))
+            plans.append(self._compile(update, known))
+            self.vcz = plans[-1].after
         if new:
             append = operation
             if not isinstance(append, Append):
@@ -515,14 +555,10 @@ class _Compiler:
                     add_fields=add,
                     allow_returning=operation.allow_returning,
                 )
-            compiled.append(lambda: self._harmonised(append, new))
-        plans = []
-        for i, compile_next in enumerate(compiled):
-            plan = compile_next()
-            skipped = {source.identity for source in known if on_duplicate == "skip"}
-            plans.append(self._recorded(plan, group, skipped) if i == len(compiled) - 1 else plan)
-            self.vcz = plan.after
-        return plans
+            plans.append(self._harmonised(append, new))
+            self.vcz = plans[-1].after
+        skipped = {source.identity for source in known if on_duplicate == "skip"}
+        return [*plans[:-1], *(self._recorded(plan, group, skipped) for plan in plans[-1:])]
 
     def _harmonised(self, operation: Append | Update, sources: Sequence[Vcz]) -> Plan:
         """Compile an operation that may harmonise its sources, which requires that the store's variants are stored."""
@@ -551,24 +587,6 @@ class _Compiler:
         begun_edits = () if is_update else self.store.recovery_edits(begun)
         self.ledger = self.ledger.with_sources(sources, partly)
         return plan.recording(begun_edits, [self.ledger.edit(zarr_format)])
-
-    @compile_step.register
-    def update(self, operation: Update) -> None:
-        """Compile `update` for the batches that are not applied yet."""
-        sources, fresh = self._open(operation)
-        self.digested.append(["update", _states(sources), operation.changed_options])
-        plans: list[Plan] = []
-        already_applied = len(sources) - len(fresh)
-        named = fresh
-        fresh, dropped = self._without_returning(operation, fresh)
-        if fresh and operation.insert:
-            plans = self._plans_for(fresh, "replace", operation)
-        elif fresh:
-            plan = self._harmonised(operation, fresh)
-            plans = [self._recorded(plan, fresh)]
-            self.vcz = plan.after
-        plans = [*plans[:-1], *(counting_left_out(plan, named, fresh) for plan in plans[-1:])]
-        self._add("update", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     @compile_step.register
     def remove(self, operation: Remove) -> None:

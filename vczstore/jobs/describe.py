@@ -4,12 +4,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from plans.core.model import Plan, in_words
 from vczstore.execution.results import Result
-from vczstore.jobs.compile import CompiledJob, CompiledStep
+from vczstore.jobs.compile import CompiledJob, CompiledStep, versions
 from vczstore.jobs.estimate import WITHOUT_CONVERSION, estimate
 from vczstore.jobs.model import ExecutorSpec
 from vczstore.jobs.report import Report, Step
@@ -196,18 +195,3 @@ def _lines_of(i: int, step: Step) -> Iterator[str]:
     yield f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET"
     yield f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT"
     yield f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}"
-
-
-def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
-    """Return the commit message and metadata of a job."""
-    return f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in compiled.plans)}", {
-        "operation": "run",
-        "job": compiled.id,
-        "steps": [{"operation": plan.operation, **plan.counts} for plan in compiled.plans],
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions to record in commits and reports, by package."""
-    return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}

@@ -18,8 +18,6 @@ from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.afterwards import Held, afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, existing_store, options_of
-from vczstore.jobs.describe import history_of
-from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job, load
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import JobResult, SetJobResult
@@ -208,10 +206,10 @@ def run_compiled(
     plans, job = compiled.plans, compiled.job
     outcome.compiled[""] = compiled
     options = options_of(job).but(progress=progress)
-    journal = journal_of(compiled)
+    journal = compiled.journal
     results: list[Result] = []
     if plans:
-        results = run_plans(plans, *history_of(compiled), options, before_commit=before_commit, journal=journal)
+        results = run_plans(plans, *compiled.history, options, before_commit=before_commit, journal=journal)
     journal.delete()  # also that of an earlier run, interrupted after its commit
     with plain_errors(compiled.store.label):
         snapshot = results[-1].snapshot if plans else compiled.applied_in or compiled.store.head

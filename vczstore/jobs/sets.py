@@ -34,8 +34,6 @@ from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of, retention
-from vczstore.jobs.describe import history_of
-from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import JobResult, SetJobResult
@@ -181,12 +179,11 @@ class _Running:
     def _compile(self, name: str, conversions: Conversions, workers: Workers) -> Compiled:
         job = compile_job(self.jobs[name], conversions, workers)
         self.compiled[name] = job
-        message, metadata = history_of(job)
+        message, metadata = job.history
         before, after = job.samples
         applied = job.applied_in if job.tags and not job.plans else None
-        journal = journal_of(job)
         return Compiled(
-            job.plans, job.base, message, metadata, before, after, tags=job.tags, applied=applied, journal=journal
+            job.plans, job.base, message, metadata, before, after, tags=job.tags, applied=applied, journal=job.journal
         )
 
     def attempt(
@@ -210,7 +207,7 @@ class _Running:
                 checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
             results = write(checked)
         for compiled in self.compiled.values():
-            journal_of(compiled).delete()
+            compiled.journal.delete()
         tags = tuple(checked.tags)
         parts = {
             name: JobResult(
