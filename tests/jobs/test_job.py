@@ -184,7 +184,7 @@ def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
     for executor in ("single-threaded", "threads", "processes"):
         shutil.rmtree(plain.store)
         shutil.copytree(before, plain.store)
-        job = dataclasses.replace(compiled.job, executor=ExecutorSpec(name=executor))
+        job = compiled.job.model_copy(update={"executor": ExecutorSpec(name=executor)})
         run_compiled(dataclasses.replace(compiled, job=job), Outcome(job))
         cohort.assert_same(plain.read(), expected)
         states.append(plain.state())

@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StrictBool, model_validator
@@ -238,63 +238,28 @@ class JobFile(Model):
         return self
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(JobFile):
     """
     A job read from its file: shorthands are expanded, local paths are relative to the working directory.
+
+    The executor file is read, globs are not expanded, and files of sample IDs are not read.
 
     Attributes
     ----------
     path
         The job file, ``-`` for standard input.
-    store, executor, steps
-        The store to edit, the executor, and the steps. Globs are not expanded, files of sample IDs not read.
-    source_storage_options
-        Connection options of the sources, if they differ from the store's.
-    resume
-        Whether to keep a checkpoint in the cache folder.
-    branch
-        The branch to edit; None for main.
-    parts
-        The parts of a set of stores; empty if the file does not name them.
     of_set
         The URL template of the set, in the job of one of its parts; empty in any other.
-    keep
-        The part of the history to keep; None for all of it.
-    on_success, on_failure
-        A web address, or a command and its arguments, to notify of a run; None to notify of none.
-    metrics
-        The path of the metrics file; None to write none.
-    max_workers, allowed_mem, reserved_mem, work_dir
-        As in `vczstore.execution.options.Options`, sizes in bytes; None if neither the job nor its executor file sets
-        them.
     """
 
     path: str
-    store: StoreSpec
-    executor: ExecutorSpec
-    max_workers: int | None
-    allowed_mem: int | None
-    reserved_mem: int | None
-    work_dir: str | None
-    steps: tuple[StepModel, ...]
-    source_storage_options: Mapping[str, Any] = field(default_factory=dict)
-    resume: bool = True
-    branch: str | None = None
-    keep: "KeepSpec | None" = None
-    on_success: "tuple[str, ...] | str | None" = None
-    on_failure: "tuple[str, ...] | str | None" = None
-    metrics: str | None = None
-    parts: tuple[str, ...] = ()
     of_set: str = ""
+    steps: tuple[StepModel, ...]
 
     @property
     def is_of_set(self) -> bool:
         """Whether the job is applied to all stores of a set."""
         return is_template(self.store.url)
-
-
-# ---- public functions -----------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Job:
@@ -328,24 +293,17 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         machines = ExecutorFile(name=executor.name)
     if content.parts and not is_template(content.store.url):
         raise file.error(("parts",), "needs a store that has {part} in its name")
-    return Job(
-        path=file.path,
-        store=content.store.model_copy(update={"url": resolve(file.folder, content.store.url)}),
-        executor=executor,
-        max_workers=content.max_workers,
-        allowed_mem=machines.allowed_mem if content.allowed_mem is None else content.allowed_mem,
-        reserved_mem=machines.reserved_mem if content.reserved_mem is None else content.reserved_mem,
-        work_dir=machines.work_dir if content.work_dir is None else resolve(file.folder, content.work_dir),
-        steps=tuple(_resolve_step(file.folder, step.what) for step in content.steps),
-        source_storage_options=content.source_storage_options,
-        resume=content.resume,
-        parts=content.parts or (),
-        branch=content.branch,
-        keep=content.keep,
-        on_success=content.on_success,
-        on_failure=content.on_failure,
-        metrics=None if content.metrics is None else resolve(file.folder, content.metrics),
-    )
+    resolved = {
+        "path": file.path,
+        "store": content.store.model_copy(update={"url": resolve(file.folder, content.store.url)}),
+        "executor": executor,
+        "allowed_mem": machines.allowed_mem if content.allowed_mem is None else content.allowed_mem,
+        "reserved_mem": machines.reserved_mem if content.reserved_mem is None else content.reserved_mem,
+        "work_dir": machines.work_dir if content.work_dir is None else resolve(file.folder, content.work_dir),
+        "steps": tuple(_resolve_step(file.folder, step.what) for step in content.steps),
+        "metrics": None if content.metrics is None else resolve(file.folder, content.metrics),
+    }
+    return Job.model_construct(**{**dict(content), **resolved})
 
 
 def _escaped(folder: str) -> str:

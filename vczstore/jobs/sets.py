@@ -312,11 +312,12 @@ def _jobs_of(job: Job) -> dict[str, Job]:
                 if step.operation.phase == EXPORTS:
                     refuse_within(step.operation.called, texts, template)
     return {
-        part: replace(
-            job,
-            store=job.store.model_copy(update={"url": template.of(part)}),
-            steps=tuple(_with_places(step, partial(in_part, part=part)) for step in job.steps),
-            of_set=job.store.url,
+        part: job.model_copy(
+            update={
+                "store": job.store.model_copy(update={"url": template.of(part)}),
+                "steps": tuple(_with_places(step, partial(in_part, part=part)) for step in job.steps),
+                "of_set": job.store.url,
+            }
         )
         for part in parts
     }
