@@ -9,7 +9,7 @@ from vczstore.errors import OptionError, TagError
 from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
-    from plans.maintenance.branches import Branched
+    from plans.maintenance.history import Branched
     from vczstore.execution.options import Options
 
 
@@ -71,8 +71,7 @@ class Branch(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Branched":
         """List the branches, create one, or delete one."""
-        from plans.maintenance.branches import Branched
-        from plans.maintenance.history import history_of
+        from plans.maintenance.history import Branched, history_of
 
         branches = history_of(self.store, options, "branch").branches()
         if self.name is None:

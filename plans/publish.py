@@ -8,7 +8,7 @@ from vczstore.declarations import argument
 from vczstore.execution.operations import PUBLISHES, Operation
 
 if TYPE_CHECKING:
-    from plans.maintenance.branches import Published
+    from plans.maintenance.history import Published
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
     from vczstore.execution.sets.members import StoreSet
@@ -75,8 +75,7 @@ class Publish(Operation):
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Published":
         """Publish; the caller holds the lock."""
-        from plans.maintenance.branches import Published
-        from plans.maintenance.history import history_of
+        from plans.maintenance.history import Published, history_of
 
         history = history_of(self.store, options, "publish")
         before, after, n = history.branches().publish(self.name, lock.check)
@@ -86,7 +85,7 @@ class Publish(Operation):
         """Publish the branch of all parts of a set, or of none of them."""
         from itertools import takewhile
 
-        from plans.maintenance.branches import Published
+        from plans.maintenance.history import Published
         from vczstore.execution.results import FoundInParts
         from vczstore.execution.sets.completion import publish_all
 

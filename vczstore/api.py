@@ -17,11 +17,10 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.core.model import Plan
-    from plans.maintenance.branches import Branched, Published
     from plans.maintenance.check import Checked
     from plans.maintenance.diff import Difference
     from plans.maintenance.export_vcf import Exported
-    from plans.maintenance.history import PastCommits
+    from plans.maintenance.history import Branched, PastCommits, Published
     from plans.maintenance.info import Description
     from plans.maintenance.purge import Collected, Foreseen, Purged
     from plans.maintenance.repair import Repaired

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Protocol
 
@@ -59,8 +59,7 @@ class Checked:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"ok": self.ok, **values, "problems": list(self.problems)}
+        return {"ok": self.ok, **asdict(self)}
 
     def lines(self) -> Iterator[str]:
         rate = "" if self.least_call_rate is None else f", call rates from {self.least_call_rate:.4f}"

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from zarr.types import AnyArray
@@ -25,6 +25,7 @@ from plans.variants.harmonise_rules import Rules
 from plans.variants.surveys import match_scan, run_scans
 from vczstore.execution.engine import check_reachable, run_survey
 from vczstore.execution.options import Options
+from vczstore.execution.results import Shown
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import masked_by
@@ -42,7 +43,7 @@ _FILTERS = "filter_id"
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Shown):
     """
     The differences between two VCZs. "in" means only in the second, "out" means only in the first.
 
@@ -94,8 +95,6 @@ class Difference:
     ids_in: list[str] | None = None
     ids_out: list[str] | None = None
     exit_code: bool = field(default=False, repr=False)
-    is_all: ClassVar[bool] = True
-    """Printing the result is all that the command does, so failing to print it is an error."""
 
     @property
     def is_same(self) -> bool:
@@ -109,8 +108,8 @@ class Difference:
         return self.is_same or not self.exit_code
 
     def as_dict(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "exit_code"}
-        return {"same": self.is_same, **{name: value for name, value in values.items() if value is not None}}
+        values = {name: value for name, value in asdict(self).items() if value is not None and name != "exit_code"}
+        return {"same": self.is_same, **values}
 
     def lines(self) -> Iterator[str]:
         def in_out_both(*numbers: int) -> str:

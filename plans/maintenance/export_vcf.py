@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
@@ -23,6 +23,7 @@ from plans.variants.stale import array_name, stale
 from vczstore.choices import STANDARD_OUTPUT
 from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
 from vczstore.execution.engine import planning
+from vczstore.execution.results import AsDict
 from vczstore.stores.locations import local_path
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, has_grid, listing
@@ -34,7 +35,7 @@ OPERATION, GENOTYPE = "export", "call_genotype"
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(AsDict):
     """
     The result of an export to VCF or BCF.
 
@@ -66,9 +67,6 @@ class Exported:
     def is_printed(self) -> bool:
         """Whether standard output has the VCF, so that messages must not be printed there."""
         return self.out == STANDARD_OUTPUT
-
-    def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
         if self.is_printed and self.written:

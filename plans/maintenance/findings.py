@@ -6,7 +6,7 @@ continue after an error, since a store may be damaged in more than one place.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from zarr.types import AnyArray
@@ -111,5 +111,4 @@ class WithErrors:
         return not self.errors
 
     def as_dict(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
-        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
+        return {"ok": self.ok, **asdict(cast("Any", self))}

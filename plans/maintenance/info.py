@@ -1,13 +1,13 @@
 """Description of the contents of a store."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Any, ClassVar
 
 import numpy as np
 
 from plans.variants.stale import stale
+from vczstore.execution.results import AsDict, Shown
 from vczstore.sizes import human_size
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
@@ -18,7 +18,7 @@ HISTORY = 20
 
 
 @dataclass(frozen=True)
-class Description:
+class Description(AsDict, Shown):
     """
     The contents of a store.
 
@@ -74,11 +74,6 @@ class Description:
     branch: str | None = None
     samples_shard_size: int | None = None
     variants_shard_size: int | None = None
-    is_all: ClassVar[bool] = True
-    """Printing the result is all that the command does, so failing to print it is an error."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def lines(self) -> list[str]:
         """Return the lines that the command prints: a name and a value in each."""

@@ -6,7 +6,7 @@ collection leaves the history alone, and deletes objects that no snapshot refere
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from plans.compilers.remove import compile_remove
@@ -14,6 +14,7 @@ from vczstore.choices import RECREATE
 from vczstore.errors import Interrupted, VczstoreError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
+from vczstore.execution.results import AsDict
 from vczstore.sizes import human_size
 from vczstore.stores.base import Keep, Store
 from vczstore.stores.lock import HeldLock
@@ -23,7 +24,7 @@ NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten alrea
 
 
 @dataclass(frozen=True)
-class Purged:
+class Purged(AsDict):
     """
     The result of a purge.
 
@@ -46,9 +47,6 @@ class Purged:
     counts: Mapping[str, int] = field(default_factory=dict)
     deleted: tuple[str, ...] = ()
     recreated: Mapping[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"deleted": list(self.deleted)}
 
     def lines(self) -> list[str]:
         counts = dict(self.counts)
@@ -89,8 +87,7 @@ class Foreseen:
     recreated: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        lists = {"names": list(self.names), "recreated": list(self.recreated)}
-        return {**asdict(self), "counts": dict(self.counts), **lists, "dry_run": True}
+        return {**asdict(self), "dry_run": True}
 
     def lines(self) -> list[str]:
         counts = dict(self.counts)
@@ -207,7 +204,7 @@ def _samples(store: Store, tag: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collected(AsDict):
     """
     The result of a garbage collection.
 
@@ -232,9 +229,6 @@ class Collected:
     def unchanged(self) -> bool:
         """Whether there was nothing to delete."""
         return not any(self.counts.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "counts": dict(self.counts)}
 
     def lines(self) -> list[str]:
         counts = dict(self.counts)

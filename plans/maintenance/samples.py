@@ -1,22 +1,22 @@
 """List the samples of a store."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from plans.maintenance.history import open_at
 from plans.schema.provenance import batches
 from vczstore.errors import IncompatibleError, UnsuitableError
-from vczstore.execution.results import Unnamed
+from vczstore.execution.results import Shown, Unnamed
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
 from vczstore.vcz.model import BATCH, REMOVED
 
 
 @dataclass(frozen=True)
-class SampleList(Unnamed):
+class SampleList(Shown, Unnamed):
     """
     The samples of a store.
 
@@ -44,12 +44,9 @@ class SampleList(Unnamed):
     n_removed: int
     batches: list[int] | None = None
     table: list[dict[str, Any]] | None = None
-    is_all: ClassVar[bool] = True
-    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None or name == "snapshot"}
+        return {name: value for name, value in asdict(self).items() if value is not None or name == "snapshot"}
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that the command prints: one ID or position in each."""

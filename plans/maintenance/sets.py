@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from plans.core.model import in_words
 from plans.maintenance.info import Description
 from plans.maintenance.purge import Purged, purge_store
 from vczstore.errors import VczstoreError
-from vczstore.execution.results import FoundInParts
+from vczstore.execution.results import FoundInParts, Shown
 from vczstore.execution.sets.completion import complete, purge_all
 from vczstore.execution.sets.members import Samples, StoreSet, differing
 from vczstore.stores.base import Store
@@ -17,7 +17,7 @@ from vczstore.vcz.model import listing
 
 
 @dataclass(frozen=True)
-class SetDescription:
+class SetDescription(Shown):
     """
     The contents of a set of stores.
 
@@ -34,8 +34,6 @@ class SetDescription:
     store: str
     parts: Mapping[str, Description]
     errors: Sequence[str]
-    is_all: ClassVar[bool] = True
-    """Printing the result is all that the command does, so failing to print it is an error."""
 
     def as_dict(self) -> dict[str, Any]:
         parts = {name: part.as_dict() for name, part in self.parts.items()}

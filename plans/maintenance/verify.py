@@ -5,14 +5,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from plans.core.model import Survey
-from plans.maintenance.check_metadata import metadata_errors
-from plans.maintenance.check_variants import contig_errors
-from plans.maintenance.findings import Finding, WithErrors
-from plans.maintenance.scans import data_scans
+from plans.maintenance.check_blocks import BlockOrder
+from plans.maintenance.check_chunks import Chunks, Outside
+from plans.maintenance.check_metadata import CALL, metadata_errors
+from plans.maintenance.check_variants import Order, contig_errors
+from plans.maintenance.findings import Finding, FindingScan, WithErrors
+from vczstore.errors import VczstoreError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
+from vczstore.vcz.missing import TEXT
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, dimensions, has_grid, samples_axis
 
 OPERATION = "verify"
 
@@ -83,7 +89,7 @@ def verify_store(store: Store, options: Options, *, quick: bool) -> Verified:
     started = time.perf_counter()
     vcz = store.open()
     errors = set(metadata_errors(vcz))
-    results = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), store, options)
+    results = [] if quick else run_survey(Survey(OPERATION, tuple(_data_scans(vcz)), options.memory), store, options)
     reports = [report for of_scan in results for report in of_scan]
     errors.update(finding for report in reports for finding in report.errors)
     errors.update(contig_errors(reports))
@@ -101,3 +107,28 @@ def verify_store(store: Store, options: Options, *, quick: bool) -> Verified:
         errors=sorted(errors, key=lambda finding: finding.order),
         seconds=time.perf_counter() - started,
     )
+
+
+def _data_scans(vcz: Vcz) -> list[FindingScan]:
+    """Return scans over all chunks of a store, and over the order of its variants and kept blocks."""
+    try:
+        removed = np.flatnonzero(vcz.sample_ids == REMOVED)
+    except VczstoreError:
+        removed = np.empty(0, dtype="i8")  # the scan of chunks reports the damaged chunk
+    alleles = vcz.arrays.get("variant_allele")
+    if alleles is not None and (alleles.ndim != 2 or alleles.dtype.kind not in TEXT or not has_grid(alleles)):
+        alleles = None
+    regular = {name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if has_grid(array)}
+    scans = [FindingScan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
+    for name, array in regular.items():
+        axis = samples_axis(array)
+        is_genotype = name == "call_genotype" and array.dtype.kind == "i" and array.ndim == 3
+        chunks = Chunks(
+            name,
+            array,
+            axis if len(removed) and name != SAMPLE_ID else None,
+            removed if axis is not None else removed[:0],
+            alleles if is_genotype and dimensions(array)[:2] == CALL else None,
+        )
+        scans.append(chunks.scan())
+    return [*scans, *Order.scans(vcz), *BlockOrder.scans(vcz)]

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 
 from plans.core.model import AFTERWARDS, Plan, in_words
 from vczstore.reports.notebook import table
@@ -22,6 +22,20 @@ class Found(Protocol):
 
     def lines(self) -> Iterable[str]:
         """The lines that the command prints."""
+
+
+class AsDict:
+    """Mixin for outcomes that are dataclasses, all of whose fields are JSON-serialisable."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(cast("Any", self))
+
+
+class Shown:
+    """Mixin for outcomes whose printing is all that the command does, so that failing to print them is an error."""
+
+    is_all: ClassVar[bool] = True
 
 
 class Unnamed:

@@ -162,7 +162,7 @@ def _run_on_store(job: Job, outcome: Outcome, *, wait: bool, progress: Progress 
     return result
 
 
-def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None) -> CompiledJob:
+def _on_its_branch(compiled: CompiledJob, conversions: Conversions) -> CompiledJob:
     """Return the job compiled against its branch: for one compiled against main, prepare the branch and recompile."""
     branch, is_idle = compiled.job.branch, not (compiled.plans or compiled.after or compiled.tags)
     if branch is None or compiled.store.branch == branch or is_idle:
