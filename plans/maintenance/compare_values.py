@@ -11,10 +11,8 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
-from plans.variants.field_numbers import kind_of
-from plans.variants.find_matches import FindMatches
-from plans.variants.local_alleles import is_local
-from plans.variants.match_index import Unit
+from plans.variants.field_numbers import is_local, kind_of
+from plans.variants.match_index import FindMatches, Unit
 from vczstore.vcz import arrays, encoded_chunks
 from vczstore.vcz.floats import recast
 from vczstore.vcz.metadata import same_encoding

@@ -20,8 +20,8 @@ from plans.maintenance.compare_values import (
 )
 from plans.maintenance.history import open_at
 from plans.variants.field_numbers import GENOTYPE, numbers_of
-from plans.variants.find_matches import FindMatches
 from plans.variants.harmonise_rules import Rules
+from plans.variants.match_index import FindMatches
 from plans.variants.surveys import match_scan, run_scans
 from vczstore.execution.engine import check_reachable, run_survey
 from vczstore.execution.options import Options

@@ -36,8 +36,7 @@ from plans.variants.field_numbers import field_of, number_of, numbers_of
 from plans.variants.find_insertion import Insertion
 from plans.variants.findings import Findings
 from plans.variants.inserted_variants import SITE_VALUES
-from plans.variants.kept_blocks import KeptBlocks
-from plans.variants.kept_calls import KeptCalls
+from plans.variants.kept_blocks import KeptBlocks, KeptCalls
 from plans.variants.region_index import REGION_INDEX, other_regions
 from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
 from vczstore.errors import IncompatibleError

@@ -14,10 +14,10 @@ from zarr.types import AnyArray
 from plans.core.views import View
 from plans.schema.fitting import Fitted
 from plans.variants.harmonised import absent_calls
-from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
-from plans.variants.kept_calls import KeptCalls
+from plans.variants.kept_blocks import KeptCalls
 from plans.variants.match_index import Matches
+from plans.variants.vectors import Field
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same

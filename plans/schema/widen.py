@@ -18,9 +18,8 @@ from plans.variants.allele_numbers import padded
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import GENOTYPE, number_of, numbers_of
 from plans.variants.findings import Findings
-from plans.variants.in_order import DIPLOID, Field
 from plans.variants.match_index import Index, Unit
-from plans.variants.vectors import beyond, lacking, lengths, trimmed
+from plans.variants.vectors import DIPLOID, Field, beyond, lacking, lengths, trimmed
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.missing import STR_FILL, STR_MISSING, fill_value, masked_by, missing_value, same
 from vczstore.vcz.model import VARIANTS, Vcz, dimensions, listing, samples_axis

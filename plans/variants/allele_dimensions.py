@@ -7,8 +7,7 @@ from zarr.types import AnyArray
 
 from plans.variants.field_numbers import GENOTYPE, NUMBERS, number_of, numbers_of
 from plans.variants.findings import Findings
-from plans.variants.in_order import DIPLOID
-from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
+from plans.variants.vectors import DIPLOID, MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.model import Vcz, dimensions
@@ -103,16 +102,13 @@ def arrays_to_widen(operation: str, vcz: Vcz, lengths: Mapping[str, int]) -> dic
     result = {}
     for name, array in vcz.arrays.items():
         after = widened_array(array, lengths)
-        if after.shape != array.shape:
-            if sum(n != m for n, m in zip(array.shape, after.shape, strict=True)) > 1:
-                grown = [
-                    f"{d} {n} to {m}"
-                    for d, n, m in zip(dimensions(array), array.shape, after.shape, strict=True)
-                    if n != m
-                ]
-                raise IncompatibleError(
-                    f"{operation}: {name} of {vcz.label} would become longer along {' and '.join(grown)}, and one "
-                    "dimension at a time is supported; delete the array, or make the store with vczstore create"
-                )
+        sizes = zip(dimensions(array), array.shape, after.shape, strict=True)
+        grown = [f"{name_of_axis} {old} to {new}" for name_of_axis, old, new in sizes if old != new]
+        if len(grown) > 1:
+            raise IncompatibleError(
+                f"{operation}: {name} of {vcz.label} would become longer along {' and '.join(grown)}, and one "
+                "dimension at a time is supported; delete the array, or make the store with vczstore create"
+            )
+        if grown:
             result[name] = after
     return result

@@ -1,19 +1,31 @@
-"""How fields depend on alleles: a value per allele, ALT or genotype (Number=R, A, G), or allele indices as values."""
+"""How fields depend on alleles: a value per allele, ALT or genotype (Number=R, A, G), or allele indices as values.
+
+Some are indexed by local alleles. LAA lists, call by call, the ALTs "that are actually in-play for that sample and the
+order in which they are interpreted" (VCF 4.5, section 1.6.2). They are indices of the variant's alleles, and need not
+increase. So where alleles are re-numbered, only the values of LAA change: LAD, LPL and similar fields are in the order
+of LAA, and stay unchanged.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from zarr.types import AnyArray
 
 from plans.variants.harmonise_rules import Rules
-from plans.variants.in_order import Field
-from plans.variants.local_alleles import LOCAL_ALLELES, is_local
+from plans.variants.vectors import Field
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import sentinels
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions
 
 GENOTYPE = "call_genotype"
+LOCAL_ALLELES = ("call_LAA", "call_LA")
+"""Fields that hold the indices of local alleles: LAA those of ALTs, as in VCF; LA also REF, as bio2zarr writes it."""
+
+_LOCAL_NAMES = ("LGT", "LAD", "LADF", "LADR", "LEC", "LGL", "LGP", "LPL", "LPP")
+"""Fields that VCF 4.5 reserves, and LGT, the genotype as indices of local alleles, of its drafts and of Hail."""
+_LOCAL_NUMBERS = ("LA", "LR", "LG")
+_LOCAL_DIMENSIONS = ("local_alleles", "local_alt_alleles", "local_genotypes")
 ALLELE_NUMBERS = (GENOTYPE, *LOCAL_ALLELES)
 """Fields whose values are allele indices."""
 NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
@@ -49,6 +61,17 @@ def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
     is_of_calls = SAMPLES in names
     reserved = _RESERVED.get(field, "") if is_of_calls else ""
     return numbers.get(field, reserved) if array.ndim > 1 + is_of_calls and last != "ploidy" else ""
+
+
+def is_local(name: str, array: AnyArray, number: str) -> bool:
+    """Whether a field is indexed by local alleles, by its name, its dimension, or its Number in the VCF header."""
+    field = name.removeprefix("call_").removesuffix("_mask").removesuffix("_fill")
+    return field in _LOCAL_NAMES or number in _LOCAL_NUMBERS or str(dimensions(array)[-1]).startswith(_LOCAL_DIMENSIONS)
+
+
+def has_local_alleles(names: Container[str]) -> bool:
+    """Whether a VCZ with these arrays has the indices of local alleles."""
+    return any(name in names for name in LOCAL_ALLELES)
 
 
 def numbers_of(vcz: Vcz, of: str = "FORMAT") -> dict[str, str]:

@@ -8,9 +8,8 @@ from zarr.types import AnyArray
 
 from plans.variants.field_numbers import kind_of
 from plans.variants.find_insertion import Insertion
-from plans.variants.find_matches import UnitReport
 from plans.variants.harmonise_rules import Rules
-from plans.variants.match_index import Index
+from plans.variants.match_index import Index, UnitReport
 from plans.variants.misfits import Misfit
 from vczstore.vcz.model import VARIANTS, dimensions, listing
 

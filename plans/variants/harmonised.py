@@ -20,11 +20,9 @@ from plans.core.views import View, like_source
 from plans.variants.block_calls import Covering, covering
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import ALLELE_NUMBERS, GENOTYPE, field_of, kind_of
-from plans.variants.find_matches import UnitReport
 from plans.variants.findings import Findings
-from plans.variants.kept_blocks import KeptBlocks
-from plans.variants.kept_calls import KeptCalls
-from plans.variants.match_index import ABSENT, UNMATCHED, Matches
+from plans.variants.kept_blocks import KeptBlocks, KeptCalls
+from plans.variants.match_index import ABSENT, UNMATCHED, Matches, UnitReport
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, Blocks, read_calls
 from plans.variants.unit_cache import KEPT_BYTES

@@ -7,10 +7,17 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.views import View
-from plans.variants.field_numbers import ALLELE_NUMBERS, GENOTYPE, kind_of, number_of
+from plans.variants.field_numbers import (
+    ALLELE_NUMBERS,
+    GENOTYPE,
+    LOCAL_ALLELES,
+    has_local_alleles,
+    is_local,
+    kind_of,
+    number_of,
+)
 from plans.variants.findings import Findings
 from plans.variants.harmonised import Harmonised
-from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.variants.misfits import Misfit
 from plans.variants.sortedness import site
 from vczstore.errors import IncompatibleError

@@ -79,7 +79,7 @@ def match(
 
     exact = (shared == m) & (m == n)
     i, j = ours[exact], theirs[exact]
-    paired = _rank(i, j) == _rank(j, i)
+    paired = rank(i, j) == rank(j, i)
     result[i[paired]] = j[paired]
 
     levels = [shared == m]
@@ -99,11 +99,17 @@ def match(
     return result
 
 
-def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return, for each pair, the rank of `of` among those paired with the same `among`."""
-    order = np.lexsort((of, among))
-    starts = np.r_[True, np.diff(among[order]) != 0] if len(order) else np.empty(0, dtype=bool)
+def rank(values: np.ndarray, *groups: np.ndarray) -> np.ndarray:
+    """
+    Return the rank, from 0, of each value among those with the same groups; equal values rank in their order.
+
+    >>> rank(np.array([3, 1, 2]), np.array([7, 7, 8]))
+    array([1, 0, 0])
+    """
+    order = np.lexsort((values, *groups))
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.logical_or.reduce([np.diff(group[order]) != 0 for group in groups])
     here = np.arange(len(order))
-    rank = np.empty(len(order), dtype="i8")
-    rank[order] = here - np.maximum.accumulate(np.where(starts, here, 0))
-    return rank
+    result = np.empty(len(order), dtype="i8")
+    result[order] = here - np.maximum.accumulate(np.where(is_first, here, 0))
+    return result

@@ -17,10 +17,9 @@ from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from plans.variants.block_calls import used_blocks
 from plans.variants.field_numbers import GENOTYPE, field_of, kind_of
-from plans.variants.find_matches import UnitReport
-from plans.variants.in_order import Field
-from plans.variants.match_index import Index, Matches, Unit
+from plans.variants.match_index import Index, Matches, Unit, UnitReport
 from plans.variants.reference_blocks import read_calls
+from plans.variants.vectors import Field
 from vczstore.vcz import arrays
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 

@@ -10,10 +10,9 @@ from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.variants.field_numbers import numbers_of
 from plans.variants.find_insertion import find_insertion
-from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.findings import Findings
 from plans.variants.harmonise_rules import Rules
-from plans.variants.match_index import Index
+from plans.variants.match_index import FindMatches, Index, UnitReport
 from plans.variants.misfits import FindMisfits, Misfit
 from plans.variants.misfits import Source as MisfitSource
 from plans.variants.reference_blocks import Blocks, FindBlocks, refusal

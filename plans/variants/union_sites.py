@@ -14,6 +14,7 @@ import numpy as np
 from plans.core.compatibility import ABSENT_ALLELES
 from plans.variants.allele_numbers import REPEATED, Numbers
 from plans.variants.join_records import join
+from plans.variants.match import rank
 from vczstore.vcz.extents import NONE, UNSEEN, is_any_of, is_symbolic
 
 
@@ -84,13 +85,7 @@ def count_repeats(groups: np.ndarray, source: np.ndarray) -> np.ndarray:
     >>> count_repeats(np.array([7, 7, 8, 7]), np.array([0, 0, 0, 1]))
     array([0, 1, 0, 0])
     """
-    order = np.lexsort((source, groups))
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (np.diff(groups[order]) != 0) | (np.diff(source[order]) != 0)
-    starts = np.flatnonzero(is_first)
-    repeats = np.empty(len(order), dtype="i8")
-    repeats[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return repeats
+    return rank(np.arange(len(groups)), groups, source)
 
 
 @dataclass(frozen=True)

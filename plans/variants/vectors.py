@@ -1,15 +1,24 @@
-"""Vectors: values per allele, ALT or genotype, of a call or of INFO. NumPy only.
+"""Vectors: values per allele, ALT or genotype, of a call or of INFO: their lengths, and their order for other alleles.
 
-The length of a vector depends on its Number (VCF 4.5, section 1.4.2) and, if that is G, on the ploidy of the call's
-genotype. The padding of a vector does not reveal the ploidy: converters pad with missing values as well as with fill.
+The length of a vector follows from its Number (VCF 4.5, section 1.4.2): one value per allele (R), per ALT (A), or per
+genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad vectors, floats even
+with *missing*, so padding does not reveal it. Where no allele is called, the ploidy is inferred from the length, since
+a genotype of any ploidy may be written as ``.``. A vector with more values is an error, as it is for ``bcftools
+merge``. NumPy only.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vczstore.vcz.missing import same
+from vczstore.vcz.missing import INT_FILL, same
+
+DIPLOID = 2
+"""The ploidy that VCF assumes for calls without a genotype."""
 
 MAX_PLOIDY = 64
 """The largest ploidy that is tried where it is inferred from a number of genotypes."""
@@ -103,3 +112,212 @@ def trimmed(values: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
     result = values.copy()
     result[~is_within] = fill
     return result
+
+
+def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
+    """
+    Return all genotypes, in the order of a field with Number=G (VCF 4.5, section 1.6.2).
+
+    >>> genotypes(3, 2)
+    [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
+    """
+    return sorted(combinations_with_replacement(range(n_alleles), ploidy), key=lambda g: g[::-1])
+
+
+def genotype_number(alleles: Sequence[int]) -> int:
+    """
+    Return the index of a genotype in the order of `genotypes`.
+
+    >>> [genotype_number(g) for g in genotypes(3, 2)]
+    [0, 1, 2, 3, 4, 5]
+    """
+    return sum(math.comb(allele + i, i + 1) for i, allele in enumerate(sorted(alleles)))
+
+
+class Vectors(NamedTuple):
+    """
+    The lengths of vectors of some variants with the same number of alleles; all arrays are rows by samples.
+
+    Attributes
+    ----------
+    expected
+        Expected number of values.
+    found
+        Actual number of values, up to the last that is neither missing nor fill.
+    ploidy
+        Ploidy for Number=G, else 0; -1 if it is unknown.
+    is_none
+        Whether the vector has no value, and is stored as a single missing one.
+    """
+
+    expected: np.ndarray
+    found: np.ndarray
+    ploidy: np.ndarray
+    is_none: np.ndarray
+
+    @property
+    def is_wrong(self) -> np.ndarray:
+        """Whether the vector has more values than its alleles account for, or an unknown ploidy."""
+        return ~self.is_none & ((self.found > self.expected) | (self.ploidy < 0))
+
+
+@dataclass(frozen=True)
+class Field:
+    """
+    A field with one value per allele, ALT or genotype.
+
+    Attributes
+    ----------
+    number
+        ``R``, ``A`` or ``G``.
+    missing, fill
+        Sentinels for a missing value, and for the padding of a vector.
+    """
+
+    number: str
+    missing: Any
+    fill: Any
+
+    def look(self, values: np.ndarray, n: int, genotype: np.ndarray | None) -> Vectors:
+        """Measure the vectors of variants with `n` alleles; `genotype` is of the same calls, None if there is none."""
+        is_end = same(values, self.fill)
+        is_value = ~is_end & ~same(values, self.missing)
+        places = np.arange(1, values.shape[-1] + 1)
+        found = (is_value * places).max(axis=-1, initial=0)
+        length = (~is_end * places).max(axis=-1, initial=0)
+        ploidy = np.zeros(found.shape, dtype="i8")
+        if self.number == "G":
+            # unsigned integers have no sentinels, so the length of a vector is unknown
+            known_length = np.zeros_like(length) if values.dtype.kind == "u" else length
+            ploidy = self._ploidy(n, genotype, found, known_length, may_be_padded=values.dtype.kind == "f")
+            sizes = np.array([n_genotypes(n, p) for p in range(int(ploidy.max(initial=0)) + 1)])
+            expected = sizes[np.maximum(ploidy, 0)]
+        else:
+            expected = np.full(found.shape, n - (self.number == "A"))
+        is_dot = (length <= 1) & ((self.number == "G") | (expected != 1) | (length == 0))
+        return Vectors(expected, found, ploidy, (found == 0) & (is_dot | (length > expected)))
+
+    def _ploidy(
+        self, n: int, genotype: np.ndarray | None, found: np.ndarray, length: np.ndarray, *, may_be_padded: bool
+    ) -> np.ndarray:
+        """Return the ploidy of each call; -1 where it is unknown."""
+        own, is_called, default = np.full(found.shape, -1, dtype="i8"), np.zeros(found.shape, dtype=bool), DIPLOID
+        if genotype is not None:
+            own, is_called, default = (
+                (genotype != INT_FILL).sum(axis=-1),
+                (genotype >= 0).any(axis=-1),
+                genotype.shape[-1],
+            )
+            own[own == 0] = -1
+        if n == 1:  # one value, for any ploidy
+            return np.where(is_called, own, default)
+        most = max(DIPLOID, default)
+        sizes = [n_genotypes(n, p) for p in range(most + 1)]
+        by_length = np.full(found.shape, -1, dtype="i8")
+        for p in range(1, most + 1):
+            by_length[(length == sizes[p]) & (found <= sizes[p])] = p
+        if may_be_padded:
+            # a vector of lower ploidy that is padded with missing may have the same length
+            by_length[(by_length > 1) & (found <= np.array(sizes)[by_length - 1])] = -1
+        return np.where(~is_called & (by_length > 0), by_length, own)
+
+    def reorder(
+        self,
+        values: np.ndarray,
+        numbers: np.ndarray,
+        n_alleles: tuple[np.ndarray, np.ndarray],
+        unseen: np.ndarray | None,
+        width: int,
+        genotype: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """
+        Re-order the vectors of variants for the alleles of a store.
+
+        Parameters
+        ----------
+        values
+            Rows by samples by values.
+        numbers
+            Rows by alleles: the new index of each allele; -1 if it is dropped.
+        n_alleles
+            Number of alleles of each row before and after.
+        unseen
+            Index of the unseen allele of each row, -1 if there is none; None if no row has one.
+        width, genotype
+            As in `put_in_order`.
+        """
+        unseen = np.full(len(values), -1) if unseen is None else unseen
+        result = np.empty((*values.shape[:-1], width), dtype=values.dtype)
+        patterns, which = np.unique(np.column_stack([*n_alleles, unseen, numbers]), axis=0, return_inverse=True)
+        for i, (n, m, index, *pattern) in enumerate(patterns.tolist()):
+            rows = np.flatnonzero(which.ravel() == i)
+            own = None if genotype is None else genotype[rows]
+            result[rows] = self.put_in_order(values[rows], n, m, pattern, width, own, index)
+        return result
+
+    def put_in_order(
+        self,
+        values: np.ndarray,
+        n: int,
+        m: int,
+        numbers: Sequence[int],
+        width: int,
+        genotype: np.ndarray | None,
+        unseen: int = -1,
+    ) -> np.ndarray:
+        """
+        Re-order vectors for other alleles; the values of added alleles are missing.
+
+        Parameters
+        ----------
+        values
+            Rows by samples by values.
+        n, m
+            Number of alleles before and after.
+        numbers
+            New index of each allele; -1 if it is dropped.
+        width
+            Length of the last axis of the result.
+        genotype
+            The genotypes of the same calls; None if there are none.
+        unseen
+            Index of the unseen allele, whose values are copied to added alleles; -1 if there is none.
+        """
+        vectors = self.look(values, n, genotype)
+        result = np.full((*values.shape[:-1], width), self.fill, dtype=values.dtype)
+        for ploidy in np.unique(vectors.ploidy[~vectors.is_none]).tolist():
+            where = ~vectors.is_none & (vectors.ploidy == ploidy)
+            places = self._places(n, m, max(ploidy, 1), numbers, unseen)
+            chosen = np.full((int(where.sum()), width), self.fill, dtype=values.dtype)
+            chosen[:, : self._size(m, max(ploidy, 1))] = self.missing
+            old = values[where]
+            is_end = same(old, self.fill)
+            for i, place in places:
+                if i < old.shape[1]:
+                    chosen[:, place] = np.where(is_end[:, i], self.missing, old[:, i])
+            result[where] = chosen
+        result[..., 0][vectors.is_none] = self.missing
+        return result
+
+    def _size(self, n: int, ploidy: int) -> int:
+        return n_genotypes(n, ploidy) if self.number == "G" else n - (self.number == "A")
+
+    def _places(self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int) -> list[tuple[int, int]]:
+        """Return the old and the new index of each value of a vector that is kept or copied."""
+        first = int(self.number == "A")
+        if self.number == "G":
+            old = [(i, [numbers[a] for a in g]) for i, g in enumerate(genotypes(n, ploidy))]
+            pairs = [(i, genotype_number(g)) for i, g in old if min(g) >= 0]
+        else:
+            pairs = [(i - first, numbers[i] - first) for i in range(first, n) if numbers[i] >= 0]
+        if unseen < 0:
+            return pairs
+        # old indices of alleles by their new ones; added alleles are not in it
+        old_of = {number: i for i, number in enumerate(numbers[:n]) if number >= 0}
+        filled = {place for _, place in pairs}
+        if self.number == "G":
+            new = enumerate(genotypes(m, ploidy))
+            return pairs + [
+                (genotype_number([old_of.get(a, unseen) for a in g]), place) for place, g in new if place not in filled
+            ]
+        return pairs + [(unseen - first, place) for place in range(m - first) if place not in filled]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.variants.harmonise_rules import HAPLOID_CONTIGS
-from plans.variants.in_order import genotype_number, genotypes
 from plans.variants.match import match
+from plans.variants.vectors import genotype_number, genotypes
 from tests.support import cohort, vcf
 from tests.support.refusals import complain
 from tests.support.sites import (

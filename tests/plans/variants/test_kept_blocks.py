@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 import vczstore
 from plans.schema import keep_blocks
 from plans.variants import reference_blocks
-from plans.variants.kept_blocks import BLOCKS, FIELDS, RUNS
-from plans.variants.kept_calls import LOOKED_UP
+from plans.variants.kept_blocks import BLOCKS, FIELDS, LOOKED_UP, RUNS
 from tests.support import cohort, gvcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.killed import killed
@@ -190,7 +189,7 @@ def test_calls_are_those_of_a_store_created_with_all(
 @pytest.mark.parametrize(("kind", "at_once"), [("format3", LOOKED_UP), ("icechunk", 1)])
 def test_bcftools_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int) -> None:
     """Including a lookup of the calls of one variant at a time."""
-    monkeypatch.setattr("plans.variants.kept_calls.LOOKED_UP", at_once)
+    monkeypatch.setattr("plans.variants.kept_blocks.LOOKED_UP", at_once)
     paths = sources(tmp_path, a=A, b=B, c=C)
     store = start(tmp_path, kind, paths[0])
     for path in paths[1:]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.variants.local_alleles import is_local
+from plans.variants.field_numbers import is_local
 from tests.support import cohort, vcf
 from tests.support.command_line import run as run_cli
 from tests.support.refusals import complain
