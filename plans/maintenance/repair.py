@@ -29,6 +29,8 @@ from vczstore.vcz import vcf_headers
 from vczstore.vcz.missing import has_missing_value
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 
+TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
+
 
 @dataclass(frozen=True)
 class Repaired(WithErrors):
@@ -98,7 +100,7 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
         errors = _half_removed(store, errors, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
-        note = store.why_consistent or _describe_outside(store, sum(verified.outside.values()))
+        note = TRANSACTIONS if store.atomic else _describe_outside(store, sum(verified.outside.values()))
     return Repaired(store.label, dry_run, tuple(done), tuple(sorted(errors, key=lambda finding: finding.order)), note)
 
 

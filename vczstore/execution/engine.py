@@ -132,7 +132,7 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
         If the store is on plain Zarr, and another process is writing to it.
     """
     if options.no_lock:
-        compiled = replace(compiled, store=compiled.store.unlocked())
+        compiled = replace(compiled, store=replace(compiled.store, no_lock=True))
     with progress_display(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
         return run_plan(compiled, opts, before_commit=lock.check)
 
@@ -745,5 +745,7 @@ def _may_hold_names(vcz: Vcz, name: str) -> bool:
 
 def _if_aborted(plan: Plan, visible: int = 0) -> Aborted:
     """Return the state in which an aborted plan leaves the store, if readers see `visible` earlier plans."""
-    state = plan.store.after_failure(plan.if_stopped, visible)
-    return Aborted(plan.operation, state, "" if state == UNCHANGED else plan.way_out)
+    if plan.store.atomic:
+        return Aborted(plan.operation, UNCHANGED)
+    before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+    return Aborted(plan.operation, f"{before}{plan.if_stopped}", plan.way_out)

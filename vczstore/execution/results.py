@@ -301,20 +301,17 @@ class SetResult:
 
     def lines(self) -> Iterator[str]:
         """The lines that the command prints."""
-        yield from self._outcome()
-        yield from (f"  note    {note}" for note in self.notes)
-
-    def _outcome(self) -> Iterator[str]:
         if self.completed is not None:
             parts = ", ".join(self.completed) or "no part lacked it"
             yield f"{self.operation} {self.store}: completed what was stopped: {parts}"
             for purge in self.purged.values():
                 yield from purge.lines()
-            return
-        for part in self.parts.values():
-            yield from part.lines()
-        dry = " (dry run, nothing was written)" * (not self.committed)
-        yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})} in {self.seconds:.2f} s{dry}"
+        else:
+            for part in self.parts.values():
+                yield from part.lines()
+            dry = " (dry run, nothing was written)" * (not self.committed)
+            yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})} in {self.seconds:.2f} s{dry}"
+        yield from (f"  note    {note}" for note in self.notes)
 
 
 def _of_store(plan: Plan) -> str:

@@ -584,7 +584,7 @@ class _Compiler:
         zarr_format = self.vcz.zarr_format
         is_update = plan.operation == "update"  # which is restarted rather than resumed
         begun = self.ledger.begun(sources, partly).edit(zarr_format)
-        begun_edits = () if is_update else self.store.recovery_edits(begun)
+        begun_edits = () if is_update or self.store.atomic else (begun,)
         self.ledger = self.ledger.with_sources(sources, partly)
         return plan.recording(begun_edits, [self.ledger.edit(zarr_format)])
 

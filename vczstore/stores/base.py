@@ -6,7 +6,7 @@ A method that a backend does not override does what suits plain Zarr, which has 
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
@@ -501,11 +501,6 @@ class Store:
         """Whether a transaction starts from an empty store, so that unchanged data have to be linked into it."""
         return False
 
-    @property
-    def why_consistent(self) -> str | None:
-        """Reason why an interrupted operation leaves nothing to repair, for messages; None if it may."""
-        return None
-
     def open(self, at: str | None = None) -> Vcz:
         """
         Read the metadata of the VCZ: its current state, or that of a tag, branch or snapshot.
@@ -581,10 +576,6 @@ class Store:
             Pairs of old and new column numbers. Columns at the new numbers are replaced; all others stay.
         """
         raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
-
-    def unlocked(self) -> Self:
-        """Return the same store with `no_lock` set."""
-        return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
         """
@@ -675,20 +666,3 @@ class Store:
             If an object could not be deleted.
         """
         raise NotImplementedError
-
-    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Drop edits that only serve to complete an interrupted run: all if commits are atomic, none on plain Zarr."""
-        return () if self.atomic else edits
-
-    def after_failure(self, if_stopped: str, visible: int) -> str:
-        """
-        Describe the state of the store after a failed operation, for messages.
-
-        Without atomic commits, this depends on the plan's `Plan.if_stopped`, and on the number of `visible` plans.
-        """
-        if self.atomic:
-            return UNCHANGED
-        before = (
-            f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
-        )
-        return f"{before}{if_stopped}"

@@ -30,7 +30,7 @@ from vczstore.stores.icechunk_groups import unwrap_group, within
 from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
-from vczstore.stores.lock import HeldLock, commit_lock, require_conditions, unheld
+from vczstore.stores.lock import HeldLock, hold_file, require_conditions, unheld
 from vczstore.stores.object_store import reason
 from vczstore.stores.withdrawal_key import delete_unfinished_keys
 from vczstore.stores.zarr_backed import ZarrBacked
@@ -38,8 +38,6 @@ from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 from vczstore.vcz.zarr_objects import wait_for
-
-TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
 
 SAMPLE_ID_CHUNKS = 4
 """Chunks of sample IDs per manifest: few, since each commit rewrites the last manifest."""
@@ -59,7 +57,6 @@ class IcechunkStore(Store):
     backend: str = field(default="icechunk", kw_only=True)
     group: str = ""
     atomic = True
-    why_consistent = TRANSACTIONS
 
     @property
     def place(self) -> str:
@@ -276,7 +273,9 @@ class IcechunkStore(Store):
     def commit_lock(self) -> AbstractContextManager[Any]:
         """Return the lock that serialises commits where the storage does not: in a local folder."""
         require_writable(self.place)
-        return nullcontext() if self.folder is None or self.no_lock else commit_lock(self.label, self.folder)
+        if self.folder is None or self.no_lock:
+            return nullcontext()
+        return hold_file(self.label, self.folder / zarr_objects.COMMIT_LOCK, wait=True)
 
 
 @dataclass(frozen=True)

@@ -117,15 +117,16 @@ class IcechunkHistory(History):
             written = info.written_at.isoformat(timespec="seconds")
             yield Snapshot(str(info.id), written, info.message, dict(info.metadata))
 
-    def pins(self, *, changing: bool = False) -> tuple[list[str], list[str]]:
+    def pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         """
-        Names of tags, and of branches other than main, that keep older states than the head of main.
+        Names of tags, except those in `keep`, and of branches other than main, that keep older states than main's head.
 
         With `changing`, names of all of them; see `History.refuse_pins`.
         """
         present = set[str]() if changing else self._present()
         tags, branches = self.refs()
-        return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
+        pinning = [name for name, snapshot in tags.items() if snapshot not in present and name not in keep]
+        return pinning, [name for name, snapshot in branches.items() if snapshot not in present]
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
         """Snapshot IDs of the tags, and of the branches except main and `RECREATED` ones, by name."""
@@ -152,7 +153,7 @@ class IcechunkHistory(History):
 
         options = " --tags recreate" if tags == RECREATE else ""
         with self._sweeping("purge", check, base=base, options=options, keeps_past=True) as sweep:
-            pins, branches = self._pins_except(keep)
+            pins, branches = self.pins(keep=keep)
             for name in pins:
                 self.repository.delete_tag(name)
             for name in branches:
@@ -161,7 +162,7 @@ class IcechunkHistory(History):
             self.repository.expire_snapshots(sweep.cutoff)
             sweep.collect(self)
             sweep.counts |= {"tags deleted": len(pins), "branches deleted": len(branches)}
-            new = [name for names in self._pins_except(keep) for name in names]
+            new = [name for names in self.pins(keep=keep) for name in names]
             if new:
                 raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
         return sweep.snapshot, sweep.counts, [*pins, *branches]
@@ -171,12 +172,12 @@ class IcechunkHistory(History):
         keep = self.tags() if tags == RECREATE else ()
         if tags != "delete":
             self.refuse_pins(changing=changing, keep=keep)
-        pins, branches = self.pins(changing=changing)
-        names = [*(name for name in pins if name not in keep), *branches]
+        pins, branches = self.pins(changing=changing, keep=keep)
+        names = [*pins, *branches]
         present = {str(self.repository.lookup_branch(BRANCH))}
         sweep = _Sweep("")
         sweep.collect(self, dry_run=True)
-        sizes = {"tags": len(names) - len(branches), "branches": len(branches)}
+        sizes = {"tags": len(pins), "branches": len(branches)}
         return {"snapshots": len(set(self.reachable()) - present), **sizes, "bytes": sweep.counts["bytes"]}, names
 
     def collect_garbage(
@@ -286,11 +287,6 @@ class IcechunkHistory(History):
             state = sweep.again if begin else "nothing was deleted"
             raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
 
-    def _pins_except(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
-        """The `pins` except the tags in `keep`."""
-        tags, branches = self.pins()
-        return [name for name in tags if name not in keep], branches
-
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """See `History.refuse_pins`; for a group of a repository, `keep` has to be empty."""
         self._refuse_staged()
@@ -299,8 +295,8 @@ class IcechunkHistory(History):
                 f"purge: {self.label}: the tags {listing(sorted(keep), 3)} are of the whole repository, and cannot be "
                 "recreated for one of its groups; nothing was done, let the purge delete them with --tags delete"
             )
-        tags, branches = self.pins(changing=changing)
-        named = [f"the tag {name}" for name in tags if name not in keep]
+        tags, branches = self.pins(changing=changing, keep=keep)
+        named = [f"the tag {name}" for name in tags]
         named += [f"the branch {name}" for name in branches if name != published]
         if named:
             raise TagError(

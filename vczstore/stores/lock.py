@@ -50,7 +50,7 @@ from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import object_store, put_conditionally, reason
 from vczstore.vcz.model import SAMPLE_ID
-from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK
+from vczstore.vcz.zarr_objects import LOCK
 
 TTL = 60.0
 """Seconds for which a lease is valid without being renewed."""
@@ -243,11 +243,6 @@ def holder(store: Lockable) -> tuple[str, str] | None:
         if store.zarr_store is not None and _identity(innermost(store.zarr_store)) in _IN_USE:
             return _who({"pid": os.getpid(), "host": socket.gethostname()})
     return None
-
-
-def commit_lock(label: str, folder: Path) -> AbstractContextManager[HeldLock]:
-    """Return the lock that serialises commits to a repository in a folder: Icechunk would lose concurrent ones."""
-    return hold_file(label, folder / COMMIT_LOCK, wait=True)
 
 
 # ---- in this process ------------------------------------------------------------------------

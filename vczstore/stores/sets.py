@@ -85,7 +85,7 @@ class Template:
                 "--parts (parts: in a job)"
             )
         else:
-            pattern = "*".join(map(_literal, names.split(PART)))
+            pattern = "*".join(re.sub(r"([*?[])", r"[\1]", piece) for piece in names.split(PART))
             pattern = pattern if folder.account is None else quote(pattern, safe="*")
             places = find(f"{folder.url}/{pattern}", self.options, suffixes) or []
             paths = [parse(place).key.rpartition("/")[2] for place in places]
@@ -168,10 +168,6 @@ class Template:
             if ".." in names.split("/"):
                 raise OptionError(f"{self.text}: there is .. behind {PART}; name the parts without it")
         return replace(address, key=folder), names
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
