@@ -97,7 +97,7 @@ def pytest_collection_finish() -> None:
     """Freeze the objects that imports have created: garbage collection over them takes a tenth of the test time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_unconfigure() -> None:
