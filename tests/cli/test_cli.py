@@ -1024,19 +1024,17 @@ class Interrupt:
 
 
 ONE, TWO = (("--executor", "processes", "--max-workers", str(n)) for n in (1, 2))
+ZARR = ("--impl", "zarr")
 OLD_SAMPLES, NOTHING_COMMITTED = "old samples.*again", "nothing was committed"
 RAGGED = "store.vcz/call_GL/c/1/2/0"
 INTERRUPTS = [
     Interrupt("threads", "format3", RAGGED, OLD_SAMPLES),
     Interrupt("terminated", "format3", RAGGED, OLD_SAMPLES, TWO, signal=signal.SIGTERM),
-    Interrupt("from a terminal", "format3", RAGGED, OLD_SAMPLES, ONE, to_group=True),
     Interrupt("from a terminal while workers start", "format3", "", OLD_SAMPLES, TWO, to_group=True),
-    Interrupt("zarr", "format3", RAGGED, OLD_SAMPLES, ("--impl", "zarr")),
-    Interrupt("xarray", "format3", RAGGED, OLD_SAMPLES, ("--impl", "xarray")),
     Interrupt("while checking", "format3", "batch.vcz/variant_allele/c/1/0", "nothing was written|old samples"),
     Interrupt("while planning", "format3", "batch.vcz/sample_id/c/0", "nothing was written|old samples"),
-    Interrupt("remove", "format3", "store.vcz/call_GL/c/1/0/0", "may be missing.*again", command="remove"),
-    Interrupt("icechunk processes", "icechunk", "batch.vcz/call_GL/c/1/0/0", NOTHING_COMMITTED, ONE),
+    Interrupt("zarr", "format3", "store.vcz/call_GL/c/1/0/0", "may be missing.*again", ZARR, command="remove"),
+    Interrupt("from a terminal", "icechunk", "batch.vcz/call_GL/c/1/0/0", NOTHING_COMMITTED, ONE, to_group=True),
 ]
 LIKE_A_SHELL = """
 import signal, sys

@@ -957,8 +957,7 @@ def test_run_a_plan_again(store: Path, batch: Path) -> None:
         complain(StaleError, (str(store), "changed"), lambda: vczstore.run(plan, impl="zarr"))
 
 
-@pytest.mark.parametrize("impl", ["cubed", "xarray"])
-@pytest.mark.parametrize("during", ["checking", "writing"])
+@in_turn(impl=("cubed", "xarray"), during=("checking", "writing"))
 @pytest.mark.slow
 def test_concurrent_commit(repository: Path, batch: Path, impl: str, during: str) -> None:
     """Of two concurrent operations on a repository, one commits and the other one fails."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -171,16 +172,15 @@ def test_generated_faults(number: int) -> None:
 @pytest.mark.parametrize("name", ["append", "remove", "compact", "compact to", "job", "copy", "tag", "purge"])
 def test_full_disk(tmp_path: Path, name: str) -> None:
     """A disk with no free space, then with a little: the operation succeeds or raises one error, and can be rerun."""
-    for kind in storage.OPERATIONS[name].kinds:
-        for room in (0, 20_000):
-            work = tmp_path / f"{kind}-{room}"
-            work.mkdir()
-            with storage.on_disk(kind, work) as (site, limit):
-                problems = storage.attempt(name, site, partial(limit, room), partial(limit, None))
-            assert not problems, f"{kind}, {room}: {problems}"
+    for kind, room in zip(cycle(storage.OPERATIONS[name].kinds), (0, 20_000), strict=False):
+        work = tmp_path / f"{kind}-{room}"
+        work.mkdir()
+        with storage.on_disk(kind, work) as (site, limit):
+            problems = storage.attempt(name, site, partial(limit, room), partial(limit, None))
+        assert not problems, f"{kind}, {room}: {problems}"
 
 
-@pytest.mark.parametrize("name", [name for name, op in storage.OPERATIONS.items() if "icechunk" in op.kinds])
+@pytest.mark.parametrize("name", ["append", "compact", "copy", "job", "purge", "tag"])
 @pytest.mark.slow
 def test_each_response_is_lost_once(s3_server: s3.S3Server, tmp_path: Path, name: str) -> None:
     """The first response to every write, deletion and conditional write is lost, including commits, tags and locks."""

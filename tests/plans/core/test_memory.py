@@ -98,7 +98,6 @@ def _check(result: Result, python_alone: dict[bool, int]) -> None:
     [
         pytest.param(1000, "batch", id="aligned-batch"),
         pytest.param(1000, "wide", id="aligned-wide"),
-        pytest.param(SAMPLES, "batch", id="ragged-batch"),
         pytest.param(SAMPLES, "other-chunks", id="ragged-other-chunks"),
     ],
 )
@@ -109,7 +108,7 @@ def test_append(folder: Path, tmp_path: Path, python_alone: dict[bool, int], n: 
     _check(result, python_alone)
 
 
-@pytest.mark.parametrize("source", ["wide", "other-chunks", "shuffled"])
+@pytest.mark.parametrize("source", ["other-chunks", "shuffled"])
 def test_update(folder: Path, tmp_path: Path, python_alone: dict[bool, int], source: str) -> None:
     """Update samples 500 to 1499 of the store: part of one chunk column, and all of another."""
     store = _store(folder, tmp_path, SAMPLES - 500, SAMPLES)

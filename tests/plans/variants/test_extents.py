@@ -243,8 +243,7 @@ def test_a_normalised_batch_is_appended_as_the_batch_is(tmp_path: Path) -> None:
         assert view(store) == view(direct)
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-@pytest.mark.parametrize("start", ["init", "create"])
+@in_turn(kind=("format2", "format3", "icechunk"), start=("init", "create"))
 @pytest.mark.slow
 def test_an_inserted_symbolic_allele_keeps_its_length(tmp_path: Path, kind: str, start: str) -> None:
     """It is not joined with a variant of the store without one, whose length would stay that of an SNP."""

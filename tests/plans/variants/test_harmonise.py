@@ -20,6 +20,7 @@ from plans.variants.harmonise_rules import HAPLOID_CONTIGS
 from plans.variants.match import match
 from plans.variants.vectors import genotype_number, genotypes
 from tests.support import cohort, vcf
+from tests.support.covering import in_turn
 from tests.support.refusals import complain
 from tests.support.sites import (
     BATCHES,
@@ -294,8 +295,7 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
 # ---- compared with bcftools ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-@pytest.mark.parametrize("batch", BATCHES)
+@in_turn(kind=("format2", "format3", "icechunk"), batch=tuple(BATCHES))
 @pytest.mark.slow
 def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
     sites, multiallelics = BATCHES[batch]
@@ -320,11 +320,11 @@ def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
 # ---- whole stores, and refusals --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "executor"), [("format2", "processes"), ("icechunk", "threads")])
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
 @pytest.mark.slow
-def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
+def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str) -> None:
     """The result is correct in either order: each batch is expressed over the alleles that the store has by then."""
-    way = Way(kind, "cubed", executor)
+    way = Way(kind, "cubed")
     old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
     batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
     for i, batch in enumerate(batches):
@@ -340,8 +340,7 @@ def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, exe
         assert expected["variant_allele"].tolist() == [["A", "C", *[("T", "G")[i] for i in order]]]
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize(("kind", "new"), [("format2", True), ("format3", False), ("icechunk", True)])
 @pytest.mark.slow
 def test_normalise_and_append_equals_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
     sites = [Site("chr1", 5, ("A", "C", "T")), Site("chr1", 9, ("A", "G")), Site("chrX", 2, ("C", "A"))]

@@ -13,6 +13,7 @@ import vczstore
 from tests.support import cohort, vcf
 from tests.support.command_line import run
 from tests.support.converted import make_pair
+from tests.support.covering import in_turn
 from tests.support.refusals import complain
 from tests.support.sites import calls_of
 from tests.support.ways import WRITTEN
@@ -67,8 +68,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("batch", BATCHES)
+@in_turn(kind=WRITTEN, batch=tuple(BATCHES))
 @pytest.mark.slow
 def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) -> None:
     store, source = make_pair(tmp_path, OLD, BATCHES[batch], kind)
