@@ -26,7 +26,7 @@ class Outside:
     def look(self, number: slice) -> TaskFindings | None:
         """Count the chunks outside the grid of one array, given by a slice of length 1; None if there are none."""
         name, array = self.arrays[number.start]
-        n = encoded_chunks.count_outside(array)
+        n, _ = encoded_chunks.clear_outside(array, array.store, dry_run=True)
         return TaskFindings(name, outside=n) if n else None
 
 

@@ -120,9 +120,7 @@ _cache: UnitCache[Covering] = UnitCache()
 
 def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:
     """Split a range of rows by contig: yield the contig, and start and stop relative to the range."""
-    first = int(np.searchsorted(store.runs[:, 2], rows.start, "right"))
-    last = int(np.searchsorted(store.runs[:, 1], rows.stop, "left"))
-    for contig, start, stop, *_ in store.runs[first:last].tolist():
+    for contig, start, stop, *_ in store.runs[store.runs_within(rows.start, rows.stop)].tolist():
         yield contig, max(start, rows.start) - rows.start, min(stop, rows.stop) - rows.start
 
 

@@ -20,7 +20,7 @@ Both sides are sorted, so the matches of a range of the store's variants are nei
 import numpy as np
 
 from plans.variants.allele_numbers import REPEATED
-from vczstore.vcz.extents import may_match
+from vczstore.vcz.extents import NONE
 
 
 def match(
@@ -74,7 +74,10 @@ def match(
     shared = ((b[:, :, np.newaxis] == a[:, np.newaxis, :]) & (b >= 0)[:, :, np.newaxis]).any(axis=2).sum(axis=1)
     n, m = (a >= 0).sum(axis=1), (b >= 0).sum(axis=1)
     if extents is not None:
-        fits = may_match(extents[0][ours], extents[1][theirs], shared, m == 0)
+        # a record with a symbolic ALT never matches one of the store without, where its length would be lost; without
+        # one, it matches one of the store that has one only if they share an ALT, or if it has REF alone
+        extents_of = extents[0][ours], extents[1][theirs]
+        fits = (extents_of[0] == extents_of[1]) | ((extents_of[1] == NONE) & ((shared > 0) | (m == 0)))
         ours, theirs, shared, n, m = ours[fits], theirs[fits], shared[fits], n[fits], m[fits]
 
     exact = (shared == m) & (m == n)

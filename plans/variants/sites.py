@@ -142,6 +142,12 @@ class Sites:
         """Return the runs of one contig."""
         return np.asarray(self.runs[self.runs[:, 0] == contig])
 
+    def runs_within(self, start: int, stop: int) -> slice:
+        """Return the indices of the runs that overlap a range of rows."""
+        return slice(
+            int(np.searchsorted(self.runs[:, 2], start, "right")), int(np.searchsorted(self.runs[:, 1], stop, "left"))
+        )
+
     def rows_between(self, contig: int, first: int, last: int) -> tuple[int, int]:
         """Return start and stop of the rows of a contig with positions from `first` to `last`, both included."""
         return self.row_of(contig, first, "left"), self.row_of(contig, last, "right")
@@ -193,9 +199,7 @@ class Sites:
         """Return a range of at least one row of a gVCF. Rows are read run by run, and recent runs are cached."""
         assert self.blocks is not None
         token = self.blocks.token
-        low = int(np.searchsorted(self.runs[:, 2], start, "right"))
-        high = int(np.searchsorted(self.runs[:, 1], stop, "left"))
-        runs = self.runs[low:high, 1:3].tolist()
+        runs = self.runs[self.runs_within(start, stop), 1:3].tolist()
         parts = [_cache.get((token, a), partial(self._read, slice(a, b))).cut(start, stop) for a, b in runs]
         return parts[0] if len(parts) == 1 else GvcfRecords(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -222,9 +226,8 @@ class Sites:
     ) -> Iterator[tuple[int, int]]:
         """Yield the runs of a gVCF with variants, cut to a range of rows, except those whose variants all matched."""
         assert self.blocks is not None
-        low = int(np.searchsorted(self.runs[:, 2], start, "right"))
-        high = int(np.searchsorted(self.runs[:, 1], stop, "left"))
-        begins, ends, n = self.runs[low:high, 1], self.runs[low:high, 2], self.blocks.runs[low:high, 1]
+        here = self.runs_within(start, stop)
+        begins, ends, n = self.runs[here, 1], self.runs[here, 2], self.blocks.runs[here, 1]
         if matched is not None:
             is_whole = (begins >= start) & (ends <= stop)
             n = np.where(is_whole, n - np.searchsorted(matched, ends) + np.searchsorted(matched, begins), n)

@@ -162,9 +162,7 @@ def cuts(array: AnyArray) -> tuple[Cuts, ...]:
 
 def outer_chunks(array: AnyArray) -> tuple[int, ...]:
     """The shape of a stored object, a shard or a chunk; the maximum along each axis if widths differ."""
-    return tuple(
-        w if isinstance(w, int) else Cuts(n, w).widest for n, w in zip(array.shape, widths(array), strict=True)
-    )
+    return tuple(cut.widest for cut in cuts(array))
 
 
 def inner_chunks(array: AnyArray) -> tuple[int, ...]:
@@ -184,7 +182,7 @@ def grid(shape: Sequence[int], chunks: Sequence[Width]) -> tuple[int, ...]:
 
 def grid_of(array: AnyArray) -> tuple[int, ...]:
     """The number of chunks (shards if the array has them) along each axis of an array."""
-    return grid(array.shape, widths(array))
+    return tuple(cut.n for cut in cuts(array))
 
 
 def element_bytes(array: AnyArray) -> int:

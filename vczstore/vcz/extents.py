@@ -122,25 +122,6 @@ def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:
     return np.where(is_number, np.rint(np.where(is_number, values, 0)), missing).astype("i8")
 
 
-def may_match(ours: np.ndarray, theirs: np.ndarray, shared: np.ndarray, is_ref_alone: np.ndarray) -> np.ndarray:
-    """
-    Return for each pair of records whether they may be the same variant, judged by their extents.
-
-    A record with a symbolic ALT never matches a store record without one, where its length would be lost. A record
-    without a symbolic ALT matches a store record that has one only if they share an ALT, or if it has REF alone.
-
-    Parameters
-    ----------
-    ours, theirs
-        The extents of the store's and the source's record of each pair.
-    shared
-        The number of ALTs that they share.
-    is_ref_alone
-        Whether the source's record has no ALT.
-    """
-    return np.asarray((ours == theirs) | ((theirs == NONE) & ((shared > 0) | is_ref_alone)))
-
-
 def describe(extent: int) -> str:
     """
     Format an extent for a message, to follow the alleles.

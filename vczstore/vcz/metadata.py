@@ -62,14 +62,14 @@ def parsed(document: Document) -> ArrayV3Metadata:
 
 def encoding(metadata: ArrayMetadata) -> Document:
     """
-    The part of the metadata that determines a chunk's bytes: all but shape, names, attributes and chunk keys.
+    The part of the metadata that determines a chunk's bytes: all but grid, shape, names, attributes and chunk keys.
 
     Format 2 is converted to format 3, so that encodings of both formats can be compared.
     """
     if isinstance(metadata, ArrayV2Metadata):
         metadata = as_format_3(metadata)
     document = documents(metadata)["zarr.json"]
-    for key in ("shape", "attributes", "dimension_names", "chunk_key_encoding", "storage_transformers"):
+    for key in ("shape", "chunk_grid", "attributes", "dimension_names", "chunk_key_encoding", "storage_transformers"):
         document.pop(key, None)
     return document
 
@@ -145,15 +145,9 @@ def same_encoding(a: AnyArray, b: AnyArray) -> bool:
     if _is_same(a.metadata, b.metadata):
         return True
     try:
-        return _encoding_of_chunk(a) == _encoding_of_chunk(b)
+        return encoding(a.metadata) == encoding(b.metadata)
     except UnsupportedCodecError:
         return a.metadata.zarr_format == b.metadata.zarr_format == 2 and _v2_encoding(a) == _v2_encoding(b)
-
-
-def _encoding_of_chunk(array: AnyArray) -> Document:
-    document = encoding(array.metadata)
-    document.pop("chunk_grid")
-    return document
 
 
 def _is_same(a: ArrayMetadata, b: ArrayMetadata) -> bool:
