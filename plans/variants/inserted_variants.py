@@ -22,39 +22,29 @@ from vczstore.vcz.extents import END, LENGTH, SVLEN
 
 
 @dataclass(frozen=True)
-class MergedRange:
+class MergedRange(Unit):
     """
-    The variants of one range: those of the store, and inserted ones.
+    The variants of one range: those of the store, and inserted ones, which have as many alleles before as after.
+
+    Rows are those of the store after the insertion.
 
     Attributes
     ----------
-    start
-        Row of its first variant in the store after the insertion.
     contig, position : numpy.ndarray of int64
         Contig, numbered as after the insertion, and position.
     old : numpy.ndarray of int64
         Row in the store before the insertion; -1 if the variant is inserted.
-    alleles : numpy.ndarray of object, variants by alleles
-        Alleles after the insertion: the store's, and then new ones, source by source. ``""`` is padding.
-    n_before, n_alleles : numpy.ndarray of int32
-        Number of alleles before and after the insertion; equal if the variant is inserted.
-    sources
-        The matches of each source.
     """
 
-    start: int
+    alleles: np.ndarray
     contig: np.ndarray
     position: np.ndarray
     old: np.ndarray
-    alleles: np.ndarray
-    n_before: np.ndarray
-    n_alleles: np.ndarray
-    sources: tuple[Matches, ...]
 
     @property
     def nbytes(self) -> int:
         """Approximate size in bytes."""
-        return 32 * len(self.old) + 64 * self.alleles.size + sum(m.nbytes for m in self.sources)
+        return super().nbytes + 24 * len(self.old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +114,19 @@ class InsertedVariants:
             matches[piece.source] = mine
         store, *sources = matches
         n_alleles = (ours >= 0).sum(axis=1).astype("i4")
+        n_before = np.where(store.rows >= 0, store.n_alleles, n_alleles)
+        start = int(self.stops[i])
         return MergedRange(
-            int(self.stops[i]),
+            start,
+            start + n,
+            alleles,
+            n_before,
+            n_alleles,
+            tuple(sources),
+            tuple(map(Report.of, sources)),
             self.by_rank[values[CONTIG][first]],
             values[POSITION][first],
             store.rows,
-            alleles,
-            np.where(store.rows >= 0, store.n_alleles, n_alleles),
-            n_alleles,
-            tuple(sources),
         )
 
     def _alleles(self, piece: Piece, alleles: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -197,14 +191,7 @@ class InsertedIndex(Index):
         )
 
     def _match(self, start: int, stop: int) -> Unit:
-        parts = []
-        for part, here in self.records.parts(slice(start, stop)):
-            sources = tuple(part.sources[s].cut(here) for s in self.chosen)
-            reports = tuple(Report(int((m.rows >= 0).sum())) for m in sources)
-            rows = part.start + here.start, part.start + here.stop
-            columns = part.alleles[here], part.n_before[here], part.n_alleles[here]
-            parts.append(Unit(*rows, *columns, sources, reports))
-        return Unit.concatenated(parts)
+        return Unit.concatenated([p.cut(here, self.chosen) for p, here in self.records.parts(slice(start, stop))])
 
 
 @dataclass(frozen=True)

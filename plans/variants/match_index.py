@@ -105,6 +105,11 @@ class Report(NamedTuple):
     first_unmatched: int | None = None
     block: int | None = None
 
+    @classmethod
+    def of(cls, matches: Matches) -> "Report":
+        """Count the variants that match."""
+        return cls(int((matches.rows >= 0).sum()))
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -138,6 +143,20 @@ class Unit:
         """Approximate size in bytes."""
         alleles = 0 if self.alleles is None else 64 * self.alleles.size
         return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
+
+    def cut(self, here: slice, chosen: Sequence[int]) -> "Unit":
+        """Return the matches of some of the variants with some of the sources."""
+        sources = tuple(self.sources[s].cut(here) for s in chosen)
+        alleles = None if self.alleles is None else self.alleles[here]
+        return Unit(
+            self.start + here.start,
+            self.start + here.stop,
+            alleles,
+            self.n_before[here],
+            self.n_alleles[here],
+            sources,
+            tuple(map(Report.of, sources)),
+        )
 
     @classmethod
     def concatenated(cls, parts: "Sequence[Unit]") -> "Unit":
@@ -239,8 +258,7 @@ class Index:
             matches.append(_matches(positions, records, ids, at, mapped, here))
             is_matched = np.zeros(len(records.rows), dtype=bool)
             is_matched[at[at >= 0]] = True
-            n_matched = int((matches[-1].rows >= 0).sum())
-            report = Report(n_matched)
+            report = Report.of(matches[-1])
             if not self.is_surveyed:
                 report = self._report(source, k, records, is_matched, report)
             if source.blocks is None and report.block is None and any(text in numbers for text in UNSEEN):
