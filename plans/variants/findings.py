@@ -89,7 +89,7 @@ class Findings:
         return {
             "variants matched": matched,
             "variants absent": len(self.index.sources) * self.index.n_variants - matched,
-            "variants dropped": sum(r.unmatched for r in self.reports.values()) + self._n_on_other_contigs(),
+            "variants dropped": self.n_unmatched,
             **({} if self.insertion is None else {"variants inserted": self.insertion.n_inserted}),
             "variants with alleles re-ordered": sum(r.reordered for r in self.reports.values()),
             "alleles added": self.new_alleles,
@@ -100,9 +100,6 @@ class Findings:
     def _n_blocks(self) -> int:
         gvcfs = [(s.runs, s.blocks) for s in self.index.sources if s.blocks is not None]
         return sum(int((runs[:, 2] - runs[:, 1]).sum()) - blocks.n_variants for runs, blocks in gvcfs)
-
-    def _n_on_other_contigs(self) -> int:
-        return sum(source.on_other_contigs(self._store_contigs)[0] for source in self.index.sources)
 
     @cached_property
     def _store_contigs(self) -> set[int]:

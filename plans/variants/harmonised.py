@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from zarr.types import AnyArray
@@ -258,13 +258,12 @@ class Harmonised(View):
             return mask_of(self.name, self.data.name, self.data.source, self.data[region])
         rows, samples, *rest = region
         assert isinstance(rows, slice)
-        parts = [self._unit(mine, n, at, samples) for mine, n, at in self._units(rows)]
+        parts = [
+            self._unit(unit.sources[self.number].cut(here), unit.n_alleles[here], unit.start + here.start, samples)
+            for unit, here in self.findings.index.units(rows)
+        ]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return values[(slice(None), slice(None), *rest)]
-
-    def _units(self, rows: slice) -> Any:
-        for unit, here in self.findings.index.units(rows):
-            yield unit.sources[self.number].cut(here), unit.n_alleles[here], unit.start + here.start
 
     def _unit(self, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray) -> np.ndarray:
         """Return the values of variants from row `start` on, which have the matches `mine` and `n_alleles` alleles."""

@@ -256,11 +256,9 @@ class Index:
             )
             alleles, ours, mapped = with_new_alleles(alleles, ours, records.alleles, ids, at)
             matches.append(_matches(positions, records, ids, at, mapped, here))
-            is_matched = np.zeros(len(records.rows), dtype=bool)
-            is_matched[at[at >= 0]] = True
             report = Report.of(matches[-1])
             if not self.is_surveyed:
-                report = self._report(source, k, records, is_matched, report)
+                report = self._report(source, k, records, np.sort(records.rows[at[at >= 0]]), report)
             if source.blocks is None and report.block is None and any(text in numbers for text in UNSEEN):
                 report = report._replace(block=records.first_block(source.spans))
             reports.append(report)
@@ -274,7 +272,7 @@ class Index:
             tuple(reports),
         )
 
-    def _report(self, source: Sites, k: int, records: Records, is_matched: np.ndarray, report: Report) -> Report:
+    def _report(self, source: Sites, k: int, records: Records, matched: np.ndarray, report: Report) -> Report:
         """
         Return the report, with the variants of a source that match nothing, and its first reference block among them.
 
@@ -289,7 +287,7 @@ class Index:
         after = runs[runs[:, 1] > self.store.runs[k, 1]]
         begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
         end = source.row_of(contig, int(after[0, 3]), "left") if len(after) else int(theirs[-1, 2])
-        n, first_unmatched = source.unmatched(begin, end, records.rows[is_matched])
+        n, first_unmatched = source.unmatched(begin, end, matched)
         report = report._replace(unmatched=n, first_unmatched=first_unmatched)
         if not n or source.blocks is not None:
             return report
@@ -304,7 +302,9 @@ def _matches(
     positions: np.ndarray, records: Records, ids: np.ndarray, at: np.ndarray, mapped: np.ndarray, here: slice
 ) -> Matches:
     """Return the matches of a source with some variants, given the result `at` of `match`."""
-    rows = np.where(_has_unmatched(positions, records.positions, at), UNMATCHED, ABSENT)
+    is_unmatched = np.ones(len(records.rows), dtype=bool)
+    is_unmatched[at[at >= 0]] = False
+    rows = np.where(np.isin(positions, records.positions[is_unmatched]), UNMATCHED, ABSENT)
     n_alleles, is_matched = np.zeros(len(at), dtype="i8"), at >= 0
     rows[is_matched] = records.rows[at[is_matched]]
     n_alleles[is_matched] = (ids[at[is_matched]] >= 0).sum(axis=1)
@@ -313,13 +313,6 @@ def _matches(
     unseen = np.full(len(at), -1, dtype="i4")
     unseen[is_matched] = records.unseen[at[is_matched]]
     return Matches(rows[here], mapped[here], (n_alleles + (unseen >= 0))[here], unseen[here])
-
-
-def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Whether a source has an unmatched record at the position of each variant of the store."""
-    is_unmatched = np.ones(len(source_positions), dtype=bool)
-    is_unmatched[at[at >= 0]] = False
-    return np.isin(positions, source_positions[is_unmatched])
 
 
 _cache: UnitCache[Unit] = UnitCache()

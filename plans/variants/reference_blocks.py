@@ -117,17 +117,6 @@ class Spans:
         by_sample = self.lengths_by_sample(rows)
         return longer if by_sample is None else longer | (by_sample.max(axis=1, initial=0) > refs)
 
-    def first_backwards(
-        self, is_alone: np.ndarray, rows: slice, begins: np.ndarray, by_end: np.ndarray, by_sample: np.ndarray | None
-    ) -> int | None:
-        """Return the row of the first block that ends before it begins, None if there is none."""
-        backwards = np.zeros(len(is_alone), dtype=bool)
-        if END in self.fields:
-            backwards |= (begins + by_end - 1 > INT_MISSING) & (by_end < 1)
-        if by_sample is not None:
-            backwards |= (by_sample == 0).any(axis=1)
-        return first_where(is_alone & backwards, rows.start)
-
 
 def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
     """Read the values of some records and samples."""
@@ -208,9 +197,13 @@ class FindBlocks:
         by_end = spans.lengths_by_end(rows, begins)
         refs = ref_lengths(alleles)
         length = np.maximum(refs, spans.lengths(rows, by_end))
+        is_backwards = np.zeros(len(alleles), dtype=bool)
+        if END in spans.fields:
+            is_backwards |= (begins + by_end - 1 > INT_MISSING) & (by_end < 1)
         by_sample = spans.lengths_by_sample(rows)
         if by_sample is not None:
             length = np.maximum(length, by_sample.max(axis=1, initial=0))
+            is_backwards |= (by_sample == 0).any(axis=1)
         reach = begins + length - 1
         numbers = np.arange(rows.start, rows.stop)
         starts = np.flatnonzero(np.r_[True, contig[1:] != contig[:-1]] | (numbers % self.step == 0))
@@ -224,7 +217,7 @@ class FindBlocks:
             ],
             axis=1,
         )
-        backwards = spans.first_backwards(is_alone, rows, begins, by_end, by_sample)
+        backwards = first_where(is_alone & is_backwards, rows.start)
         longer = first_where(is_alone & (length > refs), rows.start)
         return SeenBlocks(table, bool(is_unseen.any()), backwards, longer)
 

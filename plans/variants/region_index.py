@@ -81,28 +81,25 @@ def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
 class IndexRows:
     """Computes the rows of ``region_index`` for the variants in `rows`, with `chunk` variants in a chunk."""
 
-    contig: AnyArray
-    position: AnyArray
-    length: AnyArray
+    fields: tuple[AnyArray, ...]
     rows: Rows
     chunk: int
 
     @classmethod
     def of(cls, vcz: Vcz, rows: Rows, chunk: int) -> "IndexRows":
         """Return the scan of a VCZ, for the variants in `rows`."""
-        contig, position, length = (vcz.arrays[name] for name in FIELDS)
-        return cls(contig, position, length, rows, chunk)
+        return cls(tuple(vcz.arrays[name] for name in FIELDS), rows, chunk)
 
     def look(self, kept: slice) -> np.ndarray:
         """Return the rows of ``region_index`` for the part `kept` of `rows`, which consists of whole chunks."""
         positions = self.rows.positions(kept)
-        contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
+        contig, position, length = (read_rows(a, 0, positions) for a in self.fields)
         return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.chunk)
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of some chunks, so that rows are mostly read once; a task is sent only its own runs."""
-        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
-        decoding = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
+        stored = max(arrays.outer_chunks(array)[0] for array in self.fields)
+        decoding = sum(arrays.decode_mem(array, 2) for array in self.fields)
         room = (memory.free - decoding) // _ROW_BYTES
         per_task = self.chunk * max(1, min(math.ceil(max(stored, _ROWS_PER_TASK) / self.chunk), room // self.chunk))
         mem = decoding + _ROW_BYTES * min(per_task, self.rows.n)

@@ -179,9 +179,7 @@ class Overlap:
 class FindRows:
     """Finds the rows of variants that overlap regions, in the `chunks` of `width` variants that may have them."""
 
-    contig: AnyArray
-    position: AnyArray
-    length: AnyArray
+    fields: tuple[AnyArray, ...]
     overlap: Overlap
     chunks: np.ndarray | range
     width: int
@@ -207,8 +205,7 @@ class FindRows:
             index = arrays.read(vcz.arrays[REGION_INDEX], (slice(None), slice(None))).astype("i8")
             is_candidate = overlap.has(index[:, 1], index[:, 2], index[:, 4] - index[:, 2] + 1)
             chunks = np.unique(index[is_candidate, 0])
-        contig, position, length = (vcz.arrays[name] for name in FIELDS)
-        return cls(contig, position, length, overlap, chunks, width)
+        return cls(tuple(vcz.arrays[name] for name in FIELDS), overlap, chunks, width)
 
     def look(self, numbers: slice) -> np.ndarray | None:
         """Return the runs of overlapping rows in `chunks[numbers]`, runs by start and stop; None if there are none."""
@@ -217,8 +214,8 @@ class FindRows:
         parts = []
         for first, last in pairwise(bounds):
             start = int(ids[first]) * self.width
-            stop = min(self.position.shape[0], (int(ids[last - 1]) + 1) * self.width)
-            values = (arrays.read(a, (slice(start, stop),)) for a in (self.contig, self.position, self.length))
+            stop = min(self.fields[0].shape[0], (int(ids[last - 1]) + 1) * self.width)
+            values = (arrays.read(array, (slice(start, stop),)) for array in self.fields)
             edges = np.diff(self.overlap.has(*values).astype("i1"), prepend=0, append=0)
             parts.append(start + np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1))
         runs = np.concatenate(parts)
@@ -226,7 +223,7 @@ class FindRows:
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of some chunks each, so that stored chunks are mostly read once."""
-        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
-        per_task = max(1, max(stored, min(_ROWS_PER_TASK, self.position.shape[0] // 8)) // self.width)
-        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
+        stored = max(arrays.outer_chunks(array)[0] for array in self.fields)
+        per_task = max(1, max(stored, min(_ROWS_PER_TASK, self.fields[0].shape[0] // 8)) // self.width)
+        mem = sum(arrays.decode_mem(array, 2) for array in self.fields)
         return [ScanReader(self.look, len(self.chunks), per_task, mem + 100 * per_task * self.width)]

@@ -156,8 +156,8 @@ def test_checks_of_variants_fit_into_little_memory(tmp_path: Path) -> None:
 
 def test_few_variants_are_indexed_in_little_memory() -> None:
     contig, position = np.zeros(10, "i1"), np.arange(10, dtype="i4")
-    vcz = [zarr.create_array({}, data=values, chunks=(4,)) for values in (contig, position, position)]
-    index = IndexRows(*vcz, Rows.of(np.array([[0, 10]])), 5)
+    fields = (zarr.create_array({}, data=values, chunks=(4,)) for values in (contig, position, position))
+    index = IndexRows(tuple(fields), Rows.of(np.array([[0, 10]])), 5)
     (reader,) = index.readers(LITTLE)
     assert compile_plan([scan(reader, LITTLE.spec())], "regrid") is not None
     assert reader.look(reader.range(0).rows).tolist() == [[0, 0, 0, 4, 7, 5], [1, 0, 5, 9, 17, 5]]
