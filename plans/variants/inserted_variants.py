@@ -184,6 +184,9 @@ class InsertedIndex(Index):
         """Memory for looking up the ranges of a unit, in bytes."""
         return self.records.reading_mem
 
+    def rows_of_store(self, unit: Unit) -> np.ndarray:
+        return np.concatenate([part.old[here] for part, here in self.records.parts(slice(unit.start, unit.stop))])
+
     def of_source(self, number: int) -> Self:
         """Restrict the matches to one of the sources; the variants are still those of all."""
         return replace(

@@ -209,6 +209,10 @@ class Index:
         """Memory for looking up a unit, in bytes, in addition to what callers count per variant."""
         return 0
 
+    def rows_of_store(self, unit: Unit) -> np.ndarray:
+        """Return the row of each variant of a unit in the store as it is; negative if the variant is inserted."""
+        return np.arange(unit.start, unit.stop)
+
     def of_source(self, number: int) -> Self:
         """Restrict the index to one source, whose matches do not depend on the others if no alleles are added."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))

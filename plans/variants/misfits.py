@@ -1,12 +1,12 @@
 """Misfits: values of a source that do not fit the alleles of its own variants, found before anything is written.
 
 Where alleles are re-numbered, a vector with more values than its alleles account for would lose some, and the index of
-an allele that the variant does not have would become that of another allele of the store. Only variants to which this
-can happen are read.
+an allele that the variant does not have would become that of another allele of the store. So would such an index in the
+store itself, where its variant gains alleles. Only variants to which this can happen are read.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from zarr.types import AnyArray
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from plans.variants.block_calls import used_blocks
-from plans.variants.field_numbers import GENOTYPE, field_of, kind_of
+from plans.variants.field_numbers import ALLELE_NUMBERS, GENOTYPE, field_of, kind_of
 from plans.variants.match_index import Index, Matches, Unit, UnitReport
 from plans.variants.reference_blocks import read_calls
 from plans.variants.vectors import Field
@@ -27,6 +27,10 @@ VECTOR_BYTES = 64
 """Memory for checking one vector, in addition to its values."""
 
 
+OF_STORE = -1
+"""The store, in place of the number of a source."""
+
+
 class Misfit(NamedTuple):
     """
     The first call of a field that does not fit.
@@ -34,7 +38,7 @@ class Misfit(NamedTuple):
     Attributes
     ----------
     source, name, row
-        Number of the source, name of the array, and row of the variant.
+        Number of the source, or `OF_STORE`; name of the array, and row of the variant.
     n_alleles
         Number of alleles of the variant.
     found, expected
@@ -89,6 +93,19 @@ class Source:
         are_vectors = any(field is not None for _, field in fields.values())
         units = frozenset(r.number for r in reports if fields and (r.fewer or (are_vectors and not r.same_alleles)))
         return cls(fields, fields.get(GENOTYPE, (None,))[0], n_samples, is_chosen, units)
+
+    @classmethod
+    def of_store(cls, store: Vcz, replaced: Collection[str], units: Sequence[int]) -> "Source | None":
+        """Return the allele indices of a store in some units, without replaced samples; None if there are none."""
+        fields = {n: (store.arrays[n], None) for n in ALLELE_NUMBERS if n in store.samples_arrays}
+        if not fields or not units:
+            return None
+        n_samples = max(
+            array.shape[1] for array, _ in fields.values()
+        )  # after an interruption, more than there are IDs
+        is_kept = np.zeros(n_samples, dtype=bool)
+        is_kept[: store.n_samples] = [sample not in replaced for sample in store.sample_ids.tolist()]
+        return cls(fields, None, n_samples, is_kept, frozenset(units)) if is_kept.any() else None
 
     def look(self, mine: Matches, n_ours: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
         """Check the variants of a unit: yield the first misfit of each array, as the fields after `Misfit.source`."""
@@ -153,10 +170,15 @@ def _judge(
 
 @dataclass(frozen=True)
 class FindMisfits:
-    """Checks the values of sources in units in which alleles differ; reads up to `span` rows of a source together."""
+    """
+    Checks the values of sources in units in which alleles differ; reads up to `span` rows of a source together.
+
+    Of the store, allele indices are checked where its variants gain alleles; `store` is None if none do.
+    """
 
     index: Index
     sources: tuple[Source, ...]
+    store: Source | None
     rows_per_task: int
     span: int
     mem: int
@@ -164,17 +186,30 @@ class FindMisfits:
     @property
     def is_due(self) -> bool:
         """Whether there is anything to check."""
-        return any(source.units for source in self.sources)
+        return any(source.units for _, source in self._checked)
+
+    @property
+    def _checked(self) -> list[tuple[int, Source]]:
+        """The sources with their numbers, and the store."""
+        return [*enumerate(self.sources), *([] if self.store is None else [(OF_STORE, self.store)])]
 
     def look(self, rows: slice) -> list[Misfit]:
         """Return the first misfit of each array in some rows, which are whole units."""
         misfits: dict[tuple[int, str], Misfit] = {}
         for number in range(rows.start // self.index.unit, -(-rows.stop // self.index.unit)):
-            for s, source in enumerate(self.sources):
+            for s, source in self._checked:
                 if number in source.units:
-                    for item in self._misfits(s, self.index.look_up(number)):
+                    unit = self.index.look_up(number)
+                    for item in self._of_store(source, unit) if s == OF_STORE else self._misfits(s, unit):
                         misfits.setdefault((s, item[0]), Misfit(s, *item))
         return list(misfits.values())
+
+    def _of_store(self, store: Source, unit: Unit) -> Iterator[tuple[str, int, int, int, int]]:
+        """Yield the misfits of the store at the variants of a unit that gain alleles."""
+        rows = self.index.rows_of_store(unit)
+        growing = (rows >= 0) & (unit.n_alleles > unit.n_before)
+        for name in store.fields if growing.any() else ():
+            yield from store.look_at(name, rows[growing], unit.n_before[growing])
 
     def _misfits(self, s: int, unit: Unit) -> Iterator[tuple[str, int, int, int, int]]:
         """Yield the misfits of one source in a unit."""
@@ -187,5 +222,6 @@ class FindMisfits:
 
     def readers(self, memory: Memory) -> list[ScanReader]:
         """Scan with tasks of whole units."""
-        needed = self.mem + max((source.mem(self.span) for source in self.sources), default=0)
+        spans = ((source, self.index.unit if s == OF_STORE else self.span) for s, source in self._checked)
+        needed = self.mem + max((source.mem(span) for source, span in spans), default=0)
         return [ScanReader(self.look, self.index.n_variants, self.rows_per_task, needed)]

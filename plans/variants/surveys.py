@@ -13,7 +13,7 @@ from plans.variants.find_insertion import find_insertion
 from plans.variants.findings import Findings
 from plans.variants.harmonise_rules import Rules
 from plans.variants.match_index import FindMatches, Index, UnitReport
-from plans.variants.misfits import FindMisfits, Misfit
+from plans.variants.misfits import OF_STORE, FindMisfits, Misfit
 from plans.variants.misfits import Source as MisfitSource
 from plans.variants.reference_blocks import Blocks, FindBlocks, refusal
 from plans.variants.sites import Sites
@@ -72,6 +72,12 @@ def match_sources(
     (misfits,) = yield Survey(operation, (misfit_scan,), memory)
     first_misfits: dict[tuple[str, str], Misfit] = {}
     for misfit in sorted(Misfit(*item) for items in misfits for item in items):
+        if misfit.source == OF_STORE:
+            raise IncompatibleError(
+                f"{operation}: {misfit.name} of {vcz.label} has allele {misfit.found} at variant {misfit.row}, "
+                f"{site(vcz, misfit.row)}, which has {misfit.n_alleles}, REF included, and would get more; "
+                "vczstore verify names the sample, and vczstore update replaces its calls"
+            )
         first_misfits.setdefault((sources[misfit.source].label, misfit.name), misfit)
     return replace(findings, misfits=first_misfits)
 
@@ -80,10 +86,14 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
     """Return the last scan: for values that do not fit the alleles."""
     reports = findings.by_source
     checked = tuple(MisfitSource.of(s, vcz, findings.numbers, reports.get(i, [])) for i, s in enumerate(sources))
+    # an update replaces all calls of its samples, and a normalised copy has none of the store's
+    replaced = {i for s in sources for i in s.sample_ids.tolist()} if scan.operation == "update" else set()
+    growing = () if scan.operation == "normalise" else findings.changed_units
+    store = MisfitSource.of_store(vcz, replaced, growing)
     gvcfs = [(s.blocks, c.n_samples) for s, c in zip(findings.index.sources, checked, strict=True)]
     slabs = [blocks.slab_rows(n_samples) for blocks, n_samples in gvcfs if blocks is not None]
     span = max([*slabs, *(r.span for r in findings.reports.values())], default=0)
-    return FindMisfits(findings.index, checked, scan.rows_per_task, span, scan.mem)
+    return FindMisfits(findings.index, checked, store, scan.rows_per_task, span, scan.mem)
 
 
 def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:

@@ -23,8 +23,10 @@ from tests.support import cohort, vcf
 from tests.support.converted import ALLOWED, CALL, FORMAT, HEADER, make, shown, text
 from tests.support.covering import in_turn
 from tests.support.killed import killed
+from tests.support.refusals import complain
 from tests.support.ways import WRITTEN, Way
 from vczstore.cli.main import main
+from vczstore.errors import IncompatibleError
 
 
 @in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
@@ -226,3 +228,63 @@ def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
         cohort.assert_same(cohort.read_vcz(copy), expected)
     assert len(allele_counts) > 1
     assert np.array_equal(expected["sample_id"], np.array(["A", "B", "C", "D"], dtype=object))
+
+
+# ---- calls of the store with alleles that their variant lacks --------------------------------
+
+
+def spoilt(tmp_path: Path, kind: str = "format3", field: str = "call_genotype") -> tuple[Path, Path]:
+    """Return a store whose sample A2 has allele 2 of two at its second variant, and a batch that adds an allele."""
+    rows = ["1 5 C . 0/1:1 1/1:1", "1 6 C . 0/1:1 0/1:1", "1 7 C . 0/1:1 0/0:1"]
+    header = '##FORMAT=<ID=LAA,Number=.,Type=Integer,Description="">\n'
+    vcz = make(tmp_path, "a", with_laa(text(["A1", "A2"], *rows, keys="GT:LAA"), header))
+    array = zarr.open_group(vcz)[field]
+    assert isinstance(array, zarr.Array)
+    array[1, 1, array.shape[2] - 1] = 2
+    store = cohort.copy_to_icechunk(vcz, tmp_path / "a.ice") if kind == "icechunk" else vcz
+    rows = ["1 5 C . 0/1:1", "1 6 C,G . 1/2:1,2", "1 7 C . 0/1:1"]
+    return store, make(tmp_path, "b", with_laa(text(["B1"], *rows, keys="GT:LAA"), header))
+
+
+def with_laa(text: str, line: str) -> str:
+    return text.replace("#CHROM", f"{line}#CHROM")
+
+
+@pytest.mark.parametrize("field", ["call_genotype", "call_LAA"])
+@in_turn(kind=("format3", "icechunk"), impl=("zarr", "cubed"), how=("allow_new_alleles", "new_variants"))
+@pytest.mark.slow
+def test_an_invalid_allele_of_the_store_gets_no_meaning(
+    tmp_path: Path, kind: str, impl: str, how: str, field: str
+) -> None:
+    store, batch = spoilt(tmp_path, kind, field)
+    options: dict[str, Any] = {"harmonise": True, how: "insert" if how == "new_variants" else True, "impl": impl}
+    before = cohort.digest(store)
+    words = (
+        f"^append: {field} of .* has allele 2 at variant 1, 1:6 A/C, which has 2, REF included",
+        "vczstore verify names the sample, and vczstore update replaces",
+    )
+    complain(IncompatibleError, words, lambda: vczstore.append(store, batch, **options))
+    assert cohort.digest(store) == before
+    assert vczstore.normalise(store, batch, tmp_path / "out.vcz", allow_new_alleles=True) is not None
+
+
+@pytest.mark.slow
+def test_an_invalid_allele_of_the_store_is_replaced_by_an_update(tmp_path: Path) -> None:
+    """Only the calls that stay are checked, and only where alleles are added."""
+    store, batch = spoilt(tmp_path)
+    (tmp_path / "more").mkdir()
+    other, _ = spoilt(tmp_path / "more")
+    zarr.open_group(other)["sample_id"][...] = np.array(["C1", "C2"], dtype=object)
+    vczstore.append(store, other, harmonise=True)  # adds no allele
+    zarr.open_group(batch)["sample_id"][...] = np.array(["A1"], dtype=object)
+    update = partial(vczstore.update, store, batch, harmonise=True, new_variants="insert")
+    complain(IncompatibleError, ("^update: call_genotype of .* has allele 2 at variant 1",), update)
+    vczstore.remove(store, ["C2"])
+    zarr.open_group(batch)["sample_id"][...] = np.array(["A2"], dtype=object)
+    update()
+    assert [row[-3:] for row in shown(store)] == [
+        ["0/1:1", "0/1:1", "0/1:1"],
+        ["0/1:1", "1/2:1,2", "0/1:1"],
+        ["0/1:1", "0/1:1", "0/1:1"],
+    ]
+    assert vczstore.verify(store).ok
