@@ -18,7 +18,7 @@ from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result, SetResult
 from vczstore.execution.retry import retried
 from vczstore.execution.sets import entrance
-from vczstore.execution.sets.checking import Checking, Compiled, Work
+from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete, tag_states
 from vczstore.execution.sets.members import (
     PLACES,
@@ -86,8 +86,8 @@ def compile_set(job: Job) -> CompiledSet:
         Workers(running.group.options) as workers,
     ):
         running.group.refuse_pending()
-        works = {name: Work(None, running.compiling(name, conversions, workers), None) for name in running.jobs}
-        running.check(Checking(running.group, works, workers, dry_run=True), lookup=False)
+        compiling = partial(running.compile, conversions, workers)
+        running.check(Checking(running.group, compiling, workers, dry_run=True), lookup=False)
     return CompiledSet(running.group.label, running.compiled)
 
 
@@ -172,11 +172,8 @@ class _Running:
         places = () if self.job.parts else self.group.places.values()
         return taking_for_parts(self.group.label, places, "parts: in a job")
 
-    def compiling(self, name: str, conversions: Conversions, workers: Workers) -> Callable[[], Compiled]:
-        """Return a function that compiles the job of a part."""
-        return partial(self._compile, name, conversions, workers)
-
-    def _compile(self, name: str, conversions: Conversions, workers: Workers) -> Compiled:
+    def compile(self, conversions: Conversions, workers: Workers, name: str) -> Compiled:
+        """Compile the job of a part."""
         job = compile_job(self.jobs[name], conversions, workers)
         self.compiled[name] = job
         message, metadata = job.history
@@ -196,15 +193,15 @@ class _Running:
         """Compile, check and write all parts; `pending` is the record of an interrupted run, on plain Zarr."""
         self.compiled.clear()
         with Workers(self.group.options) as workers:
-            works = {
-                name: Work(store, self.compiling(name, conversions, workers), locks[name].check)
-                for name, store in stores.items()
-            }
-            checked = self._checked(works, workers, pending)
+            compiling = partial(self.compile, conversions, workers)
+            new = partial(
+                Checking, self.group, compiling, workers, stores, locks, pending=pending, tags_wait=self.tags_wait
+            )
+            self.check(checked := new())
             if self._begin_branches():
-                checked = self._checked(works, workers, pending)
+                self.check(checked := new())
             if self.branch is not None:
-                checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
+                checked.stores = {name: self.compiled[name].store for name in stores}
             results = write(checked)
         for compiled in self.compiled.values():
             compiled.journal.delete()
@@ -222,12 +219,6 @@ class _Running:
             for name, job in self.compiled.items()
         }
         return SetJobResult("done" if results or tags else "nothing to do", self.group.label, parts)
-
-    def _checked(self, works: Mapping[str, Work], workers: Workers, pending: Record | None) -> Checking:
-        """Compile and check all parts."""
-        checked = Checking(self.group, works, workers, pending=pending, tags_wait=self.tags_wait)
-        self.check(checked)
-        return checked
 
     def check(self, checked: Checking, *, lookup: bool = True) -> None:
         """Compile and check all parts; the error for incompatible parts names a source that one of them lacks."""

@@ -12,7 +12,8 @@ from vczstore.execution.naming import Aborted
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
 from vczstore.execution.workers import Stages, Workers
-from vczstore.stores.base import Check, Store
+from vczstore.stores.base import Store
+from vczstore.stores.lock import HeldLock
 from vczstore.stores.sets import PartRecord, Record
 
 HELD = 4_000_000
@@ -70,26 +71,6 @@ class Compiled:
         return "; ".join(plan.summary for plan in self.plans)
 
 
-@dataclass(frozen=True)
-class Work:
-    """
-    One part to compile and write.
-
-    Attributes
-    ----------
-    store
-        The store, which is locked; None if the operation creates it.
-    compile
-        Compiles the plans of the part.
-    check
-        Raises an error if the lock is lost; None if there is no lock.
-    """
-
-    store: Store | None
-    compile: Callable[[], Compiled]
-    check: Check | None
-
-
 @dataclass
 class Checking:
     """
@@ -97,10 +78,14 @@ class Checking:
 
     Attributes
     ----------
-    group, works
-        The set, and the work on each of its parts, by name.
+    group
+        The set.
+    compile
+        Compiles the plans of the part of a name.
     workers
         Run the tasks of all parts.
+    stores, locks
+        The stores that exist, and the locks that are held, by part.
     pending
         The record of an interrupted run of the same operation, on stores without snapshots; None if there is none.
     is_seen_early
@@ -120,8 +105,10 @@ class Checking:
     """
 
     group: StoreSet
-    works: Mapping[str, Work]
+    compile: Callable[[str], Compiled]
     workers: Workers
+    stores: Mapping[str, Store] = field(default_factory=dict)
+    locks: Mapping[str, HeldLock] = field(default_factory=dict)
     pending: Record | None = None
     is_seen_early: bool = True
     purge: str = ""
@@ -138,20 +125,20 @@ class Checking:
 
         Unless `lookup` is false, run the checking tasks of the plans as well.
         """
-        for name, work in self.works.items():
+        for name in self.group.places:
             if self.pending is not None and self.pending.parts[name].is_done:
                 continue
             try:
-                compiled = work.compile()
+                compiled = self.compile(name)
             except SampleError:
-                if not self._has_samples(name, work):
+                if not self._has_samples(name):
                     raise
                 continue
             self.compiled[name], execution = compiled, self._execution(name, compiled)
             if execution is None:
                 continue
             self.n_chunks[name] = execution.n_chunks
-            if self.dry_run or compiled.after.n * len(self.works) <= HELD:
+            if self.dry_run or compiled.after.n * len(self.group.places) <= HELD:
                 self.executions[name] = execution
                 continue
             if lookup:
@@ -181,8 +168,7 @@ class Checking:
 
     def _check_tags(self, name: str, compiled: Compiled) -> None:
         """Raise a `TagError` unless each tag can be created in a part, or names its current snapshot already."""
-        store = self.works[name].store
-        if store is None:
+        if (store := self.stores.get(name)) is None:
             return
         for tag in self.all_tags:
             tagged = store.history.tags().get(tag)
@@ -194,21 +180,21 @@ class Checking:
                     "another name"
                 )
 
-    def _has_samples(self, name: str, work: Work) -> bool:
+    def _has_samples(self, name: str) -> bool:
         """Whether an interrupted run has written a part, judged by its samples, without marking it as done."""
-        part = None if self.pending is None else self.pending.parts[name]
-        if part is None or work.store is None or part.before == part.after:
+        part, store = None if self.pending is None else self.pending.parts[name], self.stores.get(name)
+        if part is None or store is None or part.before == part.after:
             return False
-        return Samples.of(work.store.open()).digest == part.after
+        return Samples.of(store.open()).digest == part.after
 
     def _execution(self, name: str, compiled: Compiled) -> Execution | None:
         if not compiled.plans:
             return None
-        store = self.works[name].store
+        store, lock = self.stores.get(name), self.locks.get(name)
         # groups of a repository are written in one transaction
         journal = Journal() if store is None or store.group else compiled.journal
-        options, check = self.group.options, self.works[name].check
-        execution = Execution(compiled.plans, self.workers, options.impl, check, journal)
+        check = None if lock is None else lock.check
+        execution = Execution(compiled.plans, self.workers, self.group.options.impl, check, journal)
         execution.runs[0].include(compiled.surveys)
         for run in (*execution.runs, *(step.run for step in execution.steps)):
             run.part = name
@@ -246,7 +232,7 @@ class Checking:
         compiled = self.compiled[name]
         if name not in self.recompiled:
             return compiled, self.executions.get(name)
-        fresh = self.works[name].compile()
+        fresh = self.compile(name)
         if (fresh.base, fresh.after) != (compiled.base, compiled.after):
             raise ConflictError(f"{self.group.called}: {self.group.label}: {name} has changed since it was checked")
         return fresh, self._execution(name, fresh)
@@ -258,9 +244,9 @@ class Checking:
             for name, part in self.compiled.items()
         }
         done = {} if self.pending is None else self.pending.parts
-        ordered = {name: parts.get(name) or replace(done[name], is_done=True) for name in self.works}
+        ordered = {name: parts.get(name) or replace(done[name], is_done=True) for name in self.group.places}
         summary = next((part.summary for part in self.compiled.values() if part.summary), "")
-        branch = next((work.store.branch for work in self.works.values() if work.store is not None), None) or ""
+        branch = next((store.branch for store in self.stores.values()), None) or ""
         hidden = not self.is_seen_early
         return Record(self.group.id, self.group.called, summary, ordered, tuple(self.tags), branch, hidden, self.purge)
 

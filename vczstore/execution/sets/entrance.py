@@ -27,7 +27,7 @@ from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found, Run, SetResult, together
 from vczstore.execution.retry import retried
-from vczstore.execution.sets.checking import Checking, Compiled, Work
+from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete, purge_all
 from vczstore.execution.sets.members import Samples, StoreSet, taking_for_parts
 from vczstore.execution.sets.writing import write
@@ -150,18 +150,12 @@ def _attempt(
 ) -> SetResult:
     """Compile and check all parts and, unless `dry_run`, write them."""
     with Workers(group.options) as workers:
-        works = {
-            name: Work(
-                stores.get(name),
-                partial(_compile, group, name, stores.get(name), workers),
-                locks[name].check if name in locks else None,
-            )
-            for name in group.members
-        }
         checked = Checking(
             group,
-            works,
+            partial(_compile, group, stores, workers),
             workers,
+            stores,
+            locks,
             pending=pending,
             is_seen_early=operation.is_seen_early,
             purge=operation.purges,
@@ -176,11 +170,11 @@ def _attempt(
         return SetResult(group.called, group.label, not dry_run, parts)
 
 
-def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers) -> Compiled:
+def _compile(group: StoreSet, stores: Mapping[str, Store], workers: Workers, name: str) -> Compiled:
     """Compile an operation on one part."""
     operation = group.members[name]
     assert isinstance(operation, Edit)
-    compiling = open_operation(operation, group.options, written)
+    compiling = open_operation(operation, group.options, stores.get(name))
     surveys = Run("")
     plans = compile_all(operation, compiling, workers, surveys)
     message, metadata = history_of(plans)

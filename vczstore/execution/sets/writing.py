@@ -6,7 +6,7 @@ commits is written next to the stores, and all are published. Groups of one repo
 plain Zarr, which has no branches, each part becomes visible when it is written, under the same record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from vczstore.execution.naming import Aborted
 from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking
 from vczstore.execution.sets.completion import complete
-from vczstore.stores.base import Store, Transaction
+from vczstore.stores.base import Transaction
 from vczstore.stores.sets import Record
 
 
@@ -26,18 +26,18 @@ def write(checked: Checking) -> dict[str, list[Result]]:
         if checked.pending is not None:  # the interrupted run had written all parts
             checked.group.record.delete()
         return {}
-    stores = {name: work.store for name, work in checked.works.items() if work.store is not None}
-    if len(stores) < len(checked.works) or not all(store.history.is_kept for store in stores.values()):
+    stores = checked.stores.values()
+    if len(stores) < len(checked.group.places) or not all(store.history.is_kept for store in stores):
         return _one_by_one(checked)
-    in_one = all(store.group for store in stores.values()) and len({store.place for store in stores.values()}) == 1
-    return _in_one_commit(checked, stores) if in_one else _staged(checked, stores)
+    in_one = all(store.group for store in stores) and len({store.place for store in stores}) == 1
+    return _in_one_commit(checked) if in_one else _staged(checked)
 
 
-def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
+def _in_one_commit(checked: Checking) -> dict[str, list[Result]]:
     """Write the groups of one Icechunk repository in one commit, which needs no record."""
     from vczstore.stores.icechunk import IcechunkTransaction
 
-    _require_unchanged(checked, stores)
+    _require_unchanged(checked)
     transaction: IcechunkTransaction | None = None
     written = dict[str, Execution]()
     for batch in checked.batches():
@@ -56,13 +56,13 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
     first = next(iter(checked.compiled.values()))
     snapshot: str | None = next((part.applied for part in checked.compiled.values() if part.applied), first.base)
     if transaction is not None:
-        _require_unchanged(checked, stores)
+        _require_unchanged(checked)
         done = [checked.compiled[name] for name in written]
         last = [*written.values()][-1]
         with reporting(last.store.label, last.if_aborted):
             metadata = {**done[0].metadata, "parts": [*written]}
             snapshot = last.commit(transaction, f"{done[0].message} (in {', '.join(written)})", metadata)
-    history = next(iter(stores.values())).history
+    history = next(iter(checked.stores.values())).history
     try:
         for tag in checked.tags:
             if tag not in history.tags():
@@ -72,15 +72,16 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
     return {name: _results(checked, name, execution, snapshot) for name, execution in written.items()}
 
 
-def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
+def _staged(checked: Checking) -> dict[str, list[Result]]:
     """Commit each part on a branch of its own repository, write a record of the commits, and publish all."""
+    stores = checked.stores
     snapshots: dict[str, str | None] = {name: part.base for name, part in checked.compiled.items()}
     results = {}
     try:
         for batch in checked.batches():
-            for name, (execution, snapshot) in _write_together(checked, batch, stores).items():
+            for name, (execution, snapshot) in _write_together(checked, batch).items():
                 snapshots[name], results[name] = snapshot, _results(checked, name, execution, snapshot)
-        _require_unchanged(checked, stores)
+        _require_unchanged(checked)
         record = checked.record(snapshots)
     except BaseException:
         checked.group.unstage(stores)
@@ -99,9 +100,7 @@ def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Re
     return results
 
 
-def _write_together(
-    checked: Checking, names: Sequence[str], stores: Mapping[str, Store]
-) -> dict[str, tuple[Execution, str | None]]:
+def _write_together(checked: Checking, names: Sequence[str]) -> dict[str, tuple[Execution, str | None]]:
     """Write parts with one queue of tasks, each on a branch of its own; return their executions and snapshots."""
     ready = {name: checked.ready(name) for name in names}
     writing = dict[str, tuple[Execution, Transaction]]()
@@ -109,7 +108,8 @@ def _write_together(
     for name, (compiled, checked_execution) in ready.items():
         if checked_execution is None:
             continue
-        execution = checked_execution.on(stores[name].history.stage(compiled.base, checked.group.template.name))
+        history = checked.stores[name].history
+        execution = checked_execution.on(history.stage(compiled.base, checked.group.template.name))
         with reporting(execution.store.label, execution.if_aborted):
             if execution.is_empty:
                 written[name] = execution, compiled.base
@@ -123,11 +123,10 @@ def _write_together(
     return {name: written[name] for name in names if name in written}
 
 
-def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
+def _require_unchanged(checked: Checking) -> None:
     """Check that no lock is lost and no part has changed; raise a `StaleError` or `ConflictError`."""
-    for name, store in stores.items():
-        if (check := checked.works[name].check) is not None:
-            check()
+    for name, store in checked.stores.items():
+        checked.locks[name].check()
         if store.head != checked.compiled[name].base:
             raise ConflictError(
                 f"{checked.group.called}: {store.label} was changed by another writer while this ran; nothing was "
@@ -141,7 +140,7 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
         raise TagError(f"tag: {checked.group.label} is plain Zarr, which has no tags")
     record, results = checked.record({}), {}
     checked.group.record.write(record)
-    for name in checked.works:
+    for name in checked.group.places:
         if record.parts[name].is_done:
             continue
         try:
@@ -176,7 +175,7 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
     """Whether an operation that fails in its first part has changed nothing that readers see."""
     if checked.pending is not None or checked.is_seen_early or any(part.is_done for part in record.parts.values()):
         return False
-    store, plans = checked.works[name].store, checked.executions[name].plans if name in checked.executions else ()
+    store, plans = checked.stores.get(name), checked.executions[name].plans if name in checked.executions else ()
     if store is None:
         return True
     hidden = bool(plans) and not any(plan.first_steps or plan.chunks_of_store for plan in plans)
