@@ -109,12 +109,8 @@ class LithopsExecutor(DagExecutor):
         super().__init__()
         self.retries = retries
         self.timeout = timeout
-        self._settings: dict[str, Any] = {
-            "backend": backend,
-            "storage": storage,
-            "config": config,
-            "config_file": config_file,
-        }
+        self._config = configure(backend, storage, config, config_file)
+        self._backend = self._config["lithops"]["backend"]
         self._machine = {"runtime": runtime, "runtime_memory": runtime_memory, "max_workers": max_workers}
         self._functions = self._begin()
 
@@ -128,8 +124,7 @@ class LithopsExecutor(DagExecutor):
         return bool(self._backend != "localhost")
 
     def _begin(self) -> Any:
-        config = configure(**self._settings)
-        self._backend = config["lithops"]["backend"]
+        config = copy.deepcopy(self._config)
         machine = {key: value for key, value in self._machine.items() if value is not None}
         with _plain_errors(self._backend):
             import lithops

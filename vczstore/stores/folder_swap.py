@@ -42,7 +42,7 @@ from zarr.storage import LocalStore
 
 from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Check, Store, Transaction
+from vczstore.stores.base import Check, Store, Transaction, ZarrBacked
 from vczstore.stores.edits import Edit
 from vczstore.stores.filesystem import exchange, sync_filesystem, sync_names
 from vczstore.stores.leftovers import (
@@ -57,7 +57,6 @@ from vczstore.stores.leftovers import (
 )
 from vczstore.stores.lock import HeldLock, carry, hold
 from vczstore.stores.object_store import plain_errors, reason
-from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, RegularLocalStore, link_file
 
 OPERATION = "compact"

@@ -23,7 +23,7 @@ from vczstore.errors import (
     TagError,
     UnsuitableError,
 )
-from vczstore.stores.base import SESSION_IS_READ, Check, History, Keep, Saved, Store, Transaction
+from vczstore.stores.base import SESSION_IS_READ, Check, History, Keep, Saved, Store, Transaction, ZarrBacked
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept, updates_of
 from vczstore.stores.icechunk_groups import unwrap_group, within
@@ -33,7 +33,6 @@ from vczstore.stores.locations import local_path
 from vczstore.stores.lock import HeldLock, hold_file, require_conditions, unheld
 from vczstore.stores.object_store import reason
 from vczstore.stores.withdrawal_key import delete_unfinished_keys
-from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing

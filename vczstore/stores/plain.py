@@ -11,13 +11,12 @@ from zarr.storage import LocalStore, ObjectStore
 
 from vczstore.errors import BusyError, ConflictError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Check, Transaction
+from vczstore.stores.base import Check, Transaction, ZarrBacked
 from vczstore.stores.edits import Edit
 from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
 from vczstore.stores.lock import HeldLock, unheld
 from vczstore.stores.withdrawal_key import delete_unfinished_keys
-from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
 
 
