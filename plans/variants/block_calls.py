@@ -55,18 +55,10 @@ def covering(
     index: Index, number: int, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
 ) -> Covering:
     """
-    Find the blocks that give the calls at some variants. Recent results are cached.
+    Find the blocks that give the calls of `n_samples` samples of a gVCF, the source with this number, at some variants.
 
-    Parameters
-    ----------
-    index, number
-        The index of the store, and the number of the gVCF among its sources.
-    rows
-        Rows of the store.
-    is_matched
-        Whether the source has a matching record, for each of these rows.
-    samples, n_samples
-        Samples of the source, and how many there are.
+    `rows` are the variants' rows of the store; `is_matched` is whether the gVCF has a matching record, for each of
+    them. Recent results are cached.
     """
     sample_key = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
     key = (index.token, number, rows.start, rows.stop, sample_key)

@@ -7,9 +7,9 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.views import View
-from vczstore.vcz import arrays, encoded_chunks, zarr_objects
+from vczstore.vcz import encoded_chunks, zarr_objects
 from vczstore.vcz.missing import fill_value, masked_by, missing_value
-from vczstore.vcz.model import samples_axis
+from vczstore.vcz.model import samples_axis, with_samples
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Dropped(View):
     @classmethod
     def of(cls, name: str, target: AnyArray, n_samples: int) -> "Dropped":
         """Return the view for `n_samples` samples; `target` is the planned array of the store."""
-        axis = samples_axis(target)
-        like = arrays.planned(target, shape=tuple(n_samples if i == axis else n for i, n in enumerate(target.shape)))
+        like = with_samples(target, n_samples)
         return cls(like, like, name)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:

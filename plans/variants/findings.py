@@ -153,16 +153,10 @@ class Summary:
         added: Collection[str] = (),
     ) -> "Summary":
         """
-        Summarise the findings.
+        Summarise the findings, None if nothing is harmonised.
 
-        Parameters
-        ----------
-        findings
-            None if nothing is harmonised.
-        fields
-            Arrays of the store that are written.
-        dropped, added
-            Names of arrays that are dropped from sources, and that are added to the store.
+        `fields` are the arrays of the store that are written, `dropped` and `added` the names of arrays that are
+        dropped from sources and added to the store.
         """
         calls = {name: array for name, array in fields.items() if VARIANTS in dimensions(array)}
         dropped = sorted(dropped)

@@ -35,21 +35,10 @@ def absent_calls(
     name: str, array: AnyArray, like: AnyArray, is_reference: np.ndarray, is_haploid: np.ndarray
 ) -> np.ndarray:
     """
-    Return calls for variants that samples have no record of.
+    Return calls for variants that samples have no record of: variants by 1 by the axes of a call.
 
-    Parameters
-    ----------
-    name, array
-        Name of the array, and the source's array, whose missing and fill values are used.
-    like
-        The planned array of the store: variants by samples by the axes of a call.
-    is_reference, is_haploid
-        For each variant, whether genotypes are reference (and not missing), and whether they are haploid.
-
-    Returns
-    -------
-    numpy.ndarray
-        Variants by 1 by the axes of a call.
+    `array` is the source's array, whose missing and fill values are used, and `like` the planned array of the store.
+    For each variant, genotypes may be reference instead of missing, and haploid.
     """
     missing, fill = sentinels(name, array)
     dtype = np.promote_types(array.dtype, like.dtype) if name in ALLELE_NUMBERS else array.dtype

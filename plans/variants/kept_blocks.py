@@ -84,19 +84,11 @@ _PHASED, _LOW, _LEFT_OUT = 1 << 28, 1 << 29, 1 << 30
 
 def encode_genotypes(calls: np.ndarray, is_phased: np.ndarray, is_good: np.ndarray, *, are_all_in: bool) -> np.ndarray:
     """
-    Encode each genotype as an int32.
+    Encode each genotype, calls by alleles, as an int32.
 
-    Parameters
-    ----------
-    calls : numpy.ndarray of int, calls by alleles
-        The genotypes.
-    is_phased, is_good : numpy.ndarray of bool
-        Whether each is phased, and whether its GQ is high enough.
-    are_all_in
-        Whether all variants of the source are in the store.
+    It has flags for whether the call is phased, whether its GQ is high enough (`is_good`), and whether all variants of
+    the source are in the store (`are_all_in`).
 
-    Examples
-    --------
     >>> no, yes = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
     >>> encode_genotypes(np.array([[0, 0], [0, -2], [-1, 1]]), no, yes, are_all_in=True).tolist()
     [10, 2, 13]
@@ -112,14 +104,9 @@ def encode_genotypes(calls: np.ndarray, is_phased: np.ndarray, is_good: np.ndarr
 
 def mark_left_out(records: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """
-    Flag records as from a source with variants that the store left out.
+    Flag records, samples by records by fields, as from a source with variants that the store left out.
 
-    Parameters
-    ----------
-    records : numpy.ndarray of int, samples by records by fields
-        Kept blocks of the source, padded with `INT_FILL`.
-    fields : numpy.ndarray of int
-        Indices in `FIELDS` of the last axis of the records.
+    They are padded with `INT_FILL`; `fields` are the indices in `FIELDS` of their last axis.
     """
     codes = records[..., fields == GENOTYPE]
     marked = records.copy()
@@ -221,14 +208,9 @@ class KeptBlocks:
 
     def look(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray) -> KeptCoverage:
         """
-        Return the coverage of some variants and samples. Recent results are cached, since each field needs the same.
+        Return the coverage of some variants, sorted within contigs, and samples, given by their indices in the VCZ.
 
-        Parameters
-        ----------
-        contigs, positions : numpy.ndarray of int64
-            Contigs and positions of the variants, sorted within contigs.
-        samples : numpy.ndarray of int64
-            Indices of the samples in the VCZ.
+        Recent results are cached, since each field needs the same.
         """
         key = (self.token, contigs.tobytes(), positions.tobytes(), samples.tobytes())
         return _cache.get(key, lambda: self._find(contigs, positions, samples))
@@ -426,16 +408,8 @@ class KeptCalls:
         """
         Fill in the calls of blocks, and missing calls where other records span a variant.
 
-        Parameters
-        ----------
-        values : variants by samples by axes of a call
-            Calls so far; they are changed in place.
-        missing : variants by 1 by axes of a call
-            Missing calls.
-        rows, contigs, positions
-            Rows of the variants in the store, and their contigs and positions.
-        samples
-            Indices of the samples in the VCZ.
+        `values` are the calls so far, variants by samples by the axes of a call, which are changed in place; `missing`
+        has one call of each variant. `samples` are indices in the VCZ, `rows` those of the variants in the store.
         """
         for batch_variants, batch_samples in self._batches(rows, samples):
             coverage = self.blocks.look(contigs[batch_variants], positions[batch_variants], samples[batch_samples])

@@ -29,16 +29,9 @@ _ROW_BYTES = 100
 
 def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *, start: int, chunk: int) -> np.ndarray:
     """
-    Return the rows of ``region_index`` for some variants: one for each contig in each chunk of variants.
+    Return the rows of ``region_index`` for consecutive variants: one for each contig in each chunk of variants.
 
-    Parameters
-    ----------
-    contig, position, length
-        Values of consecutive variants.
-    start
-        Row of the first variant, which begins a chunk.
-    chunk
-        Number of variants in a chunk.
+    The first variant is in row `start`, which begins a chunk; `chunk` is the number of variants in a chunk.
 
     Returns
     -------

@@ -36,19 +36,10 @@ def n_genotypes(n_alleles: int, ploidy: int) -> int:
 
 def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarray:
     """
-    Return the expected lengths of vectors, in the shape of `ploidy`.
+    Return the expected lengths of vectors, in the shape of `ploidy`, whose first axis are variants.
 
-    Parameters
-    ----------
-    number
-        ``R``, ``A`` or ``G``.
-    n_alleles
-        Number of alleles of each variant, including REF.
-    ploidy
-        Ploidy of each call, variants by calls. Its values matter only for ``G``; below 1 (unknown), the length is 0.
+    The values of `ploidy` matter only for the number ``G``; below 1 (unknown), the length is 0.
 
-    Examples
-    --------
     >>> lengths("G", np.array([2, 3]), np.array([[2, 1], [2, 1]])).tolist()
     [[3, 2], [6, 3]]
     """
@@ -64,19 +55,9 @@ def lacking(values: np.ndarray, expected: np.ndarray, missing: Any, fill: Any) -
     """
     Return where vectors end too early: fill within their length, which should be missing.
 
-    A vector that is missing as a whole, ``.`` in VCF, lacks nothing; neither does one that is only fill.
+    A vector that is missing as a whole, ``.`` in VCF, lacks nothing; neither does one that is only fill. Vectors are
+    along the last axis of `values`, and `expected` is the length of each.
 
-    Parameters
-    ----------
-    values
-        Vectors along the last axis.
-    expected
-        Length that each should have.
-    missing, fill
-        The sentinels.
-
-    Examples
-    --------
     >>> lacking(np.array([[5, 6, -2, -2], [-1, -2, -2, -2]]), np.array([3, 3]), -1, -2).astype(int).tolist()
     [[0, 0, 1, 0], [0, 0, 0, 0]]
     """
@@ -231,7 +212,7 @@ class Field:
         genotype: np.ndarray | None = None,
     ) -> np.ndarray:
         """
-        Re-order the vectors of variants for the alleles of a store.
+        Re-order the vectors of variants for the alleles of a store; the values of added alleles are missing.
 
         Parameters
         ----------
@@ -242,9 +223,12 @@ class Field:
         n_alleles
             Number of alleles of each row before and after.
         unseen
-            Index of the unseen allele of each row, -1 if there is none; None if no row has one.
-        width, genotype
-            As in `put_in_order`.
+            Index of the unseen allele of each row, whose values are copied to added alleles; -1 if there is none. None
+            if no row has one.
+        width
+            Length of the last axis of the result.
+        genotype
+            The genotypes of the same calls; None if there are none.
         """
         unseen = np.full(len(values), -1) if unseen is None else unseen
         result = np.empty((*values.shape[:-1], width), dtype=values.dtype)
@@ -252,10 +236,10 @@ class Field:
         for i, (n, m, index, *pattern) in enumerate(patterns.tolist()):
             rows = np.flatnonzero(which.ravel() == i)
             own = None if genotype is None else genotype[rows]
-            result[rows] = self.put_in_order(values[rows], n, m, pattern, width, own, index)
+            result[rows] = self._reordered(values[rows], n, m, pattern, width, own, index)
         return result
 
-    def put_in_order(
+    def _reordered(
         self,
         values: np.ndarray,
         n: int,
@@ -263,26 +247,9 @@ class Field:
         numbers: Sequence[int],
         width: int,
         genotype: np.ndarray | None,
-        unseen: int = -1,
+        unseen: int,
     ) -> np.ndarray:
-        """
-        Re-order vectors for other alleles; the values of added alleles are missing.
-
-        Parameters
-        ----------
-        values
-            Rows by samples by values.
-        n, m
-            Number of alleles before and after.
-        numbers
-            New index of each allele; -1 if it is dropped.
-        width
-            Length of the last axis of the result.
-        genotype
-            The genotypes of the same calls; None if there are none.
-        unseen
-            Index of the unseen allele, whose values are copied to added alleles; -1 if there is none.
-        """
+        """Re-order the vectors of variants with the same alleles: `n` before, and `m` after; see `reorder`."""
         vectors = self.look(values, n, genotype)
         result = np.full((*values.shape[:-1], width), self.fill, dtype=values.dtype)
         for ploidy in np.unique(vectors.ploidy[~vectors.is_none]).tolist():

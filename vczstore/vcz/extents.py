@@ -52,21 +52,11 @@ class Extents:
         Compute the extents of some variants.
 
         If a record's length (``variant_length``, or else derived from END) exceeds its REF, that is the extent;
-        otherwise it is derived from SVLEN (VCF 4.5, section 1.6.1), or else it is the length of REF.
+        otherwise it is derived from SVLEN (VCF 4.5, section 1.6.1), or else it is the length of REF. It is `NONE` where
+        no ALT is symbolic.
 
-        Parameters
-        ----------
-        alleles
-            The alleles of the variants, an object array of shape (variants, alleles), REF first.
-        rows
-            The range of the variants in the VCZ.
-        texts
-            The distinct ALTs of the variants; None computes them.
-
-        Returns
-        -------
-        numpy.ndarray of int64
-            One extent for each variant; `NONE` where no ALT is symbolic.
+        The alleles are those of the VCZ in `rows`, variants by alleles, REF first; `texts` are the distinct ALTs, if
+        they are known.
         """
         result = np.full(len(alleles), NONE, dtype="i8")
         texts = set(alleles[:, 1:].ravel().tolist()) if texts is None else texts

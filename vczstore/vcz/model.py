@@ -90,6 +90,12 @@ def samples_axis(array: AnyArray) -> int | None:
     return names.index(SAMPLES) if SAMPLES in names else None
 
 
+def with_samples(array: AnyArray, n_samples: int) -> AnyArray:
+    """Return the planned array with another number of samples."""
+    axis = samples_axis(array)
+    return arrays.planned(array, shape=tuple(n_samples if i == axis else n for i, n in enumerate(array.shape)))
+
+
 class Batch(Protocol):
     """A batch of samples: a VCZ, or a VCF file that may not have been converted yet."""
 
@@ -269,8 +275,6 @@ class Vcz:
     def _read_table(self, name: str) -> np.ndarray:
         try:
             return arrays.read_strings(self.arrays[name])
-        except OSError as error:
-            raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
         except pipeline.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({first_line(error)})") from error
         except Exception as error:  # storage backends raise classes of their own
@@ -403,12 +407,7 @@ class Vcz:
 
     def resized(self, n_samples: int) -> dict[str, AnyArray]:
         """Return the arrays with a ``samples`` dimension as planned after a resize to `n_samples`; no I/O."""
-        result = {}
-        for name, array in self.samples_arrays.items():
-            axis = samples_axis(array)
-            shape = tuple(n_samples if i == axis else n for i, n in enumerate(array.shape))
-            result[name] = arrays.planned(array, shape=shape)
-        return result
+        return {name: with_samples(array, n_samples) for name, array in self.samples_arrays.items()}
 
     def extended(self, n_samples: int, columns: Sequence[int]) -> dict[str, AnyArray]:
         """
@@ -416,14 +415,11 @@ class Vcz:
 
         `columns` are the numbers of appended samples: in arrays with a flexible grid, the widths of new chunk columns.
         """
-        result, old = {}, self.resized(n_samples)
-        for name, array in old.items():
-            axis = samples_axis(array) or 0
+        result = self.resized(n_samples + sum(columns))
+        for name, array in self.resized(n_samples).items():
             if arrays.is_flexible(array):
+                axis = samples_axis(array) or 0
                 result[name] = arrays.with_columns(array, axis, [*arrays.cuts(array)[axis].lengths, *columns])
-            else:
-                shape = tuple(n + sum(columns) if i == axis else n for i, n in enumerate(array.shape))
-                result[name] = arrays.planned(self.samples_arrays[name], shape=shape)
         return result
 
     @cached_property
@@ -616,18 +612,10 @@ def refuse_other_spellings(
     operation: str, vcz: Vcz, unknown: Sequence[str], gone: Collection[str], samples: Sequence[str], outcome: str
 ) -> None:
     """
-    Refuse unknown IDs that are other spellings of samples: in quotes, with another column, or in another case.
+    Refuse unknown IDs that are other spellings of `samples`: in quotes, with another column, or in another case.
 
-    Parameters
-    ----------
-    operation, outcome
-        Name of the operation, and what was not done, for the message.
-    vcz, unknown
-        The VCZ, and the IDs that it does not have.
-    gone
-        The unknown IDs of samples removed earlier; another case is accepted as another sample.
-    samples
-        The IDs to compare with.
+    Of samples removed earlier (`gone`), another case is accepted as another sample. The message has the `outcome`: what
+    was not done.
 
     Raises
     ------
