@@ -8,7 +8,7 @@ not; bcftools 1.16 overlooks a phased one that is missing.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -107,13 +107,8 @@ class Counts:
 
     def part(self, rows: slice) -> "Counts":
         """Return a view of the counts of some variants: adding to it adds to these counts."""
-        return replace(
-            self,
-            alleles=self.alleles[rows],
-            called=self.called[rows],
-            incomplete=self.incomplete[rows],
-            n_alleles=self.n_alleles[rows],
-        )
+        alleles, called, incomplete = self.alleles[rows], self.called[rows], self.incomplete[rows]
+        return Counts(alleles, called, incomplete, self.n_alleles[rows], self.n_samples)
 
     @property
     def of_allele(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from plans.variants.sortedness import site, unit_rows
 from vczstore.errors import IncompatibleError
-from vczstore.vcz import arrays, pipeline
+from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents, is_any_of
 from vczstore.vcz.missing import INT_MISSING
 from vczstore.vcz.model import Vcz
@@ -121,6 +121,12 @@ class Spans:
 def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
     """Read the values of some records and samples."""
     return arrays.read(array, (rows, samples, *(slice(None),) * (array.ndim - 2)))
+
+
+def read_alleles(array: AnyArray, rows: slice) -> np.ndarray:
+    """Read the alleles of some records, as Python strings."""
+    with pipeline.naming(f"{array.path} in {zarr_objects.place(array.store)}"):
+        return arrays.read_strings(array, (rows, slice(None)))
 
 
 def first_block(alleles: np.ndarray, unseen: Unseen, spans: Spans, rows: slice) -> int | None:

@@ -10,10 +10,10 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.compatibility import blank_absent
-from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block, ref_lengths
+from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block, read_alleles, ref_lengths
 from plans.variants.sortedness import Runs
 from plans.variants.unit_cache import UnitCache
-from vczstore.vcz import arrays, pipeline, zarr_objects
+from vczstore.vcz import arrays
 from vczstore.vcz.extents import Extents
 from vczstore.vcz.model import Vcz
 
@@ -172,8 +172,7 @@ class Sites:
 
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """Read the alleles of some rows, as Python strings."""
-        with pipeline.naming(f"{self.allele.path} in {zarr_objects.place(self.allele.store)}"):
-            return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
+        return read_alleles(self.allele, slice(start, stop))
 
     def records_at(self, contig: int, positions: np.ndarray) -> Records:
         """

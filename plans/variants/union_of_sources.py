@@ -14,10 +14,11 @@ from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
 from plans.core.compatibility import SITE_FIELDS, blank_absent
 from plans.core.memory import SLACK, Memory, memory_error
 from plans.core.scan_reader import ScanReader
-from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, without_unseen
+from plans.variants.allele_numbers import padded
+from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, read_alleles, without_unseen
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
-from vczstore.vcz import arrays, pipeline, zarr_objects
+from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
 from vczstore.vcz.missing import INT_MISSING, STR_MISSING, TEXT, missing_value, same
 from vczstore.vcz.model import Vcz
@@ -151,23 +152,16 @@ class SourceSites:
         extents : numpy.ndarray of int64
             Extents of the variants; see `vczstore.vcz.extents`.
         """
-        alleles = self._alleles(rows)
+        alleles = read_alleles(self.arrays[ALLELE], rows)
         texts = set(alleles[:, 1:].ravel().tolist())
         extents = self.extents.look(alleles, rows, texts)
         unseen = Unseen.of(alleles, texts)
         if not self.is_gvcf:
             block = first_block(alleles, unseen, Spans.of(self.arrays), rows)
-            return Piece(source, rows, block=block), alleles, extents
+            return Piece(source, rows, block=block), alleles.astype("T"), extents
         kept = ~unseen.is_alone
         seen = without_unseen(alleles[kept], unseen.is_unseen[kept])
         return Piece(source, rows, kept), seen.astype("T"), extents[kept]
-
-    def _alleles(self, rows: slice) -> np.ndarray:
-        """Read alleles: of a gVCF, where few are of variants, as Python strings; else as NumPy strings."""
-        if not self.is_gvcf:
-            return self.read(ALLELE, rows).astype("T")
-        with pipeline.naming(f"{ALLELE} in {zarr_objects.place(self.arrays[ALLELE].store)}"):
-            return arrays.read_strings(self.arrays[ALLELE], (rows, slice(None)))
 
     def segments(self, runs: Runs) -> np.ndarray:
         """
@@ -369,12 +363,10 @@ class Union:
         for source, rows, contig, position in self.rows(i):
             sites = self.sites[source]
             piece, theirs, extents = sites.variants(source, rows)
-            alleles = np.full((len(theirs), width), "", dtype="T")
-            alleles[:, : theirs.shape[1]] = theirs
             pieces.append(piece)
             values[CONTIG].append(contig[piece.kept])
             values[POSITION].append(position[piece.kept])
-            values[ALLELE].append(alleles)
+            values[ALLELE].append(padded(theirs, width))
             values[EXTENT].append(extents)
         joined = {name: np.concatenate(parts) for name, parts in values.items()}
         source_of = np.repeat([p.source for p in pieces], [len(part) for part in values[ALLELE]])
@@ -387,8 +379,8 @@ class Union:
         """Return the values of some arrays for the records of a range, with `n_alleles` columns of alleles."""
         pieces, values, merged = self.merge(i)
         fields = {name: values[name][merged.first] for name in SITE_FIELDS}
-        fields[ALLELE] = blank_absent(fields[ALLELE])[:, :n_alleles]  # cuts off empty columns of <NON_REF>
-        fields[ALLELE] = np.pad(fields[ALLELE], ((0, 0), (0, n_alleles - fields[ALLELE].shape[1])), constant_values="")
+        # cuts off empty columns of <NON_REF>
+        fields[ALLELE] = padded(blank_absent(fields[ALLELE])[:, :n_alleles], n_alleles)
         for row, alleles in merged.joined.items():
             fields[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
         fields |= self._lengths(pieces, values, merged, names)

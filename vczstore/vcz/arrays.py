@@ -34,17 +34,12 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
 
     Chunks can be written to it before the stored metadata have this shape: their keys are equal.
     """
-    metadata = array.metadata
-    if (shape is None or shape == array.shape) and isinstance(array, zarr.Array) and _is_ours(array):
-        return _moved(array, StorePath(store or array.store, array.path))
+    store, metadata = store or array.store, array.metadata
     if shape is not None and shape != array.shape:
-        metadata = metadata.update_shape(shape) if not is_flexible(array) else _resized(array, shape)
-    return from_metadata(metadata, store or array.store, array.path)
-
-
-def _is_ours(array: AnyArray) -> bool:
-    """Whether an array was made by `from_metadata`."""
-    return isinstance(array.async_array.codec_pipeline, Pipeline)
+        metadata = _resized(array, shape) if is_flexible(array) else metadata.update_shape(shape)
+    elif isinstance(array, zarr.Array) and isinstance(array.async_array.codec_pipeline, Pipeline):
+        return _moved(array, StorePath(store, array.path))
+    return from_metadata(metadata, store, array.path)
 
 
 def _moved(array: AnyArray, place: StorePath) -> AnyArray:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -48,23 +48,17 @@ def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Seque
     DamagedChunkError
         Naming the first chunk whose length differs from its header.
     """
-    if (length_of := _frame_length_of(array)) is None:
-        return
     for at, value in zip(coords, values, strict=True):
-        if value is not None and (length := length_of(memoryview(value.as_buffer_like()))) not in (None, len(value)):
+        if value is not None and (length := frame_length(array, value)) not in (None, len(value)):
             where = f"{chunk_key(array, at)} in {place(array.store)}"
             raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {length:,}")
 
 
 def frame_length(array: AnyArray, value: Buffer) -> int | None:
     """The length of an encoded chunk by its header; None if the encoding has no length in its header."""
-    length_of = _frame_length_of(array)
-    return None if length_of is None else length_of(memoryview(value.as_buffer_like()))
-
-
-def _frame_length_of(array: AnyArray) -> Callable[[memoryview], int | None] | None:
     compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
-    return next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
+    length_of = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
+    return None if length_of is None else length_of(memoryview(value.as_buffer_like()))
 
 
 class ChunkDecoder:
