@@ -93,6 +93,8 @@ class LithopsExecutor(DagExecutor):
         If Lithops, or a dependency of its backend, is not installed.
     """
 
+    name = "lithops"
+
     def __init__(
         self,
         *,
@@ -113,10 +115,6 @@ class LithopsExecutor(DagExecutor):
         self._backend = self._config["lithops"]["backend"]
         self._machine = {"runtime": runtime, "runtime_memory": runtime_memory, "max_workers": max_workers}
         self._functions = self._begin()
-
-    @property
-    def name(self) -> str:
-        return "lithops"
 
     @property
     def remote(self) -> bool:

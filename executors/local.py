@@ -24,6 +24,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from itertools import batched, chain, count, islice, repeat
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -75,10 +76,10 @@ class LocalExecutor(DagExecutor):
         """Return a pool of started workers."""
         raise TypeError(f"{type(self).__name__} has no pool")
 
-    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
-        """Yield the callables to submit to the pool, one per task of the operation `name`."""
+    def tasks(self, pipeline: CubedPipeline) -> Iterator[Task]:
+        """Yield the callables to submit to the pool, one per task of an operation."""
         for coords in pipeline.mappable:
-            yield _LocalTask(pipeline, coords)
+            yield partial(execute_with_stats, pipeline.function, coords, config=pipeline.config)
 
     def in_groups(self, rounds: Iterator[Round]) -> Iterator[Round]:
         """Split rounds into the groups of tasks that are submitted together: here, single tasks."""
@@ -109,7 +110,7 @@ class LocalExecutor(DagExecutor):
                     handle_operation_start_callbacks(callbacks, name)
                 plans: dict[Any, list[Any]] = {}
                 for name, node in generation:
-                    tasks = zip(repeat(name), self.tasks(name, node["pipeline"]))
+                    tasks = zip(repeat(name), self.tasks(node["pipeline"]))
                     n_tasks = getattr(node.get("primitive_op"), "num_tasks", 1)
                     plans.setdefault(node.get("plan"), []).append((n_tasks, tasks))
                 # plans that are executed together share no data, so their rounds come one plan after the other
@@ -215,16 +216,6 @@ class _Group:
         return done, None
 
 
-class _LocalTask:
-    """A task that runs in this process."""
-
-    def __init__(self, pipeline: CubedPipeline, coords: Any) -> None:
-        self.pipeline, self.coords = pipeline, coords
-
-    def __call__(self) -> Any:
-        return execute_with_stats(self.pipeline.function, self.coords, config=self.pipeline.config)
-
-
 class _NoPool(Executor):
     """A pool that runs each task on submission, in the caller's thread."""
 
@@ -240,12 +231,10 @@ class _NoPool(Executor):
 class SingleThreadedExecutor(LocalExecutor):
     """Run one task after the other in this thread: the reference for the others."""
 
+    name = "single-threaded"
+
     def __init__(self, *, retries: int = 2) -> None:
         super().__init__(max_workers=1, retries=retries)
-
-    @property
-    def name(self) -> str:
-        return "single-threaded"
 
     def pool(self) -> Executor:
         return _NoPool()
@@ -254,9 +243,7 @@ class SingleThreadedExecutor(LocalExecutor):
 class ThreadsExecutor(LocalExecutor):
     """Run tasks in several threads of this process."""
 
-    @property
-    def name(self) -> str:
-        return "threads"
+    name = "threads"
 
     def pool(self) -> Executor:
         return ThreadPoolExecutor(self.max_workers, thread_name_prefix="vczstore")
@@ -269,9 +256,7 @@ class ProcessesExecutor(LocalExecutor):
     If there are enough tasks, those of several arrays over the same rows run in one process and share cached data.
     """
 
-    @property
-    def name(self) -> str:
-        return "processes"
+    name = "processes"
 
     def pool(self) -> Executor:
         """Return a pool of started processes, with SIGINT blocked from the beginning: the driver handles interrupts."""
@@ -305,7 +290,7 @@ class ProcessesExecutor(LocalExecutor):
             raise
         return pool
 
-    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
+    def tasks(self, pipeline: CubedPipeline) -> Iterator[Task]:
         """Pickle the operation once; each task unpickles a copy, so that its writes are separate."""
         operation = cloudpickle.dumps((pipeline.function, pipeline.config))
         for coords in pipeline.mappable:

@@ -92,6 +92,8 @@ class ModalExecutor(LocalExecutor):
     has ended, so a task that was running may still write some chunks.
     """
 
+    name = "modal"
+
     def __init__(
         self,
         *,
@@ -126,10 +128,6 @@ class ModalExecutor(LocalExecutor):
         self.environment_name, self.app_name = environment_name, app_name
         _requirements(self.image_packages)
         _check_token()
-
-    @property
-    def name(self) -> str:
-        return "modal"
 
     def execute_dag(
         self,
@@ -208,7 +206,7 @@ class ModalExecutor(LocalExecutor):
         )(run_task)
         return _Containers(app.run(environment_name=self.environment_name), function.remote.aio)
 
-    def tasks(self, name: str, pipeline: "CubedPipeline") -> Iterator[Callable[..., Any]]:
+    def tasks(self, pipeline: "CubedPipeline") -> Iterator[Callable[..., Any]]:
         """Yield the tasks of an operation, which is pickled once."""
         operation = _pickle(pipeline)
         for coords in pipeline.mappable:

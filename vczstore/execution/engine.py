@@ -67,11 +67,11 @@ def run(operation: Operation, options: Options, standing: Standing, *, dry_run: 
     refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
-    if isinstance(operation, Edit):
-        with Conversions(options.work_dir, options.progress) as conversions:
-            return _edit(operation, options.but(conversions=conversions), standing, dry_run=dry_run)
-    standing.state = when_begun(operation, dry_run=dry_run)
     with plain_errors(operation.store):
+        if isinstance(operation, Edit):
+            with Conversions(options.work_dir, options.progress) as conversions:
+                return _edit(operation, options.but(conversions=conversions), standing, dry_run=dry_run)
+        standing.state = when_begun(operation, dry_run=dry_run)
         return operation.perform(options, dry_run=dry_run)
 
 
@@ -139,9 +139,8 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
 
 def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: bool) -> Result:
     """Lock the store, run the operation and its follow-up, and retry the operation after a concurrent commit."""
-    with plain_errors(operation.store):
-        operation.check(options)
-        written = None if dry_run else operation.store_to_lock(options)
+    operation.check(options)
+    written = None if dry_run else operation.store_to_lock(options)
     if written is not None and any(map(is_vcf, getattr(operation, "sources", ()))):
         # convert before taking the lock, so that others do not wait for it; the conversions are cached
         open_operation(operation, options, None)
@@ -150,7 +149,7 @@ def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: boo
     # after losing a race, hold the retry lock so that writers cannot starve one another
     lock = written.exclusive_lock() if operation.is_exclusive else written.writer_lock()
     retry_lock = nullcontext if operation.is_exclusive else written.retry_lock
-    with plain_errors(operation.store), lock as held:
+    with lock as held:
         attempt = partial(_attempt, operation, options, written, held.check, standing, dry_run=dry_run)
         result, n = retried(attempt, options.max_retries, retry_lock)
         return operation.afterwards(replace(result, retries=n), options, held)
@@ -221,8 +220,7 @@ def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys
     """Compile an operation, and the one that follows it in the same commit (`Edit.then`), if any."""
     plans = [compile_plan(operation, compiling, workers, surveys)]
     if operation.then is not None:
-        with plain_errors(operation.store):
-            plans.append(compile_plan(operation.then, replace(compiling, opened=plans[0].after), workers, surveys))
+        plans.append(compile_plan(operation.then, replace(compiling, opened=plans[0].after), workers, surveys))
     return plans
 
 
@@ -242,7 +240,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
     name, store, n = operation.called, compiling.store, 0
     if compiling.impl != "zarr":
         workers.check_store(name, store)
-    with plain_errors(store.label), reporting(store.label, lambda: Aborted(name, NOTHING_WRITTEN)), surveys.timed():
+    with reporting(store.label, lambda: Aborted(name, NOTHING_WRITTEN)), surveys.timed():
         stages, answer = operation.compile(compiling), None
         if isinstance(stages, Plan):
             return stages

@@ -242,33 +242,31 @@ class Consolidate:
 
     def apply(self, store: Store) -> None:
         """Copy the documents of the named arrays into the consolidated metadata."""
-        stored, current = self._documents(store)
-        if current is not None and stored != current:
+        if (current := self._updated(store)) is not None:
             zarr_objects.write_json(store, self._key, current)
 
     def is_due(self, store: Store) -> bool:
         """Whether consolidated metadata are stale."""
-        stored, current = self._documents(store)
-        return current is not None and stored != current
+        return self._updated(store) is not None
 
     @property
     def _key(self) -> str:
         return "zarr.json" if self.zarr_format == 3 else ".zmetadata"
 
-    def _documents(self, store: Store) -> tuple[Document | None, Document | None]:
-        """The stored document, and the document as it should be; the latter is None without consolidated metadata."""
+    def _updated(self, store: Store) -> Document | None:
+        """The document as it should be; None if it is up to date, or there are no consolidated metadata."""
         stored = zarr_objects.read_json(store, self._key)
         current = copy.deepcopy(stored)
         inner = current and (current.get("consolidated_metadata") if self.zarr_format == 3 else current)
         if not inner:
-            return stored, None
+            return None
         names = ("zarr.json",) if self.zarr_format == 3 else (".zarray", ".zattrs")
         for path in self.paths:
             for name in names:
                 document = zarr_objects.read_json(store, f"{path}/{name}")
                 if document is not None:
                     inner["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = document
-        return stored, current
+        return None if current == stored else current
 
 
 @dataclass(frozen=True)
