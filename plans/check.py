@@ -71,4 +71,11 @@ class Check(Operation):
     def perform(self, options: "Options", *, dry_run: bool) -> "Checked":
         from plans.maintenance.check import check_store
 
-        return check_store(options.open(self.store), self, options)
+        return check_store(
+            options.open(self.store),
+            options,
+            min_samples=self.min_samples,
+            max_samples=self.max_samples,
+            min_call_rate=self.min_call_rate,
+            command=self.command,
+        )

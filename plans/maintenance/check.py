@@ -5,13 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.memory import Memory
 from plans.core.model import Survey, in_words
 from plans.core.scan_reader import ScanReader
 from vczstore.execution.engine import run_survey
@@ -68,20 +68,15 @@ class Checked:
         yield from (f"  error {problem}" for problem in self.problems)
 
 
-class Limits(Protocol):
-    """Limits that a store should meet; None where there is no limit. See the options of ``check``."""
-
-    @property
-    def min_samples(self) -> int | None: ...
-    @property
-    def max_samples(self) -> int | None: ...
-    @property
-    def min_call_rate(self) -> float | None: ...
-    @property
-    def command(self) -> str | None: ...
-
-
-def check_store(store: Store, limits: Limits, options: Options) -> Checked:
+def check_store(
+    store: Store,
+    options: Options,
+    *,
+    min_samples: int | None,
+    max_samples: int | None,
+    min_call_rate: float | None,
+    command: str | None,
+) -> Checked:
     """
     Check a store against limits.
 
@@ -89,28 +84,28 @@ def check_store(store: Store, limits: Limits, options: Options) -> Checked:
     ----------
     store
         The store, opened on the branch to check.
-    limits
-        The limits, and the shell command to run.
     options
         Executor and memory of the tasks that count calls.
+    min_samples, max_samples, min_call_rate, command
+        The limits, and a shell command to run; each may be None.
     """
     vcz = store.open()
     present = int(np.count_nonzero(vcz.sample_ids != REMOVED))
     problems: list[str] = []
-    if limits.min_samples is not None and present < limits.min_samples:
-        problems.append(f"the number of present samples is {present:,}, fewer than {limits.min_samples:,}")
-    if limits.max_samples is not None and present > limits.max_samples:
-        problems.append(f"the number of present samples is {present:,}, more than {limits.max_samples:,}")
+    if min_samples is not None and present < min_samples:
+        problems.append(f"the number of present samples is {present:,}, fewer than {min_samples:,}")
+    if max_samples is not None and present > max_samples:
+        problems.append(f"the number of present samples is {present:,}, more than {max_samples:,}")
     rates = np.empty(0)
-    if limits.min_call_rate is not None:
+    if min_call_rate is not None:
         rates = _call_rates(store, vcz, options, problems)
-        if low := int(np.count_nonzero(rates < limits.min_call_rate)):
+        if low := int(np.count_nonzero(rates < min_call_rate)):
             problems.append(
-                f"the call rate is below {limits.min_call_rate} for {low:,} of {len(rates):,} samples, the lowest is "
+                f"the call rate is below {min_call_rate} for {low:,} of {len(rates):,} samples, the lowest is "
                 f"{rates.min():.4f}"
             )
-    if limits.command is not None and (status := _run(limits.command, store, vcz)):
-        problems.append(f"the command {limits.command!r} has ended with status {status}")
+    if command is not None and (status := _run(command, store, vcz)):
+        problems.append(f"the command {command!r} has ended with status {status}")
     least = float(rates.min()) if len(rates) else None
     return Checked(store.label, store.branch, vcz.snapshot, present, len(rates), least, tuple(problems))
 
@@ -137,7 +132,12 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
     if store.branch not in (None, MAIN):
         is_counted &= ~np.isin(vcz.sample_ids, store.open(at=MAIN).sample_ids)
     columns = [c for c in arrays.cuts(array)[samples_axis(array) or 0].spans() if is_counted[c].any()]
-    scans = tuple(_Calls(array, column, -(-MOST_TASKS // len(columns))) for column in columns)
+    rows = arrays.outer_chunks(array)[0]
+    per_task = rows * ceil(ceil(vcz.n_variants / rows) / ceil(MOST_TASKS / len(columns)))
+    scans = tuple(
+        ScanReader(partial(_count_called, array, column), vcz.n_variants, per_task, arrays.decode_mem(array, 1))
+        for column in columns
+    )
     rates = np.zeros(vcz.n_samples)
     counted = run_survey(Survey(OPERATION, scans, options.memory), store, options)
     for column, counts in zip(columns, counted, strict=True):
@@ -146,38 +146,12 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
     return selected
 
 
-@dataclass(frozen=True)
-class _Calls:
-    """
-    Scan that counts, for each sample of a chunk column, the variants at which any allele is called.
-
-    Attributes
-    ----------
-    array
-        ``call_genotype``.
-    samples
-        The samples of one chunk column.
-    n_tasks
-        Approximate number of tasks for the column.
-    """
-
-    array: AnyArray
-    samples: slice
-    n_tasks: int
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with tasks of whole chunks of variants."""
-        rows, n = arrays.outer_chunks(self.array)[0], self.array.shape[0]
-        per_task = rows * ceil(ceil(n / rows) / self.n_tasks)
-        return [ScanReader(self.look, n, per_task, arrays.decode_mem(self.array, 1))]
-
-    def look(self, rows: slice) -> np.ndarray:
-        """Return the number of called variants of each sample among some rows, reading chunk by chunk."""
-        counts = np.zeros(self.samples.stop - self.samples.start, dtype="i8")
-        step = arrays.outer_chunks(self.array)[0]
-        for start in range(rows.start, rows.stop, step):
-            region = (slice(start, min(start + step, rows.stop)), self.samples, slice(None))
-            calls = arrays.read(self.array, region[: self.array.ndim])
-            called = calls >= 0
-            counts += (called.any(axis=2) if called.ndim > 2 else called).sum(axis=0)
-        return counts
+def _count_called(array: AnyArray, samples: slice, rows: slice) -> np.ndarray:
+    """Return, for each sample of a chunk column, the number of some variants at which any allele is called."""
+    counts = np.zeros(samples.stop - samples.start, dtype="i8")
+    step = arrays.outer_chunks(array)[0]
+    for start in range(rows.start, rows.stop, step):
+        region = (slice(start, min(start + step, rows.stop)), samples, slice(None))
+        called = arrays.read(array, region[: array.ndim]) >= 0
+        counts += (called.any(axis=2) if called.ndim > 2 else called).sum(axis=0)
+    return counts

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
+from plans.core.scan_reader import ScanReader
+from plans.maintenance.findings import Finding, TaskFindings, key_in_array
 from plans.variants.kept_blocks import (
     AFTER_ROW,
     BLOCKS,
@@ -38,7 +39,7 @@ class BlockOrder:
     runs: AnyArray
 
     @classmethod
-    def scans(cls, vcz: Vcz) -> list[FindingScan]:
+    def scans(cls, vcz: Vcz) -> list[ScanReader]:
         """Return one scan over all samples; an empty list if there are no kept blocks, or they have another layout."""
         blocks, runs = vcz.arrays.get(BLOCKS), vcz.arrays.get(RUNS)
         if blocks is None or runs is None or not (has_grid(blocks) and has_grid(runs)):
@@ -52,7 +53,7 @@ class BlockOrder:
             + 20 * width * height
             + 10 * arrays.decode_mem(runs, 1) * (1 + runs.shape[1] // arrays.outer_chunks(runs)[1])
         )
-        return [FindingScan(cls(blocks, runs).look, vcz.n_samples, width, mem)]
+        return [ScanReader(cls(blocks, runs).look, vcz.n_samples, width, mem)]
 
     def look(self, samples: slice) -> TaskFindings | None:
         """Return the first error in the runs of some samples, else those in their records; None if there are none."""

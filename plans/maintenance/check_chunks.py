@@ -10,24 +10,19 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.core.compatibility import count_alleles
-from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
+from plans.core.scan_reader import ScanReader
+from plans.maintenance.findings import Finding, TaskFindings, key_in_array
 from vczstore.errors import first_line
 from vczstore.vcz import arrays, encoded_chunks, pipeline
 from vczstore.vcz.missing import INT_FILL, is_missing
 from vczstore.vcz.model import listing
 
 
-@dataclass(frozen=True)
-class Outside:
-    """Scan that counts stored chunks outside the grids of arrays; `arrays` are pairs of name and array."""
-
-    arrays: tuple[tuple[str, AnyArray], ...]
-
-    def look(self, number: slice) -> TaskFindings | None:
-        """Count the chunks outside the grid of one array, given by a slice of length 1; None if there are none."""
-        name, array = self.arrays[number.start]
-        n, _ = encoded_chunks.clear_outside(array, array.store, dry_run=True)
-        return TaskFindings(name, outside=n) if n else None
+def count_outside(named: Sequence[tuple[str, AnyArray]], number: slice) -> TaskFindings | None:
+    """Count the stored chunks outside the grid of the array with a number; None if there are none."""
+    name, array = named[number.start]
+    n, _ = encoded_chunks.clear_outside(array, array.store, dry_run=True)
+    return TaskFindings(name, outside=n) if n else None
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Chunks:
     removed: np.ndarray
     alleles: AnyArray | None
 
-    def scan(self) -> FindingScan:
+    def scan(self) -> ScanReader:
         """Return a scan over all chunks by their number in C order, about `TASK_BYTES` in a task."""
         n = math.prod(self._grid)
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // max(1, self._chunk_bytes), math.ceil(n / MIN_TASKS)))
@@ -63,7 +58,7 @@ class Chunks:
             mem += arrays.decode_mem(self.alleles, arrays.grid_of(self.alleles)[1])
             mem += 3 * 64 * arrays.outer_chunks(self.alleles)[0] * self.alleles.shape[1]
             mem += 24 * arrays.outer_chunks(self.array)[0]
-        return FindingScan(self.look, n, per_task, mem)
+        return ScanReader(self.look, n, per_task, mem)
 
     @property
     def _grid(self) -> tuple[int, ...]:

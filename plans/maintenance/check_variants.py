@@ -8,7 +8,8 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import TASK_BYTES
-from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
+from plans.core.scan_reader import ScanReader
+from plans.maintenance.findings import Finding, TaskFindings, key_in_array
 from plans.variants.sortedness import task_rows
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.model import VARIANTS, Vcz
@@ -40,7 +41,7 @@ class Order:
     chunk: int
 
     @classmethod
-    def scans(cls, vcz: Vcz) -> list[FindingScan]:
+    def scans(cls, vcz: Vcz) -> list[ScanReader]:
         """Return one scan over all variants; an empty list if their contig or position array is unsuitable."""
         candidates = {name: vcz.arrays.get(f"variant_{name}") for name in ("contig", "position", "length")}
         contig, position, length = (
@@ -64,7 +65,7 @@ class Order:
                 mem += arrays.decode_mem(array, min(n_chunks, pipeline.READS_AT_ONCE))
         if index is not None:
             mem += 2 * arrays.decode_mem(index, math.prod(arrays.grid_of(index)))
-        return [FindingScan(order.look, vcz.n_variants, per_task, mem)]
+        return [ScanReader(order.look, vcz.n_variants, per_task, mem)]
 
     def look(self, rows: slice) -> TaskFindings | None:
         """Compare rows with each other, the row before them, and the index; None if they cannot be decoded."""

@@ -152,21 +152,10 @@ class Common:
             yield self.choose(chunks == chunk)
 
 
-@dataclass(frozen=True)
-class CountCommon:
-    """Scan that counts the variants that two VCZs have in common, and those among them with realigned alleles."""
-
-    matching: FindMatches
-
-    def look(self, rows: slice) -> tuple[int, int]:
-        """Return both counts for some rows."""
-        parts = [Common.of(unit, cut) for unit, cut in self.matching.index.units(rows)]
-        return sum(len(part.rows) for part in parts), sum(int(part.realigned.sum()) for part in parts)
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with tasks of whole units."""
-        n = self.matching.index.n_variants
-        return [ScanReader(self.look, n, self.matching.rows_per_task, self.matching.mem)]
+def count_common(matching: FindMatches, rows: slice) -> tuple[int, int]:
+    """Count the variants among some rows that two VCZs have in common, and those of them with realigned alleles."""
+    parts = [Common.of(unit, cut) for unit, cut in matching.index.units(rows)]
+    return sum(len(part.rows) for part in parts), sum(int(part.realigned.sum()) for part in parts)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.model import Survey
+from plans.core.scan_reader import ScanReader
 from plans.maintenance.compare_values import (
     CompareColumn,
-    CountCommon,
     comparable,
+    count_common,
     is_by_allele,
     n_differing_samples,
     phased_of,
@@ -270,7 +272,9 @@ def _counts(
         for scan in _scans(name, *pair, samples, matching, changed_chunks)
         if not (has_same_variants and scan.is_unchanged)
     ]
-    values = run_survey(Survey(OPERATION, (CountCommon(matching), *columns), memory), store, options)
+    index = matching.index
+    counting = ScanReader(partial(count_common, matching), index.n_variants, matching.rows_per_task, matching.mem)
+    values = run_survey(Survey(OPERATION, (counting, *columns), memory), store, options)
     matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()
     changed = Counter[str]()
     for scan, items in zip(columns, values[1:], strict=True):

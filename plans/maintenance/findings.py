@@ -5,14 +5,12 @@ continue after an error, since a store may be damaged in more than one place.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from zarr.types import AnyArray
 
-from plans.core.memory import Memory
-from plans.core.scan_reader import ScanReader
 from vczstore.vcz import encoded_chunks
 
 
@@ -69,31 +67,6 @@ class TaskFindings:
     outside: int = 0
     errors: list[Finding] = field(default_factory=list)
     contigs: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class FindingScan:
-    """
-    A scan over a range of numbers, such as rows or chunks, split into tasks.
-
-    Attributes
-    ----------
-    look
-        Function that scans a part of the range, and returns findings or None.
-    n, per_task
-        Length of the range, and of the part that one task scans.
-    mem
-        Bytes of memory that a task needs.
-    """
-
-    look: Callable[[slice], TaskFindings | None]
-    n: int
-    per_task: int
-    mem: int
-
-    def readers(self, memory: Memory) -> list[ScanReader]:
-        """Scan with one task per part of the range."""
-        return [ScanReader(self.look, self.n, self.per_task, self.mem)]
 
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:

@@ -4,15 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from plans.core.model import Survey
+from plans.core.scan_reader import ScanReader
 from plans.maintenance.check_blocks import BlockOrder
-from plans.maintenance.check_chunks import Chunks, Outside
+from plans.maintenance.check_chunks import Chunks, count_outside
 from plans.maintenance.check_metadata import CALL, metadata_errors
 from plans.maintenance.check_variants import Order, contig_errors
-from plans.maintenance.findings import Finding, FindingScan, WithErrors
+from plans.maintenance.findings import Finding, WithErrors
 from vczstore.errors import VczstoreError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
@@ -109,7 +111,7 @@ def verify_store(store: Store, options: Options, *, quick: bool) -> Verified:
     )
 
 
-def _data_scans(vcz: Vcz) -> list[FindingScan]:
+def _data_scans(vcz: Vcz) -> list[ScanReader]:
     """Return scans over all chunks of a store, and over the order of its variants and kept blocks."""
     try:
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
@@ -119,7 +121,7 @@ def _data_scans(vcz: Vcz) -> list[FindingScan]:
     if alleles is not None and (alleles.ndim != 2 or alleles.dtype.kind not in TEXT or not has_grid(alleles)):
         alleles = None
     regular = {name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if has_grid(array)}
-    scans = [FindingScan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
+    scans = [ScanReader(partial(count_outside, tuple(regular.items())), len(regular), 1)]
     for name, array in regular.items():
         axis = samples_axis(array)
         is_genotype = name == "call_genotype" and array.dtype.kind == "i" and array.ndim == 3
