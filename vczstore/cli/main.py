@@ -16,6 +16,15 @@ from typing import Any
 import click
 
 from vczstore.choices import AMERICAN
+from vczstore.cli.options import (
+    executor_name,
+    in_words_of_commands,
+    option_of,
+    output,
+    parameters,
+    samples_of,
+    shared,
+)
 from vczstore.cli.render import confirm, fail_as_json, running, show, wants_progress, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
@@ -85,8 +94,6 @@ def _of_operation(name: str, *, of_set: bool = False) -> Command:
     """Return the command of an operation; with `of_set`, one that refuses single stores."""
 
     def make() -> tuple[str, list[click.Parameter]]:
-        from vczstore.cli.options import in_words_of_commands, parameters
-
         operation = operations.find(name)
         text = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))[0]
         return in_words_of_commands(text, operation), parameters(operation)
@@ -136,7 +143,6 @@ def main() -> None:
 
 def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
     """Run an operation with the parsed values of its command, and print its outcome."""
-    from vczstore.cli.options import samples_of
     from vczstore.execution.progress import showing
     from vczstore.stores.sets import PART, is_template
 
@@ -176,7 +182,7 @@ def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
 
 
 def _command(
-    parameters: Callable[[], list[click.Parameter]] = list, parent: click.Group = main, *, group: str = "jobs"
+    *params: click.Parameter, parent: click.Group = main, group: str = "jobs"
 ) -> Callable[[Callable[..., None]], None]:
     """Return a decorator that adds a function as a command, with the options that every command has."""
 
@@ -187,34 +193,24 @@ def _command(
             with running(verbose):
                 function(**values)
 
-        def make() -> tuple[str, list[click.Parameter]]:
-            from vczstore.cli.options import output
-
-            return text, [*parameters(), *output()]
-
-        name = function.__name__.removesuffix("_command").replace("_", "-")
-        parent.add_command(Command(name, group, text.partition("\n")[0], make, callback=run))
+        name = function.__name__.replace("_", "-")
+        summary = text.partition("\n")[0]
+        parent.add_command(Command(name, group, summary, lambda: (text, [*params, *output()]), callback=run))
 
     return decorate
 
 
-def _job() -> list[click.Parameter]:
-    """Return the parameters with which a job file is read; flags override keys of the file, as ``--set`` does."""
-    from vczstore.cli.options import option_of, shared
-
-    executor, max_workers, allowed_mem = (option_of(f, default=None, show_default=False) for f in shared("workers"))
-    return [
-        click.Argument(["file"], metavar="FILE", type=click.Path(allow_dash=True)),
-        click.Option(
-            ["--set", "overrides"],
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override a key of the file, such as --set store=other.vcz. Repeatable.",
-        ),
-        executor,
-        max_workers,
-        allowed_mem,
-    ]
+_JOB = (
+    click.Argument(["file"], metavar="FILE", type=click.Path(allow_dash=True)),
+    click.Option(
+        ["--set", "overrides"],
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key of the file, such as --set store=other.vcz. Repeatable.",
+    ),
+    *(option_of(field, default=None, show_default=False) for field in shared("workers")),
+)
+"""The parameters with which a job file is read; flags override keys of the file, as ``--set`` does."""
 
 
 def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
@@ -223,12 +219,10 @@ def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
     return [*overrides, *(f"{name}={json.dumps(value)}" for name, value in given.items())]
 
 
-def _of_plan() -> list[click.Parameter]:
-    svg = click.Path(dir_okay=False, writable=True)
-    return [*_job(), click.Option(["--svg"], type=svg, help="Draw the plan into this file.")]
-
-
-@_command(_of_plan)
+@_command(
+    *_JOB,
+    click.Option(["--svg"], type=click.Path(dir_okay=False, writable=True), help="Draw the plan into this file."),
+)
 def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     """Compile a job file and show what it would do; write nothing."""
     from vczstore.jobs import report
@@ -249,20 +243,20 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     show(Described(described), as_json=as_json, is_all=True)
 
 
-def _of_run() -> list[click.Parameter]:
-    from vczstore.cli.options import option_of, shared
-
-    folder = click.Path(file_okay=False)
-    busy = "What to do while another job runs on the store; exit means status 3."
-    return [
-        *_job(),
-        click.Option(["--report"], type=folder, metavar="DIR", help="Write report.json and report.html here."),
-        click.Option(["--if-busy"], type=click.Choice(["wait", "exit"]), default="exit", show_default=True, help=busy),
-        *(option_of(field) for group in ("progress", "lock") for field in shared(group)),
-    ]
-
-
-@_command(_of_run)
+@_command(
+    *_JOB,
+    click.Option(
+        ["--report"], type=click.Path(file_okay=False), metavar="DIR", help="Write report.json and report.html here."
+    ),
+    click.Option(
+        ["--if-busy"],
+        type=click.Choice(["wait", "exit"]),
+        default="exit",
+        show_default=True,
+        help="What to do while another job runs on the store; exit means status 3.",
+    ),
+    *(option_of(field) for group in ("progress", "lock") for field in shared(group)),
+)
 def run(
     file: str,
     report: str | None,
@@ -325,13 +319,7 @@ def executor() -> None:
     """Try an executor."""
 
 
-def _of_check() -> list[click.Parameter]:
-    from vczstore.cli.options import executor_name
-
-    return [click.Argument(["name"], metavar="NAME|FILE", callback=executor_name)]
-
-
-@_command(_of_check, executor)
+@_command(click.Argument(["name"], metavar="NAME|FILE", callback=executor_name), parent=executor)
 def check(name: str, as_json: bool) -> None:
     """Run a few tasks on an executor, and compare its workers' versions with those here.
 
@@ -345,12 +333,10 @@ def check(name: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _of_demo() -> list[click.Parameter]:
-    where = "Where the demo's stores are made."
-    return [click.Option(["--directory"], default="vczstore-demo", show_default=True, help=where)]
-
-
-@_command(_of_demo, group="other")
+@_command(
+    click.Option(["--directory"], default="vczstore-demo", show_default=True, help="Where the demo's stores are made."),
+    group="other",
+)
 def demo(directory: str, as_json: bool) -> None:
     """Make a small cohort, append two batches to it, remove a sample and tag a release."""
     from vczstore.cli import demo as module
