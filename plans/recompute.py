@@ -37,6 +37,7 @@ class Recompute(Edit):
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "resume")
     is_step: ClassVar[bool] = True
+    needs_variants: ClassVar[bool] = True
     changes_samples: ClassVar[bool] = False
     step_examples: ClassVar[tuple[Any, ...]] = ("AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]})
 

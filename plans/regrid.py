@@ -60,6 +60,7 @@ class Regrid(Edit):
 
     group: ClassVar[str] = "maintain"
     is_step: ClassVar[bool] = True
+    needs_variants: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (
         10000,
         {"when": "columns > 50"},

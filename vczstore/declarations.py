@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import cleandoc
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from vczstore.choices import AMERICAN
 
@@ -95,6 +95,11 @@ def declared(f: "Field[Any]") -> Declared:
     """Return the declaration of a field."""
     declaration: Declared = f.metadata["declared"]
     return declaration
+
+
+def is_list(f: "Field[Any]") -> bool:
+    """Whether the values of a field are tuples, or a tuple or None."""
+    return any(get_origin(kind) is tuple for kind in (f.type, *get_args(f.type)))
 
 
 def flags_of(f: "Field[Any]") -> list[str]:

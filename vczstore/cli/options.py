@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import click
 
 import executors
-from vczstore.declarations import Declared, declared, flags_of, long_flag
+from vczstore.declarations import Declared, declared, flags_of, is_list, long_flag
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
@@ -135,7 +135,6 @@ def _option(field: "Field[Any]", operation: type[Operation], **changes: Any) -> 
     if isinstance(default, tuple) and declaration.separator and default:
         default = declaration.separator.join(default)
     if "default" not in settings and not settings.get("multiple"):
-        settings["default"] = default
         settings["show_default"] = default not in (None, False, ())
         settings["default"] = None if default == () else default
     option = Option([*flags_of(field), field.name], **settings)
@@ -162,14 +161,10 @@ def _typed(field: "Field[Any]", declaration: Declared) -> dict[str, Any]:
         return {"type": float if field.type in (float, float | None) else int, "metavar": declaration.metavar}
     if any("/" in flag for flag in declaration.flags):
         return {"default": None}
-    if _is_list(field.type):
+    if is_list(field):
         listed = {"callback": _names} if declaration.separator else {"multiple": True}
         return {**listed, "metavar": declaration.metavar}
     return {"metavar": declaration.metavar, "type": str}
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple or any(get_origin(member) is tuple for member in get_args(kind))
 
 
 def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:

@@ -16,10 +16,10 @@ from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from vczstore.choices import AMERICAN
-from vczstore.declarations import Declared, argument, declared
+from vczstore.declarations import Declared, argument, declared, is_list
 from vczstore.errors import OptionError, first_line
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Operation:
     """Whether it can be a step of a job."""
     phase: ClassVar[int] = IN_COMMIT
     """Phase of a job in which it runs."""
+    needs_variants: ClassVar[bool] = False
+    """Whether it is compiled against all variants, so that no step of a job before it may insert any."""
     step_examples: ClassVar[tuple[Any, ...]] = ()
     """Example values of its key in a job file, for the reference page."""
     dry_run: ClassVar[str] = ""
@@ -99,7 +101,7 @@ class Operation:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if any(get_origin(kind) is tuple for kind in (field.type, *get_args(field.type))):
+            if is_list(field):
                 value = (value,) if isinstance(value, str | os.PathLike) else value
                 value = None if value is None else tuple(value)
             if declared(field).kind in ("location", "sources"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, ClassVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictBool, create_model, model_validator
 from pydantic import Field as Key
@@ -24,7 +24,7 @@ from vczstore.configuration.types import (
     wrong,
 )
 from vczstore.configuration.yaml_file import keys_of
-from vczstore.declarations import Declared, declared
+from vczstore.declarations import Declared, declared, is_list
 from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution import operations
 from vczstore.execution.operations import CHECKS, CLEANS, EXPORTS, NAMES, OWN_COMMIT, PUBLISHES, Operation
@@ -66,10 +66,6 @@ class StepModel(Model):
             if declared(parameter).kind == "samples":
                 arguments.setdefault(parameter.name, ())  # the IDs are in a file
         return self.operation(**{"store": store, **arguments, **values})
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple or any(get_origin(member) is tuple for member in get_args(kind))
 
 
 def _item(declaration: Declared) -> Any:
@@ -116,7 +112,7 @@ def _kind(parameter: "Field[Any]") -> Any:
     declaration = declared(parameter)
     if declaration.choices:
         choice = Annotated[str, BeforeValidator(one_of(declaration.choices)), choice_schema(declaration.choices)]
-        return several(choice) if _is_list(parameter.type) else choice
+        return several(choice) if is_list(parameter) else choice
     if declaration.bounds is not None:
         return Annotated[int, Key(strict=True, ge=declaration.bounds[0], le=declaration.bounds[1])]
     if parameter.type is bool:
@@ -125,7 +121,7 @@ def _kind(parameter: "Field[Any]") -> Any:
         return Annotated[NUMBERS[parameter.type], Key(strict=True)]
     if declaration.kind in ("sources", "samples"):
         return several(_item(declaration))
-    if _is_list(parameter.type):
+    if is_list(parameter):
         item: Any = _item(declaration)
         return Annotated[tuple[item, ...], Key(title="list of text"), BeforeValidator(_tuple)]
     return _item(declaration)
@@ -266,13 +262,13 @@ def _shorthand(name: str, model: type[StepModel]) -> Any:
         return Annotated[model | None, BeforeValidator(_true_or_keys, json_schema_input_type=StrictBool | model)]
     first = candidates[0]
     declaration, kind = declared(first), _kind(first)
-    key, is_list = declaration.key or first.name.replace("_", "-"), _is_list(first.type)
-    if len(model.model_fields) == 1 and not is_list:
+    key, has_list = declaration.key or first.name.replace("_", "-"), is_list(first)
+    if len(model.model_fields) == 1 and not has_list:
         return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(declaration))]
     keys = " or ".join(keys_of(model)[:2]) if declaration.kind == "samples" else f"the key {key}"
     expectation = f"{declaration.shorthand}, or a mapping with {keys}"
-    inputs = kind.__metadata__[1].json_schema_input_type if is_list else kind
-    kinds = (int if int in get_args(first.type) else str, *([list] if is_list else []))
+    inputs = kind.__metadata__[1].json_schema_input_type if has_list else kind
+    kinds = (int if int in get_args(first.type) else str, *([list] if has_list else []))
     return Annotated[
         model | None,
         BeforeValidator(short(key, expectation, *kinds), json_schema_input_type=inputs | model),
@@ -365,7 +361,7 @@ def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
             if name in names:
                 raise wrong("this tag is there already; a name can be given once", i, "tag")
             names.add(name)
-        if inserts and operation.called in ("recompute", "regrid"):
+        if inserts and operation.needs_variants:
             raise wrong("an earlier step has new-variants: insert; put this into a job of its own", i, operation.called)
         inserts |= getattr(step.what.value("harmonise"), "new_variants", None) == "insert"
     return steps
