@@ -1,10 +1,12 @@
 """The report of a job: a self-contained HTML page, and the same as JSON."""
 
 import heapq
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
 
 from vczstore.reports import page
 from vczstore.sizes import human_size
@@ -168,12 +170,12 @@ def _timeline(steps: Sequence[Step]) -> dict[str, Any] | None:
 
 def _colours(tasks: Sequence[ReportedTask]) -> tuple[dict[str, int], dict[int, str]]:
     """The colour number of each operation, in decreasing order of total time; and the legend text of each colour."""
-    spent: dict[str, float] = {}
+    spent = defaultdict[str, float](float)
     for task in tasks:
-        spent[task["operation"]] = spent.get(task["operation"], 0.0) + task["end"] - task["start"]
-    order = sorted(spent, key=lambda name: -spent[name])
+        spent[task["operation"]] += task["end"] - task["start"]
+    order = sorted(spent, key=spent.__getitem__, reverse=True)
     names = {i: page.clean(name, 24) for i, name in enumerate(order[:COLOURS])}
-    if len(others := order[COLOURS:]) > 0:
+    if others := order[COLOURS:]:
         names[COLOURS] = page.clean(others[0], 24) if len(others) == 1 else page.counted(len(others), "other operation")
     return {name: min(i, COLOURS) for i, name in enumerate(order)}, names
 
@@ -232,16 +234,10 @@ def _load(
 
 
 def _running(tasks: Sequence[ReportedTask], total: float) -> list[float]:
-    """The average number of tasks running in each bin, computed in time independent of their durations."""
-    whole, part = [0.0] * (BINS + 1), [0.0] * (BINS + 1)
-    for task in tasks:
-        start, end = task["start"] * BINS / total, task["end"] * BINS / total
-        first, last = min(int(start), BINS - 1), min(int(end), BINS - 1)
-        part[first] -= start - first
-        part[last] += end - last
-        whole[first] += 1
-        whole[last] -= 1
-    return [max(full + rest, 0.0) for full, rest in zip(accumulate(whole[:BINS]), part, strict=False)]
+    """The average number of tasks running in each bin: the increase of the time that tasks have run, by its width."""
+    starts, ends = (np.array([task[key] for task in tasks]) for key in ("start", "end"))
+    time_run = [(np.clip(edge, starts, ends) - starts).sum() for edge in np.linspace(0, total, BINS + 1)]
+    return [float(n) for n in np.diff(time_run) * BINS / total]
 
 
 def _ticks(total: float) -> list[float]:
