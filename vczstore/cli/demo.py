@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-N_VARIANTS = 1000
-FIRST, BATCHES = (
-    ["NA00001", "NA00002", "NA00003", "NA00004"],
-    [["NA00005", "NA00006"], ["NA00007", "NA00008", "NA00009"]],
-)
+N_VARIANTS, CHUNKS = 1000, {"variants": 500, "samples": 2}
+FIRST = ["NA00001", "NA00002", "NA00003", "NA00004"]
+BATCHES = [["NA00005", "NA00006"], ["NA00007", "NA00008", "NA00009"]]
 REMOVED, TAG = "NA00002", "release-1"
 
 
@@ -44,10 +43,7 @@ def run(directory: str, *, err: bool = False) -> dict[str, Any]:
     for path, samples in zip([cohort, *batches], [FIRST, *BATCHES], strict=True):
         make_vcz(path, samples)
     steps: list[tuple[list[str], Any]] = [
-        (
-            ["copy-store-to-icechunk", str(cohort), str(store)],
-            lambda: api.copy_store_to_icechunk(cohort, store),
-        ),
+        (["copy-store-to-icechunk", str(cohort), str(store)], lambda: api.copy_store_to_icechunk(cohort, store)),
         *((["append", str(store), str(batch)], lambda batch=batch: api.append(store, batch)) for batch in batches),
         (["remove", str(store), REMOVED], lambda: api.remove(store, REMOVED)),
         (["tag", str(store), TAG], lambda: api.tag(store, TAG)),
@@ -60,20 +56,14 @@ def run(directory: str, *, err: bool = False) -> dict[str, Any]:
         _show(command, before, after, err)
         summary.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
         before = after
-    click.echo(
-        f"\nThe release does not change: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}",
-        err=err,
-    )
-    click.echo(f"Every step was one commit: {click.style(f'vczstore info {store}', fg='cyan')}", err=err)
+    for text, at in (("\nThe release does not change", f" --at {TAG}"), ("Every step was one commit", "")):
+        click.echo(f"{text}: {click.style(f'vczstore info {store}{at}', fg='cyan')}", err=err)
     return {"directory": str(folder), "steps": summary}
 
 
 def _unused(path: Path) -> Path:
-    candidate, n = path, 1
-    while candidate.exists():
-        n += 1
-        candidate = path.with_name(f"{path.name}-{n}")
-    return candidate
+    others = (path.with_name(f"{path.name}-{n}") for n in count(2))
+    return next(candidate for candidate in chain([path], others) if not candidate.exists())
 
 
 def _show(command: Sequence[str], before: Sequence[str], after: Sequence[str], err: bool) -> None:
@@ -86,63 +76,43 @@ def _name(sample: str, stays: bool, colour: str) -> str:
     return sample if stays else click.style(sample, fg=colour, bold=True)
 
 
-def make_vcz(
-    path: Path, samples: Sequence[str], *, n_variants: int = N_VARIANTS, chunks: tuple[int, int] = (500, 2)
-) -> None:
+def make_vcz(path: Path, samples: Sequence[str]) -> None:
     """
-    Write a small VCZ of simulated genotypes, with the same variants each time.
+    Write a small VCZ in Zarr format 3, with the same variants each time.
 
     Parameters
     ----------
     path
-        Path of the VCZ, which is in Zarr format 3.
+        Path of the VCZ.
     samples
-        The sample IDs, which seed the genotypes.
-    n_variants
-        Number of variants.
-    chunks
-        Chunk lengths along variants and samples.
+        The sample IDs, which seed the simulated genotypes.
     """
     sites = np.random.default_rng(0)
-    frequency = sites.beta(0.5, 2, n_variants)
-    reference = sites.choice(list("ACGT"), n_variants)
+    frequency = sites.beta(0.5, 2, N_VARIANTS)
+    reference = sites.choice(list("ACGT"), N_VARIANTS)
     alternate = np.array([{"A": "G", "C": "T", "G": "A", "T": "C"}[base] for base in reference])
-    seeds = [int.from_bytes(s.encode(), "big") for s in samples]
-    columns = [np.random.default_rng(seed) for seed in seeds]
-    genotype = np.stack([(rng.random((n_variants, 2)) < frequency[:, None]) for rng in columns], axis=1).astype("i1")
-    depth = np.stack([rng.poisson(30, n_variants) for rng in columns], axis=1).astype("i1")
-    variants, by_sample = chunks
-    fields: list[tuple[str, np.ndarray, tuple[int, ...], tuple[str, ...]]] = [
-        ("sample_id", np.array(samples, dtype="T"), (by_sample,), ("samples",)),
-        ("contig_id", np.array(["chr1"], dtype="T"), (1,), ("contigs",)),
-        ("filter_id", np.array(["PASS"], dtype="T"), (1,), ("filters",)),
-        ("variant_contig", np.zeros(n_variants, "i1"), (variants,), ("variants",)),
-        ("variant_position", np.arange(1, n_variants + 1, dtype="i4") * 100, (variants,), ("variants",)),
-        (
-            "variant_allele",
-            np.stack([reference, alternate], axis=1).astype("T"),
-            (variants, 2),
-            ("variants", "alleles"),
-        ),
-        ("variant_filter", np.ones((n_variants, 1), bool), (variants, 1), ("variants", "filters")),
-        ("call_genotype", genotype, (variants, by_sample, 2), ("variants", "samples", "ploidy")),
-        (
-            "call_genotype_phased",
-            np.ones(genotype.shape[:2], bool),
-            (variants, by_sample),
-            ("variants", "samples"),
-        ),
-        ("call_genotype_mask", genotype < 0, (variants, by_sample, 2), ("variants", "samples", "ploidy")),
-        ("call_DP", depth, (variants, by_sample), ("variants", "samples")),
-    ]
+    columns = [np.random.default_rng(int.from_bytes(sample.encode(), "big")) for sample in samples]
+    genotype = np.stack([(rng.random((N_VARIANTS, 2)) < frequency[:, None]) for rng in columns], axis=1).astype("i1")
+    depth = np.stack([rng.poisson(30, N_VARIANTS) for rng in columns], axis=1).astype("i1")
+    fields: dict[str, tuple[np.ndarray, str]] = {
+        "sample_id": (np.array(samples, dtype="T"), "samples"),
+        "contig_id": (np.array(["chr1"], dtype="T"), "contigs"),
+        "filter_id": (np.array(["PASS"], dtype="T"), "filters"),
+        "variant_contig": (np.zeros(N_VARIANTS, "i1"), "variants"),
+        "variant_position": (np.arange(1, N_VARIANTS + 1, dtype="i4") * 100, "variants"),
+        "variant_allele": (np.stack([reference, alternate], axis=1).astype("T"), "variants alleles"),
+        "variant_filter": (np.ones((N_VARIANTS, 1), bool), "variants filters"),
+        "call_genotype": (genotype, "variants samples ploidy"),
+        "call_genotype_phased": (np.ones(depth.shape, bool), "variants samples"),
+        "call_genotype_mask": (genotype < 0, "variants samples ploidy"),
+        "call_DP": (depth, "variants samples"),
+    }
     root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4", "source": "vczstore demo"})
-    for name, values, shape, dimensions in fields:
-        array = root.create_array(
+    for name, (values, dimensions) in fields.items():
+        root.create_array(
             name,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=shape,
-            dimension_names=dimensions,
+            data=values,
+            chunks=tuple(CHUNKS.get(*axis) for axis in zip(dimensions.split(), values.shape, strict=True)),
+            dimension_names=dimensions.split(),
             compressors=BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle"),
         )
-        array[...] = values
