@@ -53,10 +53,6 @@ class ScanReader:
         """One element for each task."""
         return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
 
-    def readers(self, _: Memory) -> "list[ScanReader]":
-        """The reader itself, which is a scan, too."""
-        return [self]
-
     def range(self, number: int) -> Range:
         start = number * self.rows_per_task
         stop = min(self.n_rows, start + self.rows_per_task)
