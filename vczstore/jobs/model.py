@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StrictBool, model_validator
@@ -34,7 +34,6 @@ from vczstore.configuration.types import (
     wrong,
 )
 from vczstore.configuration.yaml_file import YamlFile
-from vczstore.declarations import declared
 from vczstore.errors import JobFileError
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.jobs.steps import Step, StepModel, branch_name, check_order, require_step, several
@@ -300,7 +299,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         "allowed_mem": machines.allowed_mem if content.allowed_mem is None else content.allowed_mem,
         "reserved_mem": machines.reserved_mem if content.reserved_mem is None else content.reserved_mem,
         "work_dir": machines.work_dir if content.work_dir is None else resolve(file.folder, content.work_dir),
-        "steps": tuple(_resolve_step(file.folder, step.what) for step in content.steps),
+        "steps": tuple(step.what.with_places(partial(_resolve_place, file.folder)) for step in content.steps),
         "metrics": None if content.metrics is None else resolve(file.folder, content.metrics),
     }
     return Job.model_construct(**{**dict(content), **resolved})
@@ -311,17 +310,9 @@ def _escaped(folder: str) -> str:
     return glob.escape(folder).replace("{", "[{]")
 
 
-def _resolve_step(folder: str, step: StepModel) -> StepModel:
-    """Return the step with local paths resolved against the folder of the job file."""
-    changes: dict[str, Any] = {}
-    for parameter in fields(step.operation):
-        name, kind = parameter.name, declared(parameter).kind
-        value = step.value(name)
-        if kind == "sources" and value:  # the folder's own name is no glob
-            changes[name] = tuple(resolve(_escaped(folder), source) for source in value)
-        elif kind == "samples" and (file := step.value(f"{name}_file")) is not None:
-            changes[f"{name}_file"] = resolve(folder, file)
-        elif kind in ("file", "folder", "location") and isinstance(value, str):
-            complement = "^" if kind == "file" and value.startswith("^") else ""  # all but the samples in the file
-            changes[name] = complement + resolve(folder, value.removeprefix(complement))
-    return step.model_copy(update=changes)
+def _resolve_place(folder: str, kind: str, path: str) -> str:
+    """Return a path or URL of a step, resolved against the folder of the job file."""
+    if kind == "sources":  # the folder's own name is no glob
+        return resolve(_escaped(folder), path)
+    complement = "^" if kind == "file" and path.startswith("^") else ""  # all but the samples in the file
+    return complement + resolve(folder, path.removeprefix(complement))

@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
-from typing import Any
 
 from plans.core.ledger import slow_digest
-from vczstore.declarations import declared
 from vczstore.errors import IncompatibleError, with_words
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
@@ -24,7 +22,6 @@ from vczstore.execution.sets.members import (
     PLACES,
     Samples,
     StoreSet,
-    each_place,
     in_part,
     refuse_within,
     require_part,
@@ -37,7 +34,6 @@ from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options
 from vczstore.jobs.model import Job
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import JobResult, SetJobResult
-from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import Store
 from vczstore.stores.locations import canonical
 from vczstore.stores.lock import HeldLock
@@ -157,7 +153,8 @@ class _Running:
         self.job, self.jobs, self.branch = job, _jobs_of(job), job.branch
         self.tags_wait = any(IN_COMMIT < step.operation.phase < NAMES for step in job.steps)
         options = options_of(job).but(progress=progress, branch=None)  # `compile_job` selects each part's branch
-        steps = [[step.operation.called, _with_places(step, canonical).model_dump(mode="json")] for step in job.steps]
+        canonical_steps = [step.with_places(lambda _, place: canonical(place)) for step in job.steps]
+        steps = [[step.operation.called, step.model_dump(mode="json")] for step in canonical_steps]
         self.group = StoreSet(
             Template(job.store.url, job.store.storage_options),
             {name: part_job.store.url for name, part_job in self.jobs.items()},
@@ -295,23 +292,18 @@ def _jobs_of(job: Job) -> dict[str, Job]:
         parts = job.parts or template.find()
     require_parts("run", template, parts)
     for step in job.steps:
-        for parameter in fields(step.operation):
-            if declared(parameter).kind in PLACES:
-                value = step.value(parameter.name)
-                texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
+        for _, kind, texts in step.places():
+            if kind in PLACES:
                 require_part(step.operation.called, texts, job.store.url)
                 if step.operation.phase == EXPORTS:
                     refuse_within(step.operation.called, texts, template)
-    return {
-        part: job.model_copy(
-            update={
-                "store": job.store.model_copy(update={"url": template.of(part)}),
-                "steps": tuple(_with_places(step, partial(in_part, part=part)) for step in job.steps),
-                "of_set": job.store.url,
-            }
-        )
-        for part in parts
-    }
+
+    def of(part: str) -> Job:
+        store = job.store.model_copy(update={"url": template.of(part)})
+        steps = tuple(step.with_places(lambda _, place: in_part(place, part)) for step in job.steps)
+        return job.model_copy(update={"store": store, "steps": steps, "of_set": job.store.url})
+
+    return {part: of(part) for part in parts}
 
 
 def _lacking(compiled: Mapping[str, CompiledJob]) -> str | None:
@@ -326,14 +318,3 @@ def _lacking(compiled: Mapping[str, CompiledJob]) -> str | None:
                 if present.isdisjoint(counterparts):
                     return f"there is {source} for {ours}, and no {counterparts[1]} for {theirs}"
     return None
-
-
-def _with_places(step: StepModel, change: Callable[[str], str]) -> StepModel:
-    """Return the step with `change` applied to its paths and URLs."""
-    changes: dict[str, Any] = {}
-    for parameter in fields(step.operation):
-        kind = declared(parameter).kind
-        names = [f"{parameter.name}_file"] if kind == "samples" else [parameter.name]
-        if kind in (*PLACES, "file", "samples"):
-            changes |= {name: each_place(step.value(name), change) for name in names if step.value(name) is not None}
-    return step.model_copy(update=changes)

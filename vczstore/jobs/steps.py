@@ -1,8 +1,8 @@
 """Models of the steps of a job file, generated from the declarations of operations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictBool, create_model, model_validator
 from pydantic import Field as Key
@@ -41,6 +41,22 @@ class StepModel(Model):
     def value(self, key: str) -> Any:
         """Return the value of a key; None if the file does not set it, or there is no such key."""
         return getattr(self, key, None)
+
+    def places(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Yield the key, the kind (see `Declared`) and the paths and URLs of each key that has any."""
+        for parameter in fields(self.operation):
+            kind = declared(parameter).kind
+            key = f"{parameter.name}_file" if kind == "samples" else parameter.name
+            if kind in ("sources", "samples", "file", "folder", "location") and (value := self.value(key)) is not None:
+                yield key, kind, listed(value)
+
+    def with_places(self, change: Callable[[str, str], str]) -> Self:
+        """Return the step with `change`, a function of a kind and a path or URL, applied to each path and URL."""
+        changes: dict[str, Any] = {}
+        for key, kind, texts in self.places():
+            changed = tuple(change(kind, text) for text in texts)
+            changes[key] = changed[0] if isinstance(self.value(key), str) else changed
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _goes_together(self) -> "StepModel":
