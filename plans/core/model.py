@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
-from vczstore.reports.notebook import table
+from vczstore.reports.page import table
 from vczstore.sizes import human_size
 from vczstore.stores.edits import Edit, WriteDocuments
 from vczstore.stores.object_store import require

@@ -121,7 +121,7 @@ def describe(store: Store, at: str | None = None) -> Description:
     """Describe the present state of a store, or a tag, branch or snapshot. Only metadata and sample IDs are read."""
     vcz = store.open(at)
     removed = int(np.sum(vcz.sample_ids == REMOVED))
-    (samples_chunk, variants_chunk), (samples_shard, variants_shard) = _chunk_sizes(vcz)
+    chunk, shard = _lengths(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
     past = store.history.snapshots() if at is None else store.history.snapshots(vcz.snapshot)
     return Description(
@@ -133,10 +133,10 @@ def describe(store: Store, at: str | None = None) -> Description:
         samples=vcz.n_samples - removed,
         removed_samples=removed,
         variants=vcz.n_variants,
-        samples_chunk_size=samples_chunk,
-        variants_chunk_size=variants_chunk,
-        samples_shard_size=samples_shard,
-        variants_shard_size=variants_shard,
+        samples_chunk_size=chunk.get(SAMPLES),
+        variants_chunk_size=chunk.get(VARIANTS),
+        samples_shard_size=shard.get(SAMPLES),
+        variants_shard_size=shard.get(VARIANTS),
         fields=list(vcz.samples_arrays),
         stale=stale(vcz),
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
@@ -159,16 +159,12 @@ def _runs(columns: list[int]) -> str:
     return listing([f"{n:,} x {width:,}" if n > 1 else f"{width:,}" for width, n in run_lengths], limit=20) or "none"
 
 
-def _chunk_sizes(vcz: Vcz) -> tuple[tuple[int | None, int | None], tuple[int | None, int | None]]:
-    """Return the lengths of a chunk along samples and variants, and those of a shard; None where there is none."""
-    none = None, None
+def _lengths(vcz: Vcz) -> tuple[Mapping[str | None, int], Mapping[str | None, int]]:
+    """Return the lengths of a chunk and of a shard of the calls by dimension; empty where there is none."""
     names = sorted(vcz.arrays, key=lambda name: name != "call_genotype")
     for array in (vcz.arrays[name] for name in names):
         dims = dimensions(array)
         if SAMPLES in dims and VARIANTS in dims:
-            chunks, shards = (
-                (shape[dims.index(SAMPLES)], shape[dims.index(VARIANTS)])
-                for shape in (arrays.inner_chunks(array), arrays.outer_chunks(array))
-            )
-            return chunks, shards if array.shards else none
-    return none, none
+            shards = dict(zip(dims, arrays.outer_chunks(array), strict=True)) if array.shards else {}
+            return dict(zip(dims, arrays.inner_chunks(array), strict=True)), shards
+    return {}, {}

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import icechunk
 import numpy as np
@@ -185,7 +186,7 @@ def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
         shutil.rmtree(plain.store)
         shutil.copytree(before, plain.store)
         job = compiled.job.model_copy(update={"executor": ExecutorSpec(name=executor)})
-        run_compiled(dataclasses.replace(compiled, job=job), Outcome(job))
+        run_compiled(dataclasses.replace(compiled, job=job), Outcome(job), Mock())
         cohort.assert_same(plain.read(), expected)
         states.append(plain.state())
     assert states[0] == states[1] == states[2]
@@ -216,7 +217,7 @@ def test_steps_on_plain_zarr_become_visible_in_order(plain: Place) -> None:
     chunk = plain.folder / "inbox/b.vcz/call_DP/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     with pytest.raises(StorageError, match="the step before it is done; readers see the old samples"):
-        run_compiled(compiled, Outcome(compiled.job))
+        run_compiled(compiled, Outcome(compiled.job), Mock())
     cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
 
 
@@ -681,7 +682,7 @@ def test_exit_status_of_a_conflict(repo: Place) -> None:
     compiled = plan_job(repo.write("- append: inbox/a.vcz"))
     remove = functools.partial(vczstore.remove, repo.store, "S0000")
     with pytest.raises(StaleError) as caught:
-        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
+        run_compiled(compiled, Outcome(compiled.job), Mock(check=remove))
     assert caught.value.exit_status == 4
     cohort.assert_same(repo.read(), cohort.expected_remove(OLD, ["S0000"]))
 
@@ -689,9 +690,9 @@ def test_exit_status_of_a_conflict(repo: Place) -> None:
 def test_a_compiled_job_runs_once(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     compiled = plan_job(place.write("- append: inbox/a.vcz"))
-    run_compiled(compiled, Outcome(compiled.job))
+    run_compiled(compiled, Outcome(compiled.job), Mock())
     with unchanged(place), pytest.raises(StaleError, match="has changed since the plan was made"):
-        run_compiled(compiled, Outcome(compiled.job))
+        run_compiled(compiled, Outcome(compiled.job), Mock())
 
 
 HOLD = """

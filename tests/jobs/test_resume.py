@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import icechunk
@@ -376,7 +377,7 @@ def test_a_conflict_leaves_no_journal(place: Place) -> None:
     compiled = plan_job(place.job())
     remove = partial(vczstore.remove, place.folder / "store", *ids(0, 1))
     with pytest.raises(StaleError):
-        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
+        run_compiled(compiled, Outcome(compiled.job), Mock(check=remove))
     assert list(place.work.iterdir()) == []
 
 
@@ -482,7 +483,7 @@ def test_a_resumed_run_may_have_a_conflict(killed: Place) -> None:
     file, store = killed.folder / "job.yaml", killed.folder / "store"
     compiled, remove = plan_job(file), partial(vczstore.remove, store, *ids(0, 1))
     with pytest.raises(StaleError):
-        run_compiled(compiled, Outcome(compiled.job), before_commit=lambda: remove() and None)
+        run_compiled(compiled, Outcome(compiled.job), Mock(check=remove))
     cohort.assert_same(killed.read(), cohort.expected_remove(OLD, ids(0, 1)))
     assert list(killed.work.iterdir()) == []
     again, result = killed.complete(file, cohort.expected_remove(NEW, ids(0, 1)))

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 
 from plans.core.model import AFTERWARDS, Plan, in_words
-from vczstore.reports.notebook import table
+from vczstore.reports.page import table
 from vczstore.sizes import human_size
 
 if TYPE_CHECKING:

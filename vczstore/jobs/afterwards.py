@@ -10,14 +10,8 @@ from vczstore.execution.naming import naming, when_begun
 from vczstore.execution.operations import NAMES, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found, FoundInParts
+from vczstore.stores.lock import HeldLock
 from vczstore.stores.object_store import plain_errors
-
-
-@dataclass(frozen=True)
-class Held:
-    """A `HeldLock` for operations within a job; `check` raises if the job's lock is lost."""
-
-    check: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ def afterwards(
         raise kind(f"{message}; {committed}{where}") from error
 
 
-def perform(operation: Operation, options: Options, lock: Held) -> Found:
+def perform(operation: Operation, options: Options, lock: HeldLock) -> Found:
     """Run an operation on a store within a job."""
     options = within(operation, options)
     with naming(operation.called) as standing, plain_errors(operation.store):

@@ -142,16 +142,16 @@ class Described:
         """Yield the lines that the command prints."""
         job = self.report["job"]
         visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
-        branch = f"  branch {job['branch']}" if job.get("branch") else ""
+        branch = f"  branch {job['branch']}" if job["branch"] else ""
         yield f"{job['store']}{branch}  job {job['id']}, on {job['executor']}"
         yield f"  steps become visible {visible}"
-        yield from (f"  {note}" for note in job.get("notes", ()))
+        yield from (f"  {note}" for note in job["notes"])
         for i, step in enumerate(self.report["steps"], 1):
             yield from _lines_of(i, step)
-        if job.get("then"):
+        if job["then"]:
             yield f"then: {', '.join(job['then'])}"
         yield from (f"tag: {name}" for name in job["tags"])
-        if not self.report["steps"] and not job["tags"] and not job.get("then"):
+        if not self.report["steps"] and not job["tags"] and not job["then"]:
             yield f"nothing to do: {job['why_nothing']}"
         elif (cost := self.report["estimate"]) is not None:
             dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.4f} at list prices of {cost['date']}"
@@ -190,7 +190,7 @@ def _lines_of(i: int, step: Step) -> Iterator[str]:
     """Yield the lines that the command prints for step number `i`."""
     samples = f"{step['samples_before']:,} samples before, {step['samples_after']:,} after"
     yield f"{i}. {step['operation']}: {step['summary']}; {samples}"
-    yield from (f"   {what:<9} {text}" for what, text in step.get("notes", {}).items())
+    yield from (f"   {what:<9} {text}" for what, text in step["notes"].items())
     yield f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded"
     yield f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET"
     yield f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT"

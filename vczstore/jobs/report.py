@@ -48,13 +48,13 @@ class ReportedJob(TypedDict):
     base: str
     snapshot: str | None
     tags: list[str]
-    branch: NotRequired[str | None]
-    notes: NotRequired[list[str]]
-    then: NotRequired[list[str]]
-    after: NotRequired[list[dict[str, Any]]]
-    after_lines: NotRequired[list[str]]
-    sources: NotRequired[list[ReportedSources]]
-    why_nothing: NotRequired[str | None]
+    branch: str | None
+    notes: list[str]
+    then: list[str]
+    after: list[dict[str, Any]]
+    after_lines: list[str]
+    sources: list[ReportedSources]
+    why_nothing: str | None
     atomic: bool
     error: str | None
 
@@ -88,17 +88,17 @@ class Step(TypedDict):
     operation: str
     summary: str
     counts: dict[str, int]
-    notes: NotRequired[dict[str, str]]
+    notes: dict[str, str]
     sources: list[str]
     samples_before: int
     samples_after: int
     already_applied: int
-    arrays: NotRequired[int]
+    arrays: int
     encoded_chunks: int
     decoded_chunks: int
     tasks: int
-    tasks_run: NotRequired[int | None]
-    chunks_written: NotRequired[int | None]
+    tasks_run: int | None
+    chunks_written: int | None
     projected_mem: int
     measured_mem: int | None
     bytes_read: int

@@ -16,14 +16,14 @@ from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
-from vczstore.jobs.afterwards import Held, afterwards, perform
+from vczstore.jobs.afterwards import afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, existing_store, options_of
 from vczstore.jobs.model import Job, load
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.sets import CompiledSet, compile_set, run_set
 from vczstore.reports.page import report_folder
-from vczstore.stores.base import Check
+from vczstore.stores.lock import HeldLock
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 
@@ -155,7 +155,7 @@ def _run_on_store(job: Job, outcome: Outcome, *, wait: bool, progress: Progress 
 
         def attempt() -> JobResult:
             compiled = _on_its_branch(compile_job(job, conversions), conversions)
-            return run_compiled(compiled, outcome, progress=shown, before_commit=lock.check)
+            return run_compiled(compiled, outcome, lock, shown)
 
         result, n = retried(attempt, MAX_RETRIES, nullcontext)  # no retry lock: the store's lock is held
         result = outcome.result = replace(result, retries=n)
@@ -172,11 +172,7 @@ def _on_its_branch(compiled: CompiledJob, conversions: Conversions) -> CompiledJ
 
 
 def run_compiled(
-    compiled: CompiledJob,
-    outcome: Outcome,
-    *,
-    progress: Progress | None = None,
-    before_commit: Check = lambda: None,
+    compiled: CompiledJob, outcome: Outcome, lock: HeldLock, progress: Progress | None = None
 ) -> JobResult:
     """
     Run a compiled job: on Icechunk in one commit, on plain Zarr step by step.
@@ -191,10 +187,10 @@ def run_compiled(
         The job, compiled against its branch.
     outcome
         The state of the run, which is updated.
+    lock
+        The lock of the store; its check is called when everything is written, and can abort the commit by raising.
     progress
         Called for every task that ends.
-    before_commit
-        Called when everything is written; it can abort the commit by raising.
 
     Raises
     ------
@@ -209,7 +205,7 @@ def run_compiled(
     journal = compiled.journal
     results: list[Result] = []
     if plans:
-        results = run_plans(plans, *compiled.history, options, before_commit=before_commit, journal=journal)
+        results = run_plans(plans, *compiled.history, options, before_commit=lock.check, journal=journal)
     journal.delete()  # also that of an earlier run, interrupted after its commit
     with plain_errors(compiled.store.label):
         snapshot = results[-1].snapshot if plans else compiled.applied_in or compiled.store.head
@@ -231,7 +227,7 @@ def run_compiled(
                 compiled.store.history.create_tag(name, at)
                 result = outcome.result = result.with_tags(name)
 
-    do = partial(perform, options=options, lock=Held(before_commit))
+    do = partial(perform, options=options, lock=lock)
     committed = "what the steps of the job do is committed" if plans else ""
     for done in afterwards(compiled.after, do, give_tags, job.branch, committed):
         result = outcome.result = result.with_done(done)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
+from html import escape
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,17 @@ def _environment() -> "Environment":
         "parts": _parts,
     }
     return environment
+
+
+def table(title: str, rows: Mapping[str, object]) -> str:
+    """
+    Return a small HTML table of names and values with a title, for notebooks; all texts are escaped.
+
+    >>> table("append a&b", {"samples": 2})
+    '<table><caption>append a&amp;b</caption><tr><th>samples</th><td>2</td></tr></table>'
+    """
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f"<table><caption>{escape(title)}</caption>{cells}</table>"
 
 
 # ---- text -----------------------------------------------------------------------------------
