@@ -114,8 +114,7 @@ class Place:
     def found(self) -> str | None:
         """Return the fingerprint of the destination; None if nothing exists there."""
         if self.path is None:
-            store = self._objects()
-            return fingerprint(store) if names(store) else None
+            return fingerprint(self.objects) if names(self.objects) else None
         return like(self.path) if os.path.lexists(self.path) else None
 
     @property
@@ -124,12 +123,10 @@ class Place:
         is_folder = self.path is not None and self.path.is_dir()
         return not os.listdir(self.path) if is_folder else self.found() is None
 
+    @property
     def objects(self) -> ZarrStore:
-        """Return a writable Zarr store of the destination in an object store."""
-        return self._objects().with_read_only(False)
-
-    def _objects(self) -> ZarrStore:
-        return ObjectStore(object_store(self.address, self.options), read_only=True)
+        """The destination in an object store, as a Zarr store."""
+        return ObjectStore(object_store(self.address, self.options))
 
     def record(self) -> Document:
         """Return the record; an empty document if there is none."""
@@ -166,7 +163,7 @@ class Place:
     def clear(self) -> None:
         """Delete everything at the destination."""
         if self.path is None:
-            clear(self.objects())
+            clear(self.objects)
         else:
             _delete(self.path)
 
@@ -277,7 +274,7 @@ def _to_path(place: Place, of: str, current: str | None, write: Callable[[str], 
 
 
 def _to_objects(place: Place, of: str, unchanged: Unchanged, write: Callable[[str], Found]) -> Found:
-    store, record = place.objects(), place.record()
+    store, record = place.objects, place.record()
     if names(store):
         is_whole = any(document is not None for document in get_many(store, _ROOTS))
         if is_whole and record.get("of") == of:  # a run was killed before it updated the record

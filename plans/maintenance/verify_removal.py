@@ -18,7 +18,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -95,20 +95,13 @@ class Verification:
         """Whether no trace of the samples was found."""
         return not self.reasons
 
+    @property
+    def verdict(self) -> str:
+        return "erased" if self.erased else "not erased"
+
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "store": self.store,
-            "backend": self.backend,
-            "verdict": "erased" if self.erased else "not erased",
-            "reasons": list(self.reasons),
-            "not_checked": list(self.not_checked),
-            "figures": dict(self.figures),
-            "sha256": self.digest,
-            "snapshot": self.snapshot,
-            "started": self.started,
-            "seconds": self.seconds,
-            "versions": dict(self.versions),
-        }
+        values = asdict(self)
+        return {"verdict": self.verdict, "sha256": values.pop("digest"), **values}
 
     @property
     def ok(self) -> bool:
@@ -117,7 +110,7 @@ class Verification:
     def lines(self) -> list[str]:
         figures = {n: f"{v:,}" if isinstance(v, int) else f"{v:.2g}" for n, v in self.figures.items()}
         return [
-            f"verify-removal {self.store}: {'erased' if self.erased else 'not erased'}",
+            f"verify-removal {self.store}: {self.verdict}",
             *(f"  found        {reason}" for reason in self.reasons),
             *(f"  not checked  {what}" for what in self.not_checked),
             *(f"  {name:<46} {value}" for name, value in figures.items()),  # aligned for any figure
@@ -229,8 +222,7 @@ class _Look:
         if holding:
             chance = f"; by chance alone, {by_chance:.2g} findings are to be expected" if by_chance > 0.01 else ""
             self.reasons.append(
-                f"{_n(holding, 'object')} {_s(holding, 'holds', 'hold')} an ID: "
-                f"{_places(map(self.shown, holding))}{chance}"
+                f"{_n(holding, 'object', 'holds', 'hold')} an ID: {_places(map(self.shown, holding))}{chance}"
             )
         if hidden:
             self.reasons.append(f"an ID is part of the keys of {_n(hidden, 'object')}")
@@ -248,7 +240,7 @@ class _Look:
         n = 0 if path is None else sum(1 for _ in half_written(path))
         if n:
             self.reasons.append(
-                f"{_n(n, 'file')} {_s(n, 'is', 'are')} half written, left by a process that was killed, or goes on; "
+                f"{_n(n, 'file', 'is', 'are')} half written, left by a process that was killed, or goes on; "
                 f"vczstore purge {self.shown(str(url))}"
             )
         if path is not None and leftovers(path):
@@ -293,7 +285,7 @@ class _Look:
             )
         if left := len(self.ids.intersection(vcz.sample_ids.tolist())):
             self.reasons.append(
-                f"{_n(left, 'ID')} {_s(left, 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"
+                f"{_n(left, 'ID', 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"
             )
         self._at_other_spellings(vcz.sample_ids[vcz.sample_ids != REMOVED].tolist())
         if vcz.out_of_reach:
@@ -309,7 +301,7 @@ class _Look:
             if name != SAMPLE_ID:
                 for block in _values_at(array, removed):
                     values += block.size
-                    wrong[name] += block.size - _count_missing(name, array, block)
+                    wrong[name] += int(np.count_nonzero(~is_missing(name, array, block)))
         affected = [name for name in wrong if wrong[name]]
         if affected:
             self.reasons.append(
@@ -368,8 +360,7 @@ class _Look:
         label = self.shown(store.label)
         if with_ids:
             self.reasons.append(
-                f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "
-                f"vczstore purge {label}"
+                f"{_n(with_ids, 'snapshot', 'has', 'have')} the samples: {_places(with_ids)}; vczstore purge {label}"
             )
         if any(unreferenced.values()):
             counts = ", ".join(_n(n, what) for what, n in unreferenced.items() if n)
@@ -395,12 +386,12 @@ class _Look:
             outside += any(int(c) >= n for c, n in zip(coords, ends, strict=True))
         if outside:
             self.reasons.append(
-                f"{_n(outside, 'chunk')} {_s(outside, 'lies', 'lie')} outside the shapes of the arrays, as a stopped "
+                f"{_n(outside, 'chunk', 'lies', 'lie')} outside the shapes of the arrays, as a stopped "
                 "append leaves them; run it again to complete it, or delete them"
             )
         if foreign:
             self.not_checked.append(
-                f"{_n(foreign, 'object')} {_s(foreign, 'belongs', 'belong')} to no array; their bytes were searched"
+                f"{_n(foreign, 'object', 'belongs', 'belong')} to no array; their bytes were searched"
             )
         self.figures |= {"chunks outside the arrays": outside, "objects that belong to no array": foreign}
 
@@ -505,16 +496,13 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
             yield np.take(arrays.read(array, region), here - within.start, axis=axis)
 
 
-def _count_missing(name: str, array: AnyArray, values: np.ndarray) -> int:
-    return int(np.count_nonzero(is_missing(name, array, values)))
-
-
 # ---- words ----------------------------------------------------------------------------------
 
 
-def _n(what: int | Sized, noun: str) -> str:
+def _n(what: int | Sized, noun: str, *verb: str) -> str:
+    """Format a number with its noun, and the singular or plural of a verb."""
     n = what if isinstance(what, int) else len(what)
-    return f"{n:,} {noun}{'s' * (n != 1)}"
+    return f"{n:,} {noun}{'s' * (n != 1)}" + (f" {_s(n, *verb)}" if verb else "")
 
 
 def _s(what: int | Sized, one: str, many: str) -> str:
