@@ -221,12 +221,12 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
         options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
         options, is_ahead = _on_branch(job, options)
         with nullcontext(workers) if workers is not None else Workers(options) as scanning:
-            compiler = _Compiler(job.store.url, options, scanning, is_ahead=is_ahead, of_set=job.of_set)
+            compiler = _Compiler(job, options, scanning, is_ahead=is_ahead)
             for i, step in enumerate(job.steps):
                 compiler.add(step, job.steps[i + 1 :])
             for operation in retention(job):
                 compiler.compile_step(operation)
-        compiled = compiler.finish(job)
+        compiled = compiler.finish()
         for plan in compiled.plans:
             _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
         return compiled
@@ -300,11 +300,10 @@ def options_of(job: Job) -> Options:
 class _Compiler:
     """Compiles the steps of a job one by one; `vcz` is the state that the steps so far will leave."""
 
-    def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool, of_set: str = "") -> None:
-        self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
-        self.is_ahead = is_ahead
-        self.store = existing_store(url, options)
-        self.called = of_set or self.store.label
+    def __init__(self, job: Job, options: Options, workers: Workers, *, is_ahead: bool) -> None:
+        self.job, self.url, self.is_ahead = job, job.store.url, is_ahead
+        self.options, self.memory, self.workers = options, options.memory, workers
+        self.store = existing_store(self.url, options)
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False
         self.base, self.present, self.before = vcz.state, _present(vcz), Samples.of(vcz)
@@ -352,9 +351,10 @@ class _Compiler:
     def compact(self, operation: Compact) -> None:
         """Schedule `compact`, which makes a commit of its own: it reads what the other steps have committed."""
         if not self.store.atomic:
+            label = self.job.of_set or self.store.label
             raise UnsuitableError(
-                f"compact: {self.called} is plain Zarr, whose folder a job cannot replace; leave the step out, "
-                f"and run: vczstore compact {shlex.quote(self.called)}"
+                f"compact: {label} is plain Zarr, whose folder a job cannot replace; leave the step out, "
+                f"and run: vczstore compact {shlex.quote(label)}"
             )
         self.digested.append([operation.called])
         self.after.append(operation)
@@ -648,7 +648,7 @@ class _Compiler:
                 "give the step another name, such as one with a date: release-${DATE:-draft}"
             )
 
-    def finish(self, job: Job) -> CompiledJob:
+    def finish(self) -> CompiledJob:
         """Return the compiled job."""
         text = json.dumps(self.digested, sort_keys=True).encode()
         identity = hashlib.blake2b(text, digest_size=12).hexdigest()
@@ -659,7 +659,7 @@ class _Compiler:
                 for step in steps
             ]
         return CompiledJob(
-            job=job,
+            job=self.job,
             store=self.store,
             base=self.base,
             steps=tuple(steps),

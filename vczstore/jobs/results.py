@@ -1,6 +1,6 @@
 """The results of jobs, on one store or a set of stores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,6 +47,13 @@ class JobResult:
     job: CompiledJob = field(repr=False, compare=False)
     done: tuple[Done, ...] = ()
     retries: int = 0
+
+    @classmethod
+    def of(cls, job: CompiledJob, results: Sequence[Result], tags: tuple[str, ...] = ()) -> "JobResult":
+        """Return the result after the commit of a job, which made `tags` as well."""
+        status: Status = "done" if results or tags else "nothing to do"
+        snapshot = results[-1].snapshot if results else job.applied_in or job.store.head
+        return cls(status, job.id, job.store.label, snapshot, tags, tuple(results), job)
 
     def with_done(self, done: Done) -> "JobResult":
         """Return the result with the outcome of an operation after the commit added."""

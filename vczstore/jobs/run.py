@@ -208,27 +208,18 @@ def run_compiled(
         results = run_plans(plans, *compiled.history, options, before_commit=lock.check, journal=journal)
     journal.delete()  # also that of an earlier run, interrupted after its commit
     with plain_errors(compiled.store.label):
-        snapshot = results[-1].snapshot if plans else compiled.applied_in or compiled.store.head
-    result = outcome.result = JobResult(
-        status="done" if plans else "nothing to do",
-        id=compiled.id,
-        store=compiled.store.label,
-        snapshot=snapshot,
-        tags=(),
-        results=tuple(results),
-        job=compiled,
-    )
+        committed = result = outcome.result = JobResult.of(compiled, results)
 
     def give_tags(last_commit: Found | None) -> None:
         nonlocal result
-        at = last_commit.snapshot if isinstance(last_commit, Result) else snapshot
+        at = last_commit.snapshot if isinstance(last_commit, Result) else committed.snapshot
         with plain_errors(compiled.store.label):
             for name in compiled.tags:
                 compiled.store.history.create_tag(name, at)
                 result = outcome.result = result.with_tags(name)
 
     do = partial(perform, options=options, lock=lock)
-    committed = "what the steps of the job do is committed" if plans else ""
-    for done in afterwards(compiled.after, do, give_tags, job.branch, committed):
+    what_is_done = "what the steps of the job do is committed" if plans else ""
+    for done in afterwards(compiled.after, do, give_tags, job.branch, what_is_done):
         result = outcome.result = result.with_done(done)
     return result

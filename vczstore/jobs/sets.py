@@ -203,18 +203,7 @@ class _Running:
         for compiled in self.compiled.values():
             compiled.journal.delete()
         tags = tuple(checked.tags)
-        parts = {
-            name: JobResult(
-                status="done" if results.get(name) or tags else "nothing to do",
-                id=job.id,
-                store=job.store.label,
-                snapshot=results[name][-1].snapshot if results.get(name) else job.applied_in or job.store.head,
-                tags=tags,
-                results=tuple(results.get(name, ())),
-                job=job,
-            )
-            for name, job in self.compiled.items()
-        }
+        parts = {name: JobResult.of(job, results.get(name, ()), tags) for name, job in self.compiled.items()}
         return SetJobResult("done" if results or tags else "nothing to do", self.group.label, parts)
 
     def check(self, checked: Checking, *, lookup: bool = True) -> None:
