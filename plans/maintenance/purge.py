@@ -119,10 +119,11 @@ def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
     return Foreseen(store.label, {what: n for what, n in counts.items() if n}, tuple(names), recreated)
 
 
-def refuse_pins(store: Store, tags: str) -> None:
-    """Raise a `TagError` if a tag or branch would keep samples that are about to be removed."""
+def refuse_pins(store: Store, tags: str, *, changing: bool = True, published: str | None = None) -> None:
+    """Raise a `TagError` if a tag or branch would keep samples; see `History.refuse_pins` for the last two."""
     if tags != "delete":
-        store.history.refuse_pins(changing=True, keep=store.history.tags() if tags == RECREATE else ())
+        keep = store.history.tags() if tags == RECREATE else ()
+        store.history.refuse_pins(changing=changing, keep=keep, published=published)
 
 
 def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Purged:

@@ -25,6 +25,7 @@ from plans.core.withdrawn import Withdrawn, counting_left_out, without_returning
 from plans.export import Export
 from plans.gc import Gc
 from plans.maintenance.history import open_at
+from plans.maintenance.purge import refuse_pins
 from plans.publish import Publish
 from plans.purge import Purge
 from plans.recompute import Recompute
@@ -364,10 +365,8 @@ class _Compiler:
         """Schedule `purge` of the history; tags and branches that pin the history are reported before anything runs."""
         compacts = any(later.phase == OWN_COMMIT for later in self.after) and REMOVED in self.vcz.sample_ids
         changing = any(step.plans for step in self.steps) or compacts
-        if operation.tags != "delete" and self.store.history.is_kept:
-            published = self.store.branch if any(later.phase == PUBLISHES for later in self.after) else None
-            keep = self.store.history.tags() if operation.tags == "recreate" else ()
-            self.store.history.refuse_pins(changing=changing, keep=keep, published=published)
+        published = self.store.branch if any(later.phase == PUBLISHES for later in self.after) else None
+        refuse_pins(self.store, operation.tags, changing=changing, published=published)
         self._schedule(operation)
 
     @compile_step.register
