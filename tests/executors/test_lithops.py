@@ -133,23 +133,15 @@ def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["format3", "icechunk"])
-def test_a_task_that_fails(tmp_path: Path, machine: Machine, kind: str) -> None:
-    store, batch = make(tmp_path, kind)
+def test_a_task_that_fails(tmp_path: Path, machine: Machine) -> None:
+    store, batch = make(tmp_path, "icechunk")
     edit(batch, truncate("call_genotype", 1, 1, 0))
-    before = cohort.digest(store)
     (tmp_path / "once.yaml").write_text("name: lithops\noptions: {retries: 0, max-workers: 2}\n")
     stderr = machine.run("append", store, batch, "--executor", tmp_path / "once.yaml", status=1)
     assert stderr.startswith("Error: append: ")
     assert stderr.count("\n") == 1
     assert "call_genotype" in stderr
-    if kind == "icechunk":
-        cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), OLD)
-    else:  # readers see the old values: everything new lies beyond the shapes of the arrays
-        assert {name: cohort.digest(store)[name] for name in before if name.endswith("/zarr.json")} == {
-            name: value for name, value in before.items() if name.endswith("/zarr.json")
-        }
-        cohort.assert_same(cohort.read_vcz(store), OLD)
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), OLD)
 
 
 @pytest.mark.slow
