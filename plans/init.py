@@ -92,7 +92,8 @@ class Init(Edit):
             WITHDRAWN, None, zarr_format
         )  # hashes of samples removed from the batch, with another key
         after = replace(plan.after, attributes={k: v for k, v in plan.after.attributes.items() if k != WITHDRAWN})
-        counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
+        n_fields = len(source.arrays) + len(source.inner)
+        counts = {"fields": n_fields, "samples": source.n_samples, "variants": source.n_variants}
         plan = replace(plan.recording((), [dropped, ledger]), counts=counts, after=after)
         no_variants = "" if source.n_variants else "the store has no variants, since the batch has none"
         return with_notes(plan, backend_note(store), no_variants)

@@ -28,7 +28,7 @@ from plans.schema.keep_blocks import look_up_highest, without_lengths
 from plans.schema.layout import Fields
 from plans.schema.provenance import with_batch_numbers, with_batch_table
 from plans.schema.schema_change import SchemaChange, compile_schema_change, look_up_unfit
-from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
+from plans.schema.widen import ALLELE, completed, widenings, write_missing
 from plans.variants.allele_dimensions import arrays_to_widen, widened_array
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import with_numbers
@@ -109,7 +109,7 @@ def compile_append(
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
         *_put(arrays_of.before, arrays_of.after, change.sources, findings, old, memory),
-        *(WriteMissing.of(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
+        *(write_missing(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
         *widening,
     )
 
@@ -124,7 +124,7 @@ def compile_append(
         store=store,
         base=vcz.state,
         checks=change.checks,
-        writes=tuple(write for write in writes if write is not None),
+        writes=writes,
         preparations=(*created, *marks),
         edits=edits,
         memory=memory,

@@ -143,7 +143,7 @@ def compile_normalise(
         store=store,
         base="",
         checks=tuple(data_checks(OPERATION, prepared, prepared, harmonised=True)),
-        writes=tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks),
+        writes=tuple(writes),
         preparations=tuple(WriteDocuments.of(array) for array in members.values()),
         edits=(WriteDocuments({"zarr.json": root}),),
         memory=memory,

@@ -73,9 +73,7 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
         if path in present and not _same_grid(present[path], array):
             edits.append(Delete(path))
             chunks = None
-        write = RestoreChunks(path, array, None if chunks is None else _within(array, chunks))
-        if write.encoded_chunks:
-            writes.append(write)
+        writes.append(RestoreChunks(path, array, None if chunks is None else _within(array, chunks)))
     attributes = _attributes(store, vcz, past)
     edits += _documents(vcz, past, attributes)
     return Plan(

@@ -67,4 +67,4 @@ def keep_columns(
             if any(theirs != ours for theirs, ours in columns)
         ]
     writes += [*(replace(put, copied=()) for put in puts.values()), *others]
-    return tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks), tuple(preparations)
+    return tuple(writes), tuple(preparations)

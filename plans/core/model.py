@@ -210,7 +210,7 @@ class Plan:
     checks
         Conditions that must hold before the first write; they are checked in tasks.
     writes
-        Changes to the chunks of arrays.
+        Changes to the chunks of arrays; those without chunks are dropped.
     edits
         Writes by the driver, in an order that is safe without transactions.
     memory
@@ -294,6 +294,8 @@ class Plan:
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
 
     def __post_init__(self) -> None:
+        writes = tuple(write for write in self.writes if write.encoded_chunks or write.decoded_chunks)
+        object.__setattr__(self, "writes", writes)  # frozen, but still being initialised
         self.require_lossless(only_re_encoded=True)
         if self.store.backend == "icechunk":
             self._require_finite_attributes()
@@ -417,7 +419,6 @@ class Plan:
                 return write.by_xarray(store, self.memory, opened)
             return write.by_cubed(store, self.memory)
 
-        writes = [write for write in self.writes if write.encoded_chunks or write.decoded_chunks]
         opened = None
         if through_xarray:
             require("cubed_xarray", "xarray")
@@ -425,7 +426,7 @@ class Plan:
 
             opened = Opened()
         first, last = (
-            [array for w in writes if (w.name in self.written_last) == is_last for array in arrays_of(w)]
+            [array for w in self.writes if (w.name in self.written_last) == is_last for array in arrays_of(w)]
             for is_last in (False, True)
         )
         return cubed_backend.compile_plan(first, self.operation, last=last)

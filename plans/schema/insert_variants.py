@@ -4,6 +4,7 @@ Chunks before the first inserted variant are unchanged. All later chunks are ass
 read the state before the insertion: the base snapshot on Icechunk, the old folder on plain Zarr.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,11 +26,12 @@ from plans.schema.rebuild import in_place
 from plans.schema.schema_change import SchemaChange
 from plans.schema.widen import (
     ALLELE,
-    RewriteRows,
     WriteAlleles,
+    WriteView,
     changed_rows,
     completed,
     follows_alleles,
+    rewrites,
     vector_number,
 )
 from plans.variants.field_numbers import field_of, number_of, numbers_of
@@ -205,8 +207,7 @@ class ArrayInsertions:
         # the last column of an array of samples without variants is written with the new samples
         grids = {name: self._columns(array) if name in after else arrays.grid_of(array) for name, array in kept.items()}
         grids |= {link.name: link.grid for link in self.links(after)}
-        copies = (CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items())
-        return [write for write in copies if write.encoded_chunks]
+        return [CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items()]
 
     def writes(self, vcz: Vcz, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
         """
@@ -228,11 +229,12 @@ class ArrayInsertions:
                 continue
             inserted, before = self.views[name], self.was.arrays[name]
             view = completed(name, vcz, cast("AnyArray", inserted), inserted.like, self.findings)
-            is_same = _is_same(before, inserted.like)
-            shape = before.shape if is_same else (0,) * inserted.ndim
-            old = self.old if samples_axis(before) is not None else None
-            first = self.first_row(name) if is_same else 0
-            writes += RewriteRows.all_of(self.operation, name, cast("View", view), shape, first, old, memory)
+            shape: tuple[int, ...] = (0,) * inserted.ndim  # all chunks are written
+            rows = range(0)
+            if _is_same(before, inserted.like):
+                shape, chunk = (inserted.shape[0], *before.shape[1:]), arrays.outer_chunks(inserted.like)[0]
+                rows = range(self.first_row(name) // chunk, math.ceil(inserted.shape[0] / chunk))
+            writes += rewrites(self.operation, name, cast("View", view), shape, rows, self.old, memory)
         return [write for write in writes if write.decoded_chunks]
 
     def first_row(self, name: str) -> int:
@@ -261,8 +263,7 @@ class ArrayInsertions:
             ):
                 continue
             grid = (self.first_row(name) // arrays.outer_chunks(array)[0], *self._grid(name, after[name])[1:])
-            if all(grid):
-                links.append(LinkChunks(array.path, array, grid))
+            links.append(LinkChunks(array.path, array, grid))
         return links
 
     def _columns(self, array: AnyArray) -> tuple[int, ...]:
@@ -316,7 +317,7 @@ class ArrayInsertions:
         insertion = self.insertion
         if not insertion.n_records:
             return {"inserted": "no variants"}
-        rewrites = [w for w in plan.writes if isinstance(w, RewriteRows | WriteAlleles)]
+        rewrites = [w for w in plan.writes if w.name in self.views and isinstance(w, WriteView | WriteAlleles)]
         n_chunks, n_bytes = (sum(getattr(w, count) for w in rewrites) for count in ("decoded_chunks", "bytes_written"))
         return {
             "inserted": f"{insertion.n_inserted:,} variants, the first as row {insertion.first:,} of "

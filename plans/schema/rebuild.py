@@ -98,7 +98,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
         operation=operation,
         store=store,
         base=vcz.state,
-        writes=tuple(write for write in writes if write.encoded_chunks or write.decoded_chunks),
+        writes=tuple(writes),
         edits=(Consolidate(tuple(targets), vcz.zarr_format),),
         memory=memory,
         after=replace(vcz, arrays={**vcz.arrays, **targets}),

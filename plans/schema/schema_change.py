@@ -27,7 +27,7 @@ from plans.schema.layout import (
 )
 from plans.schema.missing import with_missing_values
 from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, wider_notes
-from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
+from plans.schema.widen import ALLELE, rewritten, widenings, write_missing
 from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen
 from plans.variants.dropped_fields import Dropped
 from plans.variants.findings import Findings, Summary
@@ -169,7 +169,7 @@ def compile_growth(operation: str, store: Store, change: SchemaChange, memory: M
     widening = widenings(operation, change.vcz, wider, None, None, memory)
     n_samples = change.vcz.n_samples
     missing = [
-        WriteMissing.of(operation, Dropped.of(name, array, n_samples), array, None, memory)
+        write_missing(operation, Dropped.of(name, array, n_samples), array, None, memory)
         for name, array in change.created.items()
     ]
     after = replace(change.vcz, arrays={**change.vcz.arrays, **wider})
@@ -180,7 +180,7 @@ def compile_growth(operation: str, store: Store, change: SchemaChange, memory: M
         operation=operation,
         store=store,
         base=change.was.state,
-        writes=(*(write for write in missing if write is not None), *widening),
+        writes=(*missing, *widening),
         edits=(*edits, Consolidate(changed, after.zarr_format)) if changed else (),
         memory=memory,
         after=after,

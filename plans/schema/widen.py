@@ -1,9 +1,9 @@
 """Widening: changes to existing arrays of a store when new alleles are added."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
@@ -54,11 +54,10 @@ def widenings(
             continue
         view = completed(name, vcz, array, wider.get(name, array), findings)
         if isinstance(view, View):
-            writes: list[Write] = [Widen.of(operation, name, view, old, memory)] if name in wider else []
-            if isinstance(view, Completed):
-                assert findings is not None
-                writes.append(Complete.of(operation, name, view, old, findings, memory))
-            result += [write for write in writes if write.decoded_chunks]
+            rows: tuple[int, ...] = ()
+            if isinstance(view, Completed) and findings is not None:
+                rows = changed_rows(findings, view.shape[0], arrays.outer_chunks(view.like)[0])
+            result += rewrites(operation, name, view, array.shape, rows, old, memory)
     if findings is None:
         return tuple(result)
     for name in sorted(by_allele, key=ALLELE.__eq__):
@@ -145,7 +144,7 @@ class Rewritten(Reencoded):
 
 
 @dataclass(frozen=True)
-class _ViewWrite(Reencoded):
+class WriteView(Reencoded):
     """Write of chunk columns of an array, with the values of a view."""
 
     view: View
@@ -155,100 +154,58 @@ class _ViewWrite(Reencoded):
         return ColumnReader(self.view.in_store(store), self.columns)
 
 
+def rewrites(
+    operation: str,
+    name: str,
+    view: View,
+    before: Sequence[int],
+    rows: Iterable[int],
+    old: int | None,
+    memory: Memory,
+) -> list[WriteView]:
+    """
+    Compile the writes of an array whose axes are extended, or some of whose rows change: one for each, if any.
+
+    Chunks that an array gains when an axis is extended are written, because absent chunks read as 0 in most stores,
+    which is a real value.
+
+    Parameters
+    ----------
+    operation, name
+        Name of the operation, for error messages; name of the array.
+    view
+        The array as it will be.
+    before
+        The old shape.
+    rows
+        The chunks along the first axis that change within the old shape.
+    old
+        Number of existing samples, whose whole chunk columns are written; None to write all columns.
+    memory
+        Memory limits of a task.
+    """
+    like, chunks, shape = view.like, arrays.outer_chunks(view.like), _whole_columns(view, old)
+    parts = []
+    for i, (n, m) in enumerate(zip(before, view.shape, strict=True)):
+        if i != samples_axis(like) and n < m:
+            parts.append(Columns.of(like, i, range(n // chunks[i], math.ceil(m / chunks[i])), shape=shape))
+            shape[i] = n // chunks[i] * chunks[i]
+    parts.append(Columns.of(like, 0, [row for row in rows if row * chunks[0] < shape[0]], shape=shape))
+    return [WriteView(name, like, columns, view).fit(operation, memory) for columns in parts if columns.n_chunks]
+
+
+def write_missing(operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory) -> WriteView:
+    """Compile the write of an array that is added to a store, for `old` samples as in `rewrites`; it may be empty."""
+    columns = Columns.of(after, shape=_whole_columns(view, old))
+    return WriteView(after.path, after, columns, view).fit(operation, memory)
+
+
 def _whole_columns(view: View, old: int | None) -> list[int]:
     """Return the shape without the ragged last chunk column of `old` samples, which is left to the append."""
     shape, axis = list(view.shape), samples_axis(view.like)
     if axis is not None and old is not None:
         shape[axis] = arrays.cuts(view.like)[axis].border(old)
     return shape
-
-
-def _longer(view: View) -> int | None:
-    """Return the axis that becomes longer; None if none does."""
-    return next((i for i, (n, m) in enumerate(zip(view.source.shape, view.shape, strict=True)) if n < m), None)
-
-
-class Widen(_ViewWrite):
-    """
-    Write of the chunks that an array per allele gains when its axis is extended.
-
-    Chunks within the old shape are not touched. New ones are written, because absent chunks read as 0 in most stores,
-    which is a real value. New samples are written by the append.
-    """
-
-    @classmethod
-    def of(cls, operation: str, name: str, view: View, old: int | None, memory: Memory) -> "Widen":
-        """Compile the write for the whole chunk columns of `old` samples, or for all if None."""
-        axis, chunks = _longer(view), arrays.outer_chunks(view.like)
-        assert axis is not None
-        first = view.source.shape[axis] // chunks[axis]
-        new = range(first, -(-view.shape[axis] // chunks[axis]))
-        columns = Columns.of(view.like, axis, new, shape=_whole_columns(view, old))
-        return cls(name, view.like, columns, view).fit(operation, memory)
-
-
-class Complete(_ViewWrite):
-    """
-    Rewrite of the chunks of variants with new alleles, in which vectors are extended with missing values.
-
-    A short vector would be ambiguous: three likelihoods of a diploid call with two alleles look like those of a haploid
-    call with three (VCF 4.5, section 1.6.2).
-    """
-
-    @classmethod
-    def of(
-        cls, operation: str, name: str, view: "Completed", old: int | None, findings: Findings, memory: Memory
-    ) -> Self:
-        """Compile the write for `old` samples, without the chunks that `Widen` writes."""
-        axis, chunks, shape = _longer(view), arrays.outer_chunks(view.like), _whole_columns(view, old)
-        if axis is not None:
-            shape[axis] = view.source.shape[axis] // chunks[axis] * chunks[axis]
-        rows = changed_rows(findings, shape[0], chunks[0])
-        return cls(name, view.like, Columns.of(view.like, 0, rows, shape=shape), view).fit(operation, memory)
-
-
-class RewriteRows(_ViewWrite):
-    """Rewrite of an array from some row on, and beyond the old length of axes that are extended."""
-
-    @classmethod
-    def all_of(
-        cls,
-        operation: str,
-        name: str,
-        view: View,
-        before: Sequence[int],
-        first: int,
-        old: int | None,
-        memory: Memory,
-    ) -> list[Self]:
-        """
-        Compile the writes: one for each axis that is extended, and one for the rows.
-
-        Parameters
-        ----------
-        operation, name
-            Name of the operation, for error messages; name of the array.
-        view
-            The array as it will be.
-        before
-            The old shape.
-        first
-            The first row that changes, at the start of a chunk.
-        old
-            Number of existing samples, whose whole chunk columns are written; None if the array has no samples.
-        memory
-            Memory limits of a task.
-        """
-        chunks, shape, axis = arrays.outer_chunks(view.like), _whole_columns(view, old), samples_axis(view.like)
-        widths = arrays.widths(view.like)
-        longer = [i for i in range(1, len(shape)) if i != axis and before[i] < shape[i]]
-        parts = []
-        for i in longer:
-            kept = before[i] // chunks[i]
-            parts.append(Columns.of(view.like, i, range(kept, arrays.grid(shape, widths)[i]), shape=shape))
-            shape[i] = kept * chunks[i]
-        parts.append(Columns.of(view.like, 0, range(first // chunks[0], arrays.grid(shape, widths)[0]), shape=shape))
-        return [cls(name, view.like, columns, view).fit(operation, memory) for columns in parts if columns.n_chunks]
 
 
 def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, ...]:
@@ -261,7 +218,10 @@ def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, 
 @dataclass(frozen=True)
 class Completed(View):
     """
-    View of an array of the store whose vectors are extended for new alleles.
+    View of an array of the store whose vectors are extended for new alleles, with missing values.
+
+    A short vector would be ambiguous: three likelihoods of a diploid call with two alleles look like those of a haploid
+    call with three (VCF 4.5, section 1.6.2).
 
     Attributes
     ----------
@@ -354,18 +314,6 @@ class Completed(View):
         ends[before == after] = False
         vectors[lacks], vectors[ends] = missing, fill
         return vectors
-
-
-class WriteMissing(_ViewWrite):
-    """Write of an array that is added to a store: missing values in the whole chunk columns of existing samples."""
-
-    @classmethod
-    def of(
-        cls, operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory
-    ) -> "WriteMissing | None":
-        """Compile the write for `old` samples, or all if None. Return None if they fill no whole chunk column."""
-        columns = Columns.of(after, shape=_whole_columns(view, old))
-        return cls(after.path, after, columns, view).fit(operation, memory) if columns.n_chunks else None
 
 
 @dataclass(frozen=True)

@@ -426,7 +426,7 @@ def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> 
 
 
 def _rewrites(plan: Any) -> list[Any]:
-    return [write for step in plan.steps for write in step.writes if type(write).__name__ == "RewriteRows"]
+    return [write for step in plan.steps for write in step.writes if type(write).__name__ == "WriteView"]
 
 
 @in_turn(kind=KINDS, old=(0, 4, 6))
