@@ -181,16 +181,11 @@ class Append(HarmoniseOptions, Edit):
         rules = self.rules_if(harmonise=self.harmonise)
         if compiling.impl == "xarray" and rules is not None:
             raise OptionError("append: --impl xarray cannot harmonise; leave it out")
-        fields = fields_of(self.drop_fields, self.add_fields)
         stages = compile_in_stages(
-            compiling.origin or compiling.store,
-            compiling.vcz,
-            compiling.sources,
-            compiling.memory,
+            compiling,
             rules=rules,
-            fields=fields,
+            fields=fields_of(self.drop_fields, self.add_fields),
             allow_returning=self.allow_returning,
             drop_returning=self.drop_returning,
-            output=None if compiling.origin is None else compiling.store,
         )
         return copying_directly(stages) if self.require_direct_copy else stages

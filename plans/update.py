@@ -121,12 +121,13 @@ class Update(HarmoniseOptions, Edit):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey variants and values where needed, and compile the plan."""
-        from plans.compilers.update import compile_in_stages
+        from plans.compilers.append import look_up
+        from plans.compilers.update import compile_update
 
         rules = self.rules_if(harmonise=self.harmonise)
         if compiling.impl == "xarray" and rules is not None:
             raise OptionError("update: --impl xarray cannot harmonise; leave it out")
+        store, vcz, memory = compiling.store, compiling.vcz, compiling.memory
+        sources, findings, unfit = yield from look_up(self.called, vcz, compiling.sources, rules, memory)
         fields = fields_of(self.drop_fields, self.add_fields)
-        return compile_in_stages(
-            compiling.store, compiling.vcz, compiling.sources, compiling.memory, rules=rules, fields=fields
-        )
+        return compile_update(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)

@@ -18,9 +18,8 @@ from plans.compilers.compact import documents_of_copy
 from plans.core.compatibility import check_samples
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write
+from plans.core.model import START_OVER, Compiling, CopiedFrom, Plan, Survey, Write
 from plans.core.scan_reader import ScanReader
-from plans.core.views import View
 from plans.core.withdrawn import copying_key, counting_left_out, readmitting, returning_samples, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
@@ -89,8 +88,8 @@ def compile_append(
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
     if (findings is None or findings.insertion is None) and _waits_for_consolidation(vcz, sources):
         return _completion(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
-    old, columns = vcz.n_samples, [column for source in sources for column in source.columns]
-    new = old + sum(columns)
+    columns = [column for source in sources for column in source.columns]
+    old, new = vcz.n_samples, vcz.n_samples + sum(columns)
 
     # 1. check that everything is consistent and compatible
     _check(vcz, sources, new)
@@ -105,10 +104,12 @@ def compile_append(
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. writes of arrays
-    arrays_of = StoreArrays.of(OPERATION, change, findings, old, columns, insertions)
+    arrays_of = StoreArrays.of(OPERATION, change, findings, columns, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
-    writes = (
-        *_put(arrays_of.before, arrays_of.after, change.sources, findings, old, memory),
+    places = np.split(np.arange(old, new), np.cumsum([source.n_samples for source in sources])[:-1])
+    parts = incoming_parts(change.sources, places, arrays_of.after, findings)
+    writes: tuple[Write, ...] = (
+        *(PutSamples.of(OPERATION, arrays_of.before[n], a, parts[n], memory) for n, a in arrays_of.after.items()),
         *(write_missing(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
         *widening,
     )
@@ -181,12 +182,11 @@ class StoreArrays(NamedTuple):
         operation: str,
         change: SchemaChange,
         findings: Findings | None,
-        old: int,
         columns: Sequence[int],
         insertions: ArrayInsertions | None,
     ) -> "StoreArrays":
         """Resize all arrays. An interrupted append may have left some of them longer than `sample_id`."""
-        vcz, created = change.vcz, change.created
+        vcz, created, old = change.vcz, change.created, change.was.n_samples
         wider = arrays_to_widen(operation, vcz, change.lengths)
         after = {name: widened_array(a, change.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
@@ -244,30 +244,27 @@ def _completion(
 
 
 def compile_in_stages(
-    store: Store,
-    vcz: Vcz,
-    sources: Sequence[Vcz],
-    memory: Memory,
+    compiling: Compiling,
     *,
     rules: Rules | None = None,
     fields: Fields = Fields(),
     allow_returning: bool = False,
     drop_returning: bool = False,
-    output: Store | None = None,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile an append in stages: the data are surveyed first, where the plan depends on them.
 
     Parameters
     ----------
-    store, vcz, sources, memory, fields
-        As in `compile_append`.
+    compiling
+        The store and its sources. If it has an `origin`, the plan makes a copy of that store with all samples;
+        `rules.is_copied` must be true then.
     rules
         How sources are harmonised with the store; None if they have its variants.
+    fields
+        As in `compile_append`.
     allow_returning, drop_returning
         Whether samples that were removed from the store may be added again, or are left out.
-    output
-        The destination of a copy with all samples; the store is unchanged then, and `rules.is_copied` must be true.
 
     Yields
     ------
@@ -279,17 +276,18 @@ def compile_in_stages(
     VczstoreError
         If the sources are incompatible.
     """
-    all_sources = sources
+    store, vcz, all_sources, memory = compiling.opened_store, compiling.vcz, compiling.sources, compiling.memory
+    sources = all_sources
     if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
         raise SampleError(f"{OPERATION}: all incoming samples were removed from {vcz.label} before; nothing is left")
     returning = _returning(store, vcz, sources, allow=allow_returning)
     sources, table = with_batch_numbers(vcz, sources)
     after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
     sources, findings, unfit = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
-    copying = output is not None
-    plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
+    is_copy = compiling.origin is not None
+    plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=is_copy)
     plan = with_batch_table(counting_left_out(readmitting(plan, vcz, returning), all_sources, sources), table)
-    return plan if output is None else copying_key(_as_copy(plan, output, vcz), store, vcz)
+    return copying_key(_as_copy(plan, compiling.store, vcz), store, vcz) if is_copy else plan
 
 
 def _returning(store: Store, vcz: Vcz, sources: Sequence[Vcz], *, allow: bool) -> list[str]:
@@ -316,7 +314,7 @@ def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
         writes=tuple(writes),
         preparations=(),
         edits=(documents_of_copy(vcz, (*plan.preparations, *plan.edits)),),
-        copied_from=CopiedFrom.of(OPERATION, vcz),
+        copied_from=CopiedFrom.of(vcz),
         if_stopped=f"{output.label} is no store yet",
         way_out=START_OVER,
     )
@@ -440,38 +438,23 @@ class HasSamples:
         )
 
 
-def _put(
-    before: Mapping[str, AnyArray],
-    after: Mapping[str, AnyArray],
+def incoming_parts(
     sources: Sequence[Vcz],
+    places: Sequence[np.ndarray],
+    targets: Mapping[str, AnyArray],
     findings: Findings | None,
-    old: int,
-    memory: Memory,
-) -> list[Write]:
-    """Writes that append the samples of the sources after the `old` ones."""
-    columns = [source.n_samples for source in sources]
-    places = np.split(np.arange(old, old + sum(columns)), np.cumsum(columns)[:-1])
-    fitted_sources = [fitted(source, after, harmonised=findings is not None) for source in sources]
-    return [
-        PutSamples.of(
-            OPERATION,
-            before[name],
-            target,
-            [
-                Part.make(incoming(name, i, source, after, findings), source.positions, to)
-                for i, (source, to) in enumerate(zip(fitted_sources, places, strict=True))
-            ],
-            memory,
-        )
-        for name, target in after.items()
-    ]
+) -> dict[str, list[Part]]:
+    """
+    The samples of all sources, for each array of the store, by its name.
 
-
-def incoming(
-    name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings | None
-) -> AnyArray:
-    """An array of the source with index `number`, harmonised with the store if there are findings."""
-    array: AnyArray | View = source.samples_arrays[name]
-    if findings is None or isinstance(array, Dropped):
-        return cast("AnyArray", array)
-    return cast("AnyArray", harmonised_array(name, number, source, targets, findings))
+    They are harmonised with the store if there are findings; `places` are their positions in the store.
+    """
+    parts: dict[str, list[Part]] = {name: [] for name in targets}
+    for number, (source, to) in enumerate(zip(sources, places, strict=True)):
+        fitting = fitted(source, targets, harmonised=findings is not None)
+        for name in targets:
+            array: Any = fitting.samples_arrays[name]
+            if findings is not None and not isinstance(array, Dropped):
+                array = harmonised_array(name, number, fitting, targets, findings)
+            parts[name].append(Part.make(array, source.positions, to))
+    return parts

@@ -97,7 +97,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
         if_stopped=f"{store.label} is no store yet",
         way_out=START_OVER,
         counts=_counts(vcz, kept),
-        copied_from=CopiedFrom.of(operation, vcz),
+        copied_from=CopiedFrom.of(vcz),
     )
 
 

@@ -53,7 +53,7 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
             WriteDocuments({"zarr.json": root, **documents}),
         ),
         memory=memory,
-        copied_from=CopiedFrom.of(operation, source),
+        copied_from=CopiedFrom.of(source),
         after=source,
         if_stopped=f"{store.label} is no store yet",
         way_out=START_OVER,

@@ -114,10 +114,8 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
 
     The key of the hashes is needed only if the state has samples that the store no longer has.
     """
-    if vcz.snapshot is None or not store.history.is_kept:
-        return set()
     removed = set[str]()
-    for tip in (store.open(MAIN), store.open()):
+    for tip in _tips(store, vcz):
         missing = {*vcz.sample_ids.tolist()} - {*tip.sample_ids.tolist()} - {REMOVED}
         removed.update(Withdrawn.of(store, tip).among(sorted(missing), exactly=True) if missing else ())
     return removed
@@ -125,17 +123,21 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
 
 def _renamed_notes(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str, ...]:
     """A note if samples of a state have been renamed later, according to the log; else no notes."""
-    if vcz.snapshot is None or not store.history.is_kept:
-        return ()
     old = set[str]()
-    for tip in (store.open(MAIN), store.open()):
+    for tip in _tips(store, vcz):
         missing = {*vcz.sample_ids[positions].tolist()} - {*tip.sample_ids.tolist()}
         if missing and _renamed_between(store, vcz.snapshot, tip.snapshot):
             old |= missing
     return (f"samples were renamed since: {len(old):,} of their IDs are those from before",) if old else ()
 
 
-def _renamed_between(store: Store, past: str, tip: str | None) -> bool:
+def _tips(store: Store, vcz: Vcz) -> list[Vcz]:
+    """The present states of main and of the opened branch; empty if the store keeps no history."""
+    is_kept = vcz.snapshot is not None and store.history.is_kept
+    return [store.open(MAIN), store.open()] if is_kept else []
+
+
+def _renamed_between(store: Store, past: str | None, tip: str | None) -> bool:
     """Whether samples were renamed between snapshot `past` and snapshot `tip`; False if `past` is not an ancestor."""
     renamed = False
     for entry in store.history.snapshots(tip):
@@ -239,7 +241,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         base="",
         writes=tuple(writes),
         edits=(documents_of_copy(vcz, edits),),
-        copied_from=CopiedFrom.of(OPERATION, vcz),
+        copied_from=CopiedFrom.of(vcz),
         memory=memory,
         after=marked.planned(after, vcz.sample_ids[choice.positions]),
         if_stopped=f"{store.label} is no store yet",

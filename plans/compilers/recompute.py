@@ -6,8 +6,8 @@ the number of samples.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +73,7 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
     first = (compile_rebuild(OPERATION, store, vcz, narrow, memory),) if narrow else ()
     notes = wider_notes(vcz, narrow, {})
     vcz = first[0].after if first else vcz
-    targets = {field: _target(OPERATION, vcz, field) for field in fields}
+    targets = {field: _target(vcz, field) for field in fields}
     write = RecomputeFields.of(vcz, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in vcz.arrays}
 
@@ -126,7 +126,7 @@ def _widened(vcz: Vcz, fields: Sequence[str]) -> dict[str, AnyArray]:
     return result
 
 
-def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
+def _target(vcz: Vcz, field: str) -> AnyArray:
     """The array of a field: the one of the store, which must be able to hold the field, or a new one."""
     info, name = FIELDS[field], array_name(field)
     width = max(0, vcz.arrays[ALLELE].shape[1] - 1) if info.per_allele else 1
@@ -143,7 +143,7 @@ def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
 
     def refuse(has: str, needs: str) -> IncompatibleError:
         return IncompatibleError(
-            f"{operation}: {name} of {vcz.label} has {has}, and {field} needs {needs}; leave {field} out, or delete "
+            f"{OPERATION}: {name} of {vcz.label} has {has}, and {field} needs {needs}; leave {field} out, or delete "
             f"the array {name}, which is then re-created"
         )
 
@@ -206,7 +206,7 @@ class GenotypeCounter:
         """Count a range of rows, one chunk of genotypes after the other."""
         n_alleles = count_alleles(arrays.read_strings(self.allele, (rows, slice(None))))
         counts = Counts.zeros(n_alleles, self.allele.shape[1], self.n_samples)
-        for part in _steps(rows, arrays.outer_chunks(self.genotype)[0]):
+        for part in arrays.cuts(self.genotype)[0].spans(rows.start, rows.stop):
             here = slice(part.start - rows.start, part.stop - rows.start)
             part_counts = counts.part(here)
             for samples in arrays.cuts(self.genotype)[1].spans():
@@ -248,15 +248,6 @@ class GenotypeCounter:
         )
 
 
-def _steps(whole: slice, step: int) -> Iterator[slice]:
-    """Split a range at chunk boundaries."""
-    start = whole.start
-    while start < whole.stop:
-        stop = min(whole.stop, (start // step + 1) * step)
-        yield slice(start, stop)
-        start = stop
-
-
 @dataclass(frozen=True)
 class RecomputeFields:
     """
@@ -296,7 +287,7 @@ class RecomputeFields:
         def computing(block: tuple[int, ...]) -> int:  # the fields, from some copies of the counts
             return of_units(*block)._extra_mem(count_bytes)
 
-        return of_units(*memory.fit("recompute", (units,), unit * count_bytes, computing, prefer=(units,)))
+        return of_units(*memory.fit(OPERATION, (units,), unit * count_bytes, computing, prefer=(units,)))
 
     def _extra_mem(self, count_bytes: int) -> int:
         return self.counter.mem() + 2 * self.counter.n_rows * count_bytes
@@ -346,12 +337,11 @@ class RecomputeFields:
 
     def _in(self, store: "ZarrStore") -> "RecomputeFields":
         """The same, with all arrays in the given store."""
-        counter = self.counter
-        genotype, allele = (arrays.planned(a, store=store) for a in (counter.genotype, counter.allele))
+        genotype, allele = (arrays.planned(a, store=store) for a in (self.counter.genotype, self.counter.allele))
         return RecomputeFields(
             {field: arrays.planned(array, store=store) for field, array in self.targets.items()},
             tuple(arrays.planned(array, store=store) for array in self.masks),
-            GenotypeCounter(genotype, allele, counter.removed, counter.n_rows),
+            replace(self.counter, genotype=genotype, allele=allele),
         )
 
     def put(self, first: int, packed: np.ndarray) -> tuple[int, int]:
@@ -382,7 +372,7 @@ def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
     for mask in masks:
         if mask.shape != array.shape or mask.dtype.kind != "b" or arrays.is_flexible(mask):
             raise IncompatibleError(
-                f"recompute: {mask.path} of {vcz.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
+                f"{OPERATION}: {mask.path} of {vcz.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
                 f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "
                 f"{mask.path}"
             )

@@ -69,11 +69,13 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     edits: list[Edit] = [Delete(path) for path in (*present, *vcz.groups) if path not in (*before, *past.groups)]
     writes = []
     for path, array in before.items():
-        chunks = None if changed is None else changed.get(path, _none(array))
+        chunks = None if changed is None else changed.get(path, np.empty((0, array.ndim), dtype="i8"))
         if path in present and not _same_grid(present[path], array):
             edits.append(Delete(path))
             chunks = None
-        writes.append(RestoreChunks(path, array, None if chunks is None else _within(array, chunks)))
+        if chunks is not None:
+            chunks = chunks[(chunks < np.array(arrays.grid_of(array), dtype="i8")).all(axis=1)]
+        writes.append(RestoreChunks(path, array, chunks))
     attributes = _attributes(store, vcz, past)
     edits += _documents(vcz, past, attributes)
     return Plan(
@@ -195,15 +197,6 @@ def _same_widths(a: Width, b: Width) -> bool:
         return a == b
     n = min(len(a), len(b))
     return a[:n] == b[:n]
-
-
-def _none(array: AnyArray) -> np.ndarray:
-    return np.empty((0, array.ndim), dtype="i8")
-
-
-def _within(array: AnyArray, changed: np.ndarray) -> np.ndarray:
-    """The changed chunks that are within the grid of an array."""
-    return changed[(changed < np.array(arrays.grid_of(array), dtype="i8")).all(axis=1)]
 
 
 @dataclass(frozen=True)

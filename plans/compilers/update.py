@@ -4,20 +4,17 @@ Only the chunk columns that hold the samples are read and written, each once, ho
 whose samples are all replaced is not read; if it matches a column of a source sample for sample, it is copied verbatim.
 """
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from zarr.types import AnyArray
 
-from plans.compilers.append import StoreArrays, incoming, look_up
+from plans.compilers.append import StoreArrays, incoming_parts
 from plans.core.compatibility import check_incoming
-from plans.core.gather_samples import Part, PutSamples
+from plans.core.gather_samples import PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Survey
+from plans.core.model import Plan
 from plans.core.withdrawn import returning_samples
-from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.layout import Fields, check_named
 from plans.schema.provenance import keep_batch_numbers
@@ -28,7 +25,6 @@ from plans.schema.schema_change import (
 )
 from plans.schema.widen import ALLELE
 from plans.variants.findings import Findings, Summary
-from plans.variants.harmonise_rules import Rules
 from plans.variants.stale import mark_stale
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
@@ -100,7 +96,7 @@ def compile_update(
 
     # 3. writes of arrays; apart from these, only the states of INFO fields change
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
-    parts = _parts(change.sources, places, targets, findings)
+    parts = incoming_parts(change.sources, places, targets, findings)
     writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
     after, marks = mark_stale(change.vcz)
     summary = Summary.of(findings, targets, change.dropped, change.created)
@@ -128,20 +124,6 @@ def compile_update(
     )
 
 
-def _parts(
-    sources: Sequence[Vcz],
-    places: Sequence[np.ndarray],
-    targets: Mapping[str, AnyArray],
-    findings: Findings | None,
-) -> dict[str, list[Part]]:
-    """The parts of each array: the samples of all sources."""
-    fitted_sources = list(enumerate(fitted(s, targets, harmonised=findings is not None) for s in sources))
-    return {
-        name: [Part.make(incoming(name, i, s, targets, findings), s.positions, places[i]) for i, s in fitted_sources]
-        for name in targets
-    }
-
-
 def _inserting(
     store: Store,
     change: SchemaChange,
@@ -154,12 +136,12 @@ def _inserting(
 
     All chunks of calls are written, since rows are also inserted for samples that are not updated.
     """
-    vcz, n = change.was, change.was.n_samples
+    vcz = change.was
     insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, change.lengths, findings), old=0)
     change = insertions.absorb(change)
-    of_store = StoreArrays.of(OPERATION, change, findings, n, (), insertions)
+    of_store = StoreArrays.of(OPERATION, change, findings, (), insertions)
     targets = {name: array for name, array in of_store.after.items() if name != SAMPLE_ID}
-    parts = _parts(change.sources, places, targets, findings)
+    parts = incoming_parts(change.sources, places, targets, findings)
     changed = {*insertions.views, *of_store.wider, *of_store.added}
     calls = [
         PutSamples.of(OPERATION, of_store.before[name], target, parts[name], memory, every=name in changed)
@@ -186,39 +168,6 @@ def _inserting(
         chunks_of_store=sum(write.decoded_chunks for write in calls),
     )
     return insertions.in_place(plan, of_store.every)
-
-
-def compile_in_stages(
-    store: Store,
-    vcz: Vcz,
-    sources: Sequence[Vcz],
-    memory: Memory,
-    *,
-    rules: Rules | None = None,
-    fields: Fields = Fields(),
-) -> Generator[Survey, list[list[Any]], Plan]:
-    """
-    Compile an update in stages: the data are surveyed first, where the plan depends on them.
-
-    Parameters
-    ----------
-    store, vcz, sources, memory, fields
-        As in `compile_update`.
-    rules
-        How sources are harmonised with the store; None if they have its variants.
-
-    Yields
-    ------
-    Survey
-        As in `plans.compilers.append.compile_in_stages`.
-
-    Raises
-    ------
-    VczstoreError
-        If the sources are incompatible.
-    """
-    sources, findings, unfit = yield from look_up(OPERATION, vcz, sources, rules, memory)
-    return compile_update(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
 
 
 def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:

@@ -151,6 +151,11 @@ class Compiling:
         assert self.opened is not None
         return self.opened
 
+    @property
+    def opened_store(self) -> "Store":
+        """The store whose state is `vcz`: the one that is copied or written to."""
+        return self.store if self.origin is None else self.origin
+
 
 AFTERWARDS = "after"
 """Key of the note that is also shown once the operation is done."""
@@ -163,29 +168,26 @@ class CopiedFrom:
 
     Attributes
     ----------
-    operation
-        Name for the message.
     vcz
         The VCZ that is copied.
     stamp
         The fingerprint of its objects when the copy was compiled.
     """
 
-    operation: str
     vcz: Vcz
     stamp: str
 
     @classmethod
-    def of(cls, operation: str, vcz: Vcz) -> "CopiedFrom | None":
+    def of(cls, vcz: Vcz) -> "CopiedFrom | None":
         """The current state; None for a snapshot, which is immutable, and for a store that cannot be listed."""
         is_listed = vcz.snapshot is None and vcz.store.supports_listing
-        return cls(operation, vcz, zarr_objects.fingerprint(vcz.store)) if is_listed else None
+        return cls(vcz, zarr_objects.fingerprint(vcz.store)) if is_listed else None
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, operation: str) -> None:
         """Raise a `StaleError` if any object of the store has changed."""
         if zarr_objects.fingerprint(self.vcz.store) != self.stamp:
             raise StaleError(
-                f"{self.operation}: {self.vcz.label} was changed by another writer while it was copied; run the same "
+                f"{operation}: {self.vcz.label} was changed by another writer while it was copied; run the same "
                 "command again"
             )
 

@@ -526,7 +526,7 @@ class Execution:
                 for write in plan.writes:
                     write.by_zarr(store)
             if plan.copied_from is not None:
-                plan.copied_from.require_unchanged()
+                plan.copied_from.require_unchanged(plan.operation)
         if ids is not None:
             journal.close()
             with transaction.step((), ids.edits) as store:
