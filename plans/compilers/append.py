@@ -98,7 +98,7 @@ def compile_append(
     )
     insertions = None
     if findings is not None and findings.insertion is not None:
-        insertions = ArrayInsertions.of(OPERATION, vcz, change.vcz, change.lengths, findings)
+        insertions = ArrayInsertions.of(OPERATION, change, findings)
         change = insertions.absorb(change)
     elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])

@@ -137,7 +137,7 @@ def _inserting(
     All chunks of calls are written, since rows are also inserted for samples that are not updated.
     """
     vcz = change.was
-    insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, change.lengths, findings), old=0)
+    insertions = replace(ArrayInsertions.of(OPERATION, change, findings), old=0)
     change = insertions.absorb(change)
     of_store = StoreArrays.of(OPERATION, change, findings, (), insertions)
     targets = {name: array for name, array in of_store.after.items() if name != SAMPLE_ID}

@@ -34,6 +34,7 @@ from plans.schema.widen import (
     rewrites,
     vector_number,
 )
+from plans.variants.allele_dimensions import widened_array
 from plans.variants.field_numbers import field_of, number_of, numbers_of
 from plans.variants.find_insertion import Insertion
 from plans.variants.findings import Findings
@@ -78,41 +79,28 @@ class ArrayInsertions:
     old: int
 
     @classmethod
-    def of(
-        cls, operation: str, was: Vcz, changed: Vcz, lengths: Mapping[str, int], findings: Findings
-    ) -> "ArrayInsertions":
+    def of(cls, operation: str, change: SchemaChange, findings: Findings) -> "ArrayInsertions":
         """
-        Compile the view of each array, and the extended tables.
-
-        Parameters
-        ----------
-        operation
-            Name of the operation, for error messages.
-        was, changed
-            The store before the insertion, and with the dtypes and axes that the new samples need.
-        lengths
-            New lengths of the dimensions per allele.
-        findings
-            The inserted variants, and the new alleles.
+        Compile the view of each array with the dtypes and axes that the new samples need, and the extended tables.
 
         Raises
         ------
         IncompatibleError
             If variants cannot be inserted into an array.
         """
-        insertion = findings.insertion
+        insertion, was = findings.insertion, change.was
         assert insertion is not None
         _check(operation, was, insertion)
-        tables = {**_contigs(operation, was, insertion), **_filters(was, insertion)}
-        n_filters = tables["filter_id"].array.shape[0] if "filter_id" in tables else 0
-        lengths = {**lengths, **({"filters": n_filters} if n_filters else {})}
-        make = _ViewMaker(operation, was, changed, lengths, findings, insertion)
+        tables = {**_contigs(was, insertion), **_filters(was, insertion)}
+        filters = {"filters": tables["filter_id"].array.shape[0]} if "filter_id" in tables else {}
+        before, after = (replace(v, arrays={**v.arrays, **v.resized(was.n_samples)}) for v in (was, change.vcz))
+        make = _ViewMaker(before, after, {**change.lengths, **filters}, findings, insertion)
         views: dict[str, View] = {}
         for name, array in was.arrays.items():
             if VARIANTS in dimensions(array):
                 views[name] = make.view(name)
-            elif not _is_same(array, changed.arrays[name]):
-                views[name] = make.unmoved(name)
+            elif not _is_same(array, after.arrays[name]):
+                views[name] = Unmoved(before.arrays[name], after.arrays[name], name)
         return cls(operation, was, views, tables, findings, was.n_samples)
 
     @property
@@ -229,11 +217,10 @@ class ArrayInsertions:
                 continue
             inserted, before = self.views[name], self.was.arrays[name]
             view = completed(name, vcz, cast("AnyArray", inserted), inserted.like, self.findings)
-            shape: tuple[int, ...] = (0,) * inserted.ndim  # all chunks are written
-            rows = range(0)
-            if _is_same(before, inserted.like):
-                shape, chunk = (inserted.shape[0], *before.shape[1:]), arrays.outer_chunks(inserted.like)[0]
-                rows = range(self.first_row(name) // chunk, math.ceil(inserted.shape[0] / chunk))
+            is_same, chunk = _is_same(before, inserted.like), arrays.outer_chunks(inserted.like)[0]
+            shape = (inserted.shape[0], *(before.shape[1:] if is_same else (0,) * (inserted.ndim - 1)))
+            first = self.first_row(name) // chunk if is_same else 0
+            rows = range(first, math.ceil(inserted.shape[0] / chunk))
             writes += rewrites(self.operation, name, cast("View", view), shape, rows, self.old, memory)
         return [write for write in writes if write.decoded_chunks]
 
@@ -340,9 +327,19 @@ class ArrayInsertions:
 
 @dataclass(frozen=True)
 class _ViewMaker:
-    """Builds the views of arrays; the attributes are the arguments of `ArrayInsertions.of`."""
+    """
+    Builds the views of arrays with a variants axis.
 
-    operation: str
+    Attributes
+    ----------
+    was, changed
+        The store before the insertion, and with the dtypes and axes that the new samples need; with equal samples.
+    lengths
+        New lengths of dimensions.
+    findings, insertion
+        The new alleles, and the inserted variants.
+    """
+
     was: Vcz
     changed: Vcz
     lengths: Mapping[str, int]
@@ -365,34 +362,21 @@ class _ViewMaker:
             return replace(view, masked=masked)
         return view
 
-    def unmoved(self, name: str) -> Unmoved:
-        """Return the view of an array without variants axis that gets a wider dtype."""
-        before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
-        axis, n = samples_axis(before), self.was.n_samples
-        before, target = (
-            arrays.planned(a, shape=tuple(n if i == axis else m for i, m in enumerate(a.shape)))
-            for a in (before, target)
-        )
-        return Unmoved(before, target, name)
-
     def _calls(self, name: str) -> InsertedCalls:
-        rules, n = self.findings.rules, self.was.n_samples
-        before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
-        axis = samples_axis(before)
-        before = arrays.planned(before, shape=tuple(n if i == axis else m for i, m in enumerate(before.shape)))
-        names = dimensions(target)
-        shape = tuple(max(m, self.lengths.get(str(d), m)) for d, m in zip(names, target.shape, strict=True))
-        shape = tuple(n if i == axis else m for i, m in enumerate(shape))
-        target = arrays.planned(target, shape=shape)
-        like = arrays.planned(target, shape=(self.insertion.records.n_variants, *shape[1:]))
-        haploid = tuple(rules.haploid(self.insertion.contigs))
-        is_reference = rules.absent == "reference"
-        removed = np.flatnonzero(self.was.sample_ids == REMOVED)
-        records = self.insertion.records
-        blocks = KeptBlocks.of(self.was, records.token, self.insertion.contigs, rules.min_gq)
-        kept = KeptCalls.of(blocks, name, like)
-        source = _fitted(before, target, name)
-        return InsertedCalls(source, like, name, records, is_reference, haploid, removed, kept)
+        rules, records, contigs = self.findings.rules, self.insertion.records, self.insertion.contigs
+        target = widened_array(self.changed.arrays[name], self.lengths)
+        like = arrays.planned(target, shape=(records.n_variants, *target.shape[1:]))
+        blocks = KeptBlocks.of(self.was, records.token, contigs, rules.min_gq)
+        return InsertedCalls(
+            source=_fitted(self.was.arrays[name], target, name),
+            like=like,
+            name=name,
+            records=records,
+            is_reference=rules.absent == "reference",
+            haploid=tuple(rules.haploid(contigs)),
+            removed=np.flatnonzero(self.was.sample_ids == REMOVED),
+            kept=KeptCalls.of(blocks, name, like),
+        )
 
     def _target(self, name: str) -> AnyArray:
         """Return a per-variant array with the dtype and trailing axes that it needs to hold the values of sources."""
@@ -499,7 +483,7 @@ def _check(operation: str, vcz: Vcz, insertion: Insertion) -> None:
         )
 
 
-def _contigs(operation: str, vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
+def _contigs(vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
     """Return the writes of the tables of contigs; empty if no contig is added."""
     if len(insertion.contigs) == vcz.n_contigs:
         return {}
