@@ -69,10 +69,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "after": [
                 {"operation": done.operation.called, **done.found.as_dict()} for done in (result.done if result else ())
             ],
-            "sources": [
-                {"operation": s.operation, "source": s.source, "found": list(s.found), "new": s.new}
-                for s in compiled.found
-            ],
+            "sources": [sources._asdict() for sources in compiled.found],
             "why_nothing": None if compiled.plans or compiled.tags or compiled.after else compiled.why_nothing,
             "atomic": compiled.store.atomic,
             "error": error,

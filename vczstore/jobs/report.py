@@ -21,20 +21,12 @@ MAX_LANES = 40
 BINS = 160
 
 
-class ReportedSources(TypedDict):
-    """The sources that a path or glob of a step names, and how many of them were new."""
-
-    operation: str
-    source: str
-    found: list[str]
-    new: int
-
-
 class ReportedJob(TypedDict):
     """
     The job and its outcome. ``started`` is an ISO 8601 time.
 
     ``then`` names the operations that follow the commit; ``after`` are their results, and ``after_lines`` as text.
+    ``sources`` are those of `vczstore.jobs.compile.FoundSources`.
     """
 
     id: str
@@ -53,17 +45,10 @@ class ReportedJob(TypedDict):
     then: list[str]
     after: list[dict[str, Any]]
     after_lines: list[str]
-    sources: list[ReportedSources]
+    sources: list[dict[str, Any]]
     why_nothing: str | None
     atomic: bool
     error: str | None
-
-
-class MemoryBounds(TypedDict):
-    """The memory that a task may use, and the part of it that Python itself uses, in bytes."""
-
-    allowed: int
-    reserved: int
 
 
 class ReportedTask(TypedDict):
@@ -113,11 +98,16 @@ class Step(TypedDict):
 
 
 class Report(TypedDict):
-    """A job as planned and as run. It contains no sample IDs. ``estimate`` is the result of `Estimate.as_dict`."""
+    """
+    A job as planned and as run. It contains no sample IDs.
+
+    ``memory`` has the bytes that a task may use (``allowed``), and those of them that Python itself uses
+    (``reserved``). ``estimate`` is the result of `Estimate.as_dict`.
+    """
 
     job: ReportedJob
     versions: dict[str, str]
-    memory: MemoryBounds
+    memory: dict[str, int]
     steps: list[Step]
     estimate: dict[str, Any] | None
 

@@ -84,27 +84,22 @@ class StepModel(Model):
         return self.operation(**{"store": store, **arguments, **values})
 
 
-def _item(declaration: Declared) -> Any:
-    """The type of a single value of a parameter."""
-    match declaration.kind:
-        case "sources":
-            return SourceText
-        case "file" | "folder":
-            return LocalFile
-        case "location":
-            return PlaceText
-        case "tag":
-            return Annotated[Text, AfterValidator(_tag_name)]
-        case "samples" | "":
-            return Text
-        case other:
-            raise ValueError(f"a job file has no values of the kind {other}")
-
-
 def _tag_name(name: str) -> str:
     if not name.isprintable() or "/" in name:
         raise expected("a name of printable characters without /")
     return name
+
+
+_ITEMS = {
+    "sources": SourceText,
+    "file": LocalFile,
+    "folder": LocalFile,
+    "location": PlaceText,
+    "tag": Annotated[Text, AfterValidator(_tag_name)],
+    "samples": Text,
+    "": Text,
+}
+"""The types of single values of parameters, by `Declared.kind`."""
 
 
 def branch_name(name: str) -> str:
@@ -135,12 +130,12 @@ def _kind(parameter: "Field[Any]") -> Any:
         return StrictBool
     if parameter.type in NUMBERS:
         return Annotated[NUMBERS[parameter.type], Key(strict=True)]
+    item: Any = _ITEMS[declaration.kind]
     if declaration.kind in ("sources", "samples"):
-        return several(_item(declaration))
+        return several(item)
     if is_list(parameter):
-        item: Any = _item(declaration)
         return Annotated[tuple[item, ...], Key(title="list of text"), BeforeValidator(_tuple)]
-    return _item(declaration)
+    return item
 
 
 def _tuple(value: Any) -> Any:
@@ -153,10 +148,11 @@ def _key(parameter: "Field[Any]", kind: Any) -> tuple[Any, Any]:
     options: dict[str, Any] = {"description": _described(declaration), "examples": list(declaration.examples)}
     if declaration.key:
         options["alias"] = declaration.key
+    is_optional = parameter.default is None or (parameter.default == () and not declaration.choices)
+    if is_optional or declaration.kind == "samples":  # sample IDs may be in a file instead
+        return kind | None, Key(default=None, **options)
     if parameter.default is MISSING:
         return kind, Key(**options)
-    if parameter.default is None or (parameter.default == () and not declaration.choices):
-        return kind | None, Key(default=None, **options)
     return kind, Key(default=parameter.default, **options)
 
 
@@ -204,20 +200,11 @@ def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
             inputs = StrictBool | model
             switch = Annotated[model | None, BeforeValidator(_true_or_options, json_schema_input_type=inputs)]
             keys[name] = switch, Key(default=None, description=text, examples=list(declaration.examples))
-        elif declaration.kind == "samples":
-            key = Key(default=None, description=_described(declaration), examples=list(declaration.examples))
-            keys[name] = _kind(parameter) | None, key
-            keys[f"{name}_file"] = (
-                LocalFile | None,
-                Key(
-                    default=None,
-                    description="A UTF-8 file with one sample ID per line, read when the step runs. Relative to the "
-                    "job file.",
-                    examples=["withdrawn.txt"],
-                ),
-            )
-        else:
-            keys[name] = _key(parameter, _kind(parameter))
+            continue
+        keys[name] = _key(parameter, _kind(parameter))
+        if declaration.kind == "samples":
+            text = "A UTF-8 file with one sample ID per line, read when the step runs. Relative to the job file."
+            keys[f"{name}_file"] = LocalFile | None, Key(default=None, description=text, examples=["withdrawn.txt"])
     return keys
 
 
