@@ -160,13 +160,13 @@ def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
     place = export_again.Place.of(f"{url}/out.vcz", s3_server.options)
 
     def stopped(_: str) -> Found:
-        zarr_objects.write_json(place.objects(), "call_DP/zarr.json", {})
+        zarr_objects.write_json(place.objects, "call_DP/zarr.json", {})
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export_again.export_again(place, "x", export_again.Unchanged("", None, ""), stopped)
     run_job(job)
-    opened = zarr.open_consolidated(place.objects())
+    opened = zarr.open_consolidated(place.objects)
     assert opened["sample_id"][:].tolist() == cohort.ids(0, 4)
     assert "out.vcz: up to date with" in run("run", job).stdout
     vczstore.remove(f"{url}/store.vcz", "S0001", storage_options=s3_server.options)
