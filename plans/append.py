@@ -5,18 +5,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import (
     HARMONISE,
-    HarmoniseOptions,
-    add_fields,
+    SourceOptions,
     allow_returning,
-    drop_fields,
     drop_returning,
     fields_of,
     harmonise,
-    if_none,
-    on_ref_mismatch,
-    recomputed_fields,
 )
-from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -34,7 +28,7 @@ DUPLICATES = ("error", "skip", "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Append(HarmoniseOptions, Edit):
+class Append(SourceOptions):
     """
     Append the samples of one or more VCZs, in their order.
 
@@ -86,7 +80,6 @@ class Append(HarmoniseOptions, Edit):
         examples=("skip",),
     )
     harmonise: bool = harmonise(True, {"allow-new-alleles": True, "absent": "reference"})
-    on_ref_mismatch: str = on_ref_mismatch()
     keep_blocks: bool = option(
         False,
         "With `gvcf`: keep the reference blocks of the appended samples in the store, so that they have calls at "
@@ -94,9 +87,6 @@ class Append(HarmoniseOptions, Edit):
         within=HARMONISE,
         examples=(True,),
     )
-    if_none: str | None = if_none()
-    drop_fields: tuple[str, ...] = drop_fields()
-    add_fields: tuple[str, ...] = add_fields()
     output: Any = option(
         None,
         "With `new-variants: insert`: make a copy with all samples on plain Zarr here; `store` is unchanged. For "
@@ -108,7 +98,6 @@ class Append(HarmoniseOptions, Edit):
     require_direct_copy: bool = option(
         False, "Fail if a chunk of values would be re-encoded instead of copied verbatim.", job=False
     )
-    recompute: tuple[str, ...] = recomputed_fields()
     allow_returning: bool = allow_returning(examples=(True,))
     drop_returning: bool = drop_returning(examples=(True,))
 
@@ -143,15 +132,9 @@ class Append(HarmoniseOptions, Edit):
         OptionError
             If an option has an invalid value, or requires another option.
         """
-        rules = self.inserting(super().rules, self.on_ref_mismatch)
         if self.keep_blocks and not self.gvcf:
             raise OptionError(f"{self.called}: --keep-blocks needs --gvcf")
-        return replace(rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
-
-    @property
-    def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit; None if not requested."""
-        return recomputing(self.store, self.recompute)
+        return replace(super().rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
 
     @property
     def writes(self) -> bool:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import HarmoniseOptions, drop_fields, fields_of
+from plans.compilers.options import HarmoniseOptions, fields_of
 from vczstore.choices import BACKENDS
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
@@ -52,7 +52,6 @@ class Normalise(HarmoniseOptions, Edit):
     output_backend: str | None = option(
         None, "Backend of `out`.", choices=BACKENDS, default_text="icechunk for .icechunk, else zarr"
     )
-    drop_fields: tuple[str, ...] = drop_fields()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,18 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import (
-    HarmoniseOptions,
-    add_fields,
+    SourceOptions,
     allow_returning,
-    drop_fields,
     drop_returning,
     fields_of,
     harmonise,
-    if_none,
-    on_ref_mismatch,
-    recomputed_fields,
 )
-from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -24,13 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plans.core.model import Compiling
-    from plans.variants.harmonise_rules import Rules
     from vczstore.stores.base import Store
     from vczstore.vcz.model import Vcz
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update(HarmoniseOptions, Edit):
+class Update(SourceOptions):
     """
     Replace the values of samples by those of one or more VCZs.
 
@@ -76,12 +69,7 @@ class Update(HarmoniseOptions, Edit):
         python=False,
         examples=(True,),
     )
-    if_none: str | None = if_none()
     harmonise: bool = harmonise(True, {"new-variants": "insert"})
-    on_ref_mismatch: str = on_ref_mismatch()
-    drop_fields: tuple[str, ...] = drop_fields()
-    add_fields: tuple[str, ...] = add_fields()
-    recompute: tuple[str, ...] = recomputed_fields()
     allow_returning: bool = allow_returning(command=False, python=False, examples=(True,))
     drop_returning: bool = drop_returning(command=False, python=False, examples=(True,))
 
@@ -94,23 +82,6 @@ class Update(HarmoniseOptions, Edit):
         self.rules_if(harmonise=self.harmonise)  # validates the options
         if self.allow_new_alleles and self.new_variants != "insert":
             raise OptionError("update: --allow-new-alleles needs --new-variants insert")
-
-    @property
-    def rules(self) -> "Rules":
-        """
-        The rules for harmonising the sources, whether or not `harmonise` is set.
-
-        Raises
-        ------
-        OptionError
-            If an option has an invalid value, or requires another option.
-        """
-        return self.inserting(super().rules, self.on_ref_mismatch)
-
-    @property
-    def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit; None if not requested."""
-        return recomputing(self.store, self.recompute)
 
     def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
         """Refuse samples of the sources that are not in the store, unless they are appended or left out."""

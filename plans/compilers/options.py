@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS, REF_MISMATCHES
 from vczstore.declarations import declared, long_flag, option
 from vczstore.errors import OptionError
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import Edit, Operation
 
 if TYPE_CHECKING:
     from plans.schema.layout import Fields
@@ -14,30 +14,6 @@ if TYPE_CHECKING:
 
 HARMONISE = "harmonise"
 """The switch that the options of harmonising require."""
-
-
-def drop_fields() -> Any:
-    """Declare the FORMAT fields that are left out."""
-    return option(
-        (),
-        "FORMAT field to drop where it would be refused: if the store lacks it, it is left out; if a source lacks it, "
-        "or has values that do not fit, it is missing for the samples of the source.",
-        flags=("--drop-field",),
-        also_within=HARMONISE,
-        metavar="NAME",
-        examples=(["PS"],),
-    )
-
-
-def add_fields() -> Any:
-    """Declare the FORMAT fields that are added to the store from a source."""
-    return option(
-        (),
-        "FORMAT field of a source to add to the store; it is missing for the store's other samples.",
-        flags=("--add-field",),
-        metavar="NAME",
-        examples=(["PS"],),
-    )
 
 
 def recomputed_fields() -> Any:
@@ -84,18 +60,6 @@ def gvcf(text: str, *, within: str = "") -> Any:
 def harmonise(*examples: object) -> Any:
     """Declare whether sources are harmonised."""
     return option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
-
-
-def on_ref_mismatch() -> Any:
-    """Declare how new variants are treated whose REF contradicts another one's."""
-    return option(
-        "refuse",
-        "What to do about a new variant whose REF contradicts that of another one at its position, as if from another "
-        "reference genome: refuse the sources, or keep both.",
-        choices=REF_MISMATCHES,
-        within=HARMONISE,
-        examples=("keep",),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +115,15 @@ class HarmoniseOptions(Operation):
         within=HARMONISE,
         examples=(20,),
     )
+    drop_fields: tuple[str, ...] = option(
+        (),
+        "FORMAT field to drop where it would be refused: if the store lacks it, it is left out; if a source lacks it, "
+        "or has values that do not fit, it is missing for the samples of the source.",
+        flags=("--drop-field",),
+        also_within=HARMONISE,
+        metavar="NAME",
+        examples=(["PS"],),
+    )
 
     @property
     def rules(self) -> "Rules":
@@ -196,23 +169,20 @@ class HarmoniseOptions(Operation):
             raise OptionError(f"{self.called}: {names} {'needs' if len(given) == 1 else 'need'} --harmonise")
         return rules if harmonise else None
 
-    def inserting(self, rules: "Rules", on_ref_mismatch: str) -> "Rules":
-        """
-        The rules with `on_ref_mismatch`.
 
-        Raises
-        ------
-        OptionError
-            If it is not the default, and no variants are inserted.
-        """
-        if on_ref_mismatch != "refuse" and self.new_variants != "insert":
-            raise OptionError(f"{self.called}: --on-ref-mismatch needs --new-variants insert")
-        return replace(rules, on_ref_mismatch=on_ref_mismatch)
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(HarmoniseOptions, Edit):
+    """Options for taking values of samples from sources."""
 
-
-def if_none() -> Any:
-    """Declare what a job does about globs without matches; None for the default in the help."""
-    return option(
+    on_ref_mismatch: str = option(
+        "refuse",
+        "What to do about a new variant whose REF contradicts that of another one at its position, as if from another "
+        "reference genome: refuse the sources, or keep both.",
+        choices=REF_MISMATCHES,
+        within=HARMONISE,
+        examples=("keep",),
+    )
+    if_none: str | None = option(
         None,
         "What to do if a glob matches nothing: fail, or go on. By default the job goes on, unless there is no object "
         "at all under the prefix of an object store, which may be misspelt.",
@@ -221,6 +191,35 @@ def if_none() -> Any:
         python=False,
         examples=("error",),
     )
+    add_fields: tuple[str, ...] = option(
+        (),
+        "FORMAT field of a source to add to the store; it is missing for the store's other samples.",
+        flags=("--add-field",),
+        metavar="NAME",
+        examples=(["PS"],),
+    )
+    recompute: tuple[str, ...] = recomputed_fields()
+
+    @property
+    def rules(self) -> "Rules":
+        """
+        The rules for harmonising the sources, whether or not `harmonise` is set.
+
+        Raises
+        ------
+        OptionError
+            If an option has an invalid value, or requires another option.
+        """
+        if self.on_ref_mismatch != "refuse" and self.new_variants != "insert":
+            raise OptionError(f"{self.called}: --on-ref-mismatch needs --new-variants insert")
+        return replace(super().rules, on_ref_mismatch=self.on_ref_mismatch)
+
+    @property
+    def then(self) -> Edit | None:
+        """The recomputation of INFO fields in the same commit; None if not requested."""
+        from plans.recompute import recomputing
+
+        return recomputing(self.store, self.recompute)
 
 
 def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":
