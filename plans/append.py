@@ -11,6 +11,7 @@ from plans.compilers.options import (
     fields_of,
     harmonise,
 )
+from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -135,6 +136,11 @@ class Append(SourceOptions):
         if self.keep_blocks and not self.gvcf:
             raise OptionError(f"{self.called}: --keep-blocks needs --gvcf")
         return replace(super().rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
+
+    @property
+    def then(self) -> Edit | None:
+        """The recomputation of INFO fields in the same commit; None if not requested."""
+        return recomputing(self.store, self.recompute)
 
     @property
     def writes(self) -> bool:

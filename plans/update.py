@@ -10,6 +10,7 @@ from plans.compilers.options import (
     fields_of,
     harmonise,
 )
+from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -82,6 +83,11 @@ class Update(SourceOptions):
         self.rules_if(harmonise=self.harmonise)  # validates the options
         if self.allow_new_alleles and self.new_variants != "insert":
             raise OptionError("update: --allow-new-alleles needs --new-variants insert")
+
+    @property
+    def then(self) -> Edit | None:
+        """The recomputation of INFO fields in the same commit; None if not requested."""
+        return recomputing(self.store, self.recompute)
 
     def check_samples(self, store: "Store", vcz: "Vcz", sources: "Sequence[Vcz]") -> None:
         """Refuse samples of the sources that are not in the store, unless they are appended or left out."""

@@ -27,16 +27,9 @@ from vczstore.vcz.model import REMOVED, Vcz, samples_axis
 
 def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
-    Compile the compaction of a store in place.
+    Compile the compaction of a store in place, whose writes become visible together.
 
     Icechunk drops the chunks outside the new shapes with the commit. A folder that replaces the store never has them.
-
-    Parameters
-    ----------
-    store, vcz
-        The store, whose writes become visible together, and its state.
-    memory
-        Memory limits of a task.
     """
     vcz.require_whole(OPERATION)
     kept = _kept(vcz)
@@ -63,20 +56,7 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
 
 
 def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation: str = OPERATION) -> Plan:
-    """
-    Compile a compacted copy of a store, of the same format.
-
-    Parameters
-    ----------
-    store
-        The destination, which does not exist yet.
-    vcz
-        The VCZ to copy.
-    memory
-        Memory limits of a task.
-    operation
-        Name for messages.
-    """
+    """Compile a compacted copy of a VCZ, of the same format, to a store that does not exist yet."""
     vcz.require_whole(operation)
     kept = _kept(vcz)
     after = _compacted(vcz, kept)

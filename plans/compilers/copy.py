@@ -21,20 +21,7 @@ MANIFEST_CHUNKS = 1000
 
 
 def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = "copy-store-to-icechunk") -> Plan:
-    """
-    Compile the copy of a VCZ.
-
-    Parameters
-    ----------
-    store
-        The repository, whose contents are replaced.
-    source
-        The VCZ to copy.
-    memory
-        Memory limits of a task.
-    operation
-        Name for messages and the history.
-    """
+    """Compile the copy of a VCZ into a repository, whose contents are replaced."""
     source.require_whole(operation, edited=False)
     members = {**source.arrays, **source.inner}
     compilers = {n: partial(CopyArray.of, operation, n, array, 3, memory) for n, array in members.items()}

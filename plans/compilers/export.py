@@ -1,6 +1,6 @@
 """Export: selected samples and variants of a store as a new VCZ on plain Zarr, of the same format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, edit_attributes
-from vczstore.vcz import arrays, conversion, vcf_headers
+from vczstore.vcz import conversion, vcf_headers
 from vczstore.vcz.model import (
     BATCH,
     INFO_STATES,
@@ -193,29 +193,15 @@ NO_VARIANTS = "warning: no variant overlaps the regions; what is written has 0 v
 
 
 def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept: Kept | None = None) -> Plan:
-    """
-    Compile a copy of a VCZ with selected samples and variants.
-
-    Parameters
-    ----------
-    store
-        The destination on plain Zarr, which does not exist yet.
-    vcz
-        The VCZ to copy.
-    choice
-        The samples to export.
-    memory
-        Memory limits of a task.
-    kept
-        The variants to export; None for all.
-    """
+    """Compile a copy of a VCZ with selected samples and variants (None for all) to new plain Zarr."""
     header = vcf_headers.without_samples(vcz.attributes)  # always, since it may also name former samples
     members = {name: array for name, array in vcz.arrays.items() if name != BATCH}
     vcz = replace(vcz, arrays=members, attributes={**vcz.attributes, **header})
     n = len(choice.positions)
     lengths = {SAMPLES: n, VARIANTS: vcz.n_variants if kept is None else kept.rows.n}
     changed = vcz.samples_arrays if kept is None else {**_with_variants(vcz), **vcz.samples_arrays}
-    after = {name: _target(array, lengths, vcz.zarr_format) for name, array in changed.items()}
+    # a regular grid, which all readers support
+    after = {n: conversion.in_format(a, vcz.zarr_format, lengths=lengths, chunks={}) for n, a in changed.items()}
     index = () if kept is None or kept.regions is None else (other_regions(vcz.arrays[REGION_INDEX], kept.regions),)
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
@@ -253,15 +239,6 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
 
 def _with_variants(vcz: Vcz) -> dict[str, AnyArray]:
     return {name: array for name, array in vcz.arrays.items() if VARIANTS in dimensions(array)}
-
-
-def _target(array: AnyArray, lengths: Mapping[str, int], zarr_format: int) -> AnyArray:
-    """An array with other lengths of dimensions, and a regular grid, which all readers support."""
-    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
-    metadata = conversion.in_format(
-        array, zarr_format, shape=shape, dimension_names=dimensions(array), chunks=arrays.inner_chunks(array)
-    )
-    return arrays.from_metadata(metadata, array.store, array.path)
 
 
 @dataclass(frozen=True)

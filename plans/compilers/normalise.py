@@ -30,7 +30,7 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.missing import lacks_missing_value
-from vczstore.vcz.model import BATCH, SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
+from vczstore.vcz.model import BATCH, SAMPLES, VARIANTS, Vcz, samples_axis
 
 OPERATION = "normalise"
 
@@ -164,23 +164,16 @@ def _stored(array: AnyArray) -> AnyArray:
     return arrays.with_regular_grid(like, arrays.outer_chunks(like)) if arrays.is_flexible(like) else like
 
 
-def _target(
-    name: str, array: AnyArray, lengths: dict[str, int], chunk_lengths: Mapping[str, int] | None = None
-) -> AnyArray:
+def _target(name: str, array: AnyArray, lengths: Mapping[str, int], chunks: Mapping[str, int] = {}) -> AnyArray:
     """An array of the result, with the encoding of `array` where format 3 allows."""
-    names = dimensions(array)
-    shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
-    chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, arrays.inner_chunks(array), strict=True))
-    metadata = conversion.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
-    return conversion.with_default_keys(arrays.from_metadata(metadata, MemoryStore(), name))
+    target = conversion.in_format(array, 3, lengths=lengths, chunks=chunks, store=MemoryStore(), path=name)
+    return conversion.with_default_keys(target)
 
 
 def _with_room(after: AnyArray, highest: int) -> AnyArray:
     """The array, with a dtype that can hold the highest value of kept reference blocks."""
     dtype = room_for(after.dtype, highest)
-    if dtype == after.dtype:
-        return after
-    return conversion.reformed(after, dtype=dtype, shape=after.shape, dimension_names=dimensions(after))
+    return after if dtype == after.dtype else conversion.reformed(after, dtype=dtype)
 
 
 def _with_missing(
@@ -195,8 +188,7 @@ def _with_missing(
         why = missing_where_harmonised(name, form, vcz, [source], findings)
     if why is None:
         return after
-    dtype = with_missing(OPERATION, holder.label, name, form, why).dtype
-    return conversion.reformed(after, dtype=dtype, shape=after.shape, dimension_names=form.dimensions)
+    return conversion.reformed(after, dtype=with_missing(OPERATION, holder.label, name, form, why).dtype)
 
 
 def _carry_over(
@@ -206,7 +198,7 @@ def _carry_over(
     after = _target(name, array, lengths)
     if name == "variant_allele" and findings.new_alleles:
         if after.dtype.kind in "US":  # a fixed width would truncate longer alleles
-            after = conversion.reformed(after, dtype=STRINGS, shape=after.shape, dimension_names=dimensions(after))
+            after = conversion.reformed(after, dtype=STRINGS)
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:
         return Rewritten.of(OPERATION, array, after, memory)

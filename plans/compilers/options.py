@@ -214,13 +214,6 @@ class SourceOptions(HarmoniseOptions, Edit):
             raise OptionError(f"{self.called}: --on-ref-mismatch needs --new-variants insert")
         return replace(super().rules, on_ref_mismatch=self.on_ref_mismatch)
 
-    @property
-    def then(self) -> Edit | None:
-        """The recomputation of INFO fields in the same commit; None if not requested."""
-        from plans.recompute import recomputing
-
-        return recomputing(self.store, self.recompute)
-
 
 def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":
     """Return the FORMAT fields to drop and to add, as names of arrays."""

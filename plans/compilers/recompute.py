@@ -41,17 +41,10 @@ OPERATION = "recompute"
 
 def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Memory) -> Plan:
     """
-    Compile the recomputation of INFO fields of a store.
+    Compile the recomputation of INFO fields of a store, which are keys of `plans.variants.info_fields.FIELDS`.
 
-    Parameters
-    ----------
-    store, vcz
-        The store, and its state when the plan will run.
-    fields
-        Keys of `plans.variants.info_fields.FIELDS`. Arrays that do not exist are created; those whose integers are too
-        narrow for the number of samples are widened. Fields that are current are skipped.
-    memory
-        Memory limits of a task.
+    Arrays that do not exist are created; those whose integers are too narrow for the number of samples are widened.
+    Fields that are current are skipped.
 
     Raises
     ------
@@ -116,7 +109,7 @@ def _widened(vcz: Vcz, fields: Sequence[str]) -> dict[str, AnyArray]:
         if array is None or array.dtype.kind != "i" or np.iinfo(array.dtype).max >= highest:
             continue
         try:
-            wider = conversion.reformed(array, dtype=needed, shape=array.shape, dimension_names=dimensions(array))
+            wider = conversion.reformed(array, dtype=needed)
         except metadata.UnsupportedCodecError as error:
             raise IncompatibleError(
                 f"{OPERATION}: {name} of {vcz.label} has dtype {array.dtype}, and needs {needed} for {highest:,} "

@@ -271,11 +271,7 @@ def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapp
 
 
 def _regular(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
-    names = dimensions(array)
-    chunks = tuple(lengths.get(str(d), c) for d, c in zip(names, arrays.inner_chunks(array), strict=True))
-    zarr_format = array.metadata.zarr_format
-    metadata = conversion.in_format(array, zarr_format, shape=array.shape, dimension_names=names, chunks=chunks)
-    return arrays.from_metadata(metadata, array.store, array.path)
+    return conversion.in_format(array, array.metadata.zarr_format, chunks=lengths)
 
 
 def _sharded(array: AnyArray, shards: Mapping[str, int], label: str) -> AnyArray:

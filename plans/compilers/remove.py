@@ -43,16 +43,7 @@ OPERATION = "remove"
 
 def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
-    Compile the removal of samples from a store.
-
-    Parameters
-    ----------
-    store, vcz
-        The store, and its state when the plan will run.
-    samples
-        Sample IDs; duplicates are ignored.
-    memory
-        Memory limits of a task.
+    Compile the removal of samples from a store by their IDs; duplicates are ignored.
 
     Raises
     ------
@@ -151,16 +142,9 @@ def _neutral_note(vcz: Vcz) -> str:
 
 def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memory) -> Plan:
     """
-    Compile the completion of half-done removals: values of samples without an ID become missing.
+    Compile the completion of half-done removals: values that samples without an ID have in some arrays become missing.
 
-    Parameters
-    ----------
-    store, vcz
-        The store, and its state. Trailing empty IDs beyond the samples of the call arrays are deleted.
-    names
-        The arrays in which samples without an ID have values.
-    memory
-        Memory limits of a task.
+    Trailing empty IDs beyond the samples of the call arrays are deleted.
     """
     n = vcz.n_samples if vcz.beyond_calls is None else vcz.beyond_calls
     ids, resized = vcz.sample_ids[:n], vcz.resized(n)

@@ -44,16 +44,7 @@ _DROP_HEADER = {"remove", "rename-samples", "repair"}
 
 def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     """
-    Compile the return to an earlier state.
-
-    Parameters
-    ----------
-    store, vcz
-        The repository, and its current state.
-    state
-        A tag, branch or snapshot.
-    memory
-        Memory limits of a task.
+    Compile the return of a repository from its current state to that of a tag, branch or snapshot.
 
     Raises
     ------

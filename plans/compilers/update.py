@@ -88,8 +88,7 @@ def compile_update(
     )
     kept = change.kept
     if findings is not None and findings.insertion is not None:
-        plan = _inserting(store, change, places, findings, memory)
-        return replace(plan, counts={**plan.counts, **kept.counts}, notes={**kept.notes, **plan.notes})
+        return _inserting(store, change, places, findings, memory)
 
     # 2. the arrays of the store grow first, since samples are written to columns that are widened
     change, growth = compile_growth(OPERATION, store, change, memory)
@@ -162,8 +161,8 @@ def _inserting(
         memory=memory,
         after=after,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(change.sources), "samples updated": n_updated, **summary.counts, **change.counts},
-        notes={**summary.notes, **change.notes(of_store.wider, ())},
+        counts={"sources": len(change.sources), "samples updated": n_updated, **summary.counts, **change.kept.counts},
+        notes={**change.kept.notes, **summary.notes, **change.notes(of_store.wider, ())},
         written_last=(ALLELE,),
         chunks_of_store=sum(write.decoded_chunks for write in calls),
     )

@@ -16,7 +16,7 @@ from plans.core.scan_reader import ScanReader
 from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.encoded_chunks import link_chunks
 from vczstore.vcz.metadata import same_encoding
-from vczstore.vcz.model import dimensions, samples_axis
+from vczstore.vcz.model import samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -41,8 +41,7 @@ class CopyArray(Reencoded):
     @classmethod
     def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
         """Compile the copy of an array into a Zarr format."""
-        metadata = conversion.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
-        target = arrays.from_metadata(metadata, source.store, name)
+        target = conversion.in_format(source, zarr_format, path=name)
         return cls(name, target, Columns.of(target), source).fit(operation, memory)
 
     @classmethod

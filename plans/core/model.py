@@ -317,12 +317,7 @@ class Plan:
 
     def require_lossless(self, *, only_re_encoded: bool = False) -> None:
         """
-        Check that chunks decode to the same values if they are encoded again.
-
-        Parameters
-        ----------
-        only_re_encoded
-            Whether to check only writes that re-encode chunks.
+        Check that chunks decode to the same values if they are encoded again, or only those that are re-encoded.
 
         Raises
         ------
@@ -400,14 +395,9 @@ class Plan:
 
     def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
         """
-        The writes as one Cubed plan; None if there are none.
+        The writes as one Cubed plan, whose tasks read and write `store`, that of a transaction; None if there are none.
 
-        Parameters
-        ----------
-        store
-            The Zarr store of a transaction, which the tasks read and write.
-        through_xarray
-            Whether xarray reads, joins and selects the arrays.
+        With `through_xarray`, xarray reads, joins and selects the arrays.
 
         Raises
         ------

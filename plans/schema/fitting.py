@@ -94,16 +94,9 @@ def is_derived(name: str, source: Vcz) -> bool:
 
 def fitted(source: Vcz, targets: Mapping[str, AnyArray], *, harmonised: bool) -> Vcz:
     """
-    Return a source with all arrays over samples of a store, with the store's axes.
+    Return a source with all arrays over samples of a store, with the axes that these will have.
 
-    Parameters
-    ----------
-    source
-        The source.
-    targets
-        The store's arrays over samples, as they will be.
-    harmonised
-        Whether the source will be harmonised with the store, which extends the axes of arrays over variants.
+    If it is going to be `harmonised` with the store, that extends the axes of arrays over variants.
     """
     views: dict[str, AnyArray] = {}
     # an array without room for any value counts as absent

@@ -134,16 +134,7 @@ class ArrayInsertions:
         )
 
     def complete(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
-        """
-        Return a plan with the changes to metadata and tables that the insertion needs.
-
-        Parameters
-        ----------
-        plan
-            The plan of an append or update.
-        after
-            All arrays that change, as they will be.
-        """
+        """Return a plan of an append or update to the arrays `after`, with the changes to metadata and tables, too."""
         consolidate = Consolidate((*after, *self.added), self.was.zarr_format)
         return replace(
             plan,
@@ -180,16 +171,7 @@ class ArrayInsertions:
         return replace(plan, writes=(), preparations=(), edits=(), written_last=(), first_steps=(replacement,))
 
     def copies(self, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
-        """
-        Return the writes that copy unchanged chunks, for a plan that creates another store.
-
-        Parameters
-        ----------
-        after
-            All arrays that change, as they will be.
-        memory
-            Memory limits of a task.
-        """
+        """Return the writes that copy the chunks unchanged in `after`, for a plan that creates another store."""
         whole = {**self.was.arrays, **self.was.inner}
         kept = {name: array for name, array in whole.items() if name not in {*self.views, *self.added}}
         # the last column of an array of samples without variants is written with the new samples
@@ -198,18 +180,7 @@ class ArrayInsertions:
         return [CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items()]
 
     def writes(self, vcz: Vcz, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
-        """
-        Return the writes of existing samples, and of arrays without samples.
-
-        Parameters
-        ----------
-        vcz
-            The result of `inserted`.
-        after
-            The arrays as they will be, by name.
-        memory
-            Memory limits of a task.
-        """
+        """Return the writes of existing samples, and of arrays without samples; `vcz` is the result of `inserted`."""
         writes: list[Write] = []
         for name in sorted(self.views, key=ALLELE.__eq__):
             if follows_alleles(name, self.was.arrays[name]):
@@ -527,7 +498,7 @@ def _strings(array: AnyArray, texts: Sequence[str]) -> WriteArray:
     """Return the write of an extended table of strings."""
     shape = (len(texts),)
     if array.dtype.kind in "US":  # a fixed width would truncate longer names
-        target = conversion.reformed(array, dtype=STRINGS, shape=shape, dimension_names=dimensions(array))
+        target = conversion.reformed(array, dtype=STRINGS, shape=shape)
     else:
         target = arrays.planned(array, shape=shape)
     return WriteArray(target, strings.as_stored(np.array([*texts, None], dtype=object)[:-1], target.dtype))

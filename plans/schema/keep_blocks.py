@@ -216,14 +216,7 @@ def look_up_highest(
     operation: str, vcz: Vcz, keepers: Sequence[Vcz], memory: Memory
 ) -> Generator[Survey, list[list[Any]], dict[str, int]]:
     """
-    Survey the highest GQ and DP of kept blocks that may become calls of a store.
-
-    Parameters
-    ----------
-    operation, vcz, memory
-        Name of the operation, the store, and memory limits of a task.
-    keepers
-        The VCZs with kept blocks from which calls may be derived.
+    Survey the highest GQ and DP of the blocks kept by some VCZs, which may become calls of a store.
 
     Returns
     -------

@@ -407,14 +407,8 @@ def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, An
         is_new = ours is None or (has_no_samples(vcz) and (name != SAMPLE_ID or len(vcz.samples_arrays) == 1))
         if is_new and any(name in source.samples_arrays for source in sources):
             array = _in_form(_template(name, form, sources), form, lengths)
-            names = form.dimensions
-            inner = arrays.inner_chunks(array)
-            chunks = tuple(vcz.chunk_lengths.get(str(d), n) for d, n in zip(names, inner, strict=True))
-            metadata = conversion.in_format(
-                array, vcz.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
-            )
-            planned = conversion.with_default_keys(arrays.from_metadata(metadata, vcz.store, name))
-            result[name] = _in_columns(vcz, planned)
+            array = conversion.in_format(array, vcz.zarr_format, chunks=vcz.chunk_lengths, store=vcz.store, path=name)
+            result[name] = _in_columns(vcz, conversion.with_default_keys(array))
     return result
 
 

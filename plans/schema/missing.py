@@ -37,16 +37,7 @@ def with_missing_values(
     """
     Return a layout in which all fields that get missing values have a dtype with a sentinel.
 
-    Parameters
-    ----------
-    operation
-        Name of the operation, for error messages.
-    store, sources
-        The store, and its sources without dropped fields.
-    layout
-        The layout of the store and its sources.
-    findings
-        How the sources are harmonised; None if they are not.
+    The sources are without dropped fields, and harmonised as in `findings`, if any.
 
     Raises
     ------

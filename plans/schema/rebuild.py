@@ -29,14 +29,7 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
     """
     Return the arrays of a store that must be rebuilt, as they will be: writing additional chunks is not enough.
 
-    Parameters
-    ----------
-    operation
-        Name of the operation, for error messages.
-    vcz, layout
-        The store, and the layout that it needs.
-    texts
-        Arrays of fixed-width strings that become variable-length strings.
+    `texts` are arrays of fixed-width strings that become variable-length strings.
 
     Raises
     ------
@@ -66,18 +59,7 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
 
 def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str, AnyArray], memory: Memory) -> Plan:
     """
-    Compile the re-encoding of arrays of a store; their values do not change.
-
-    Parameters
-    ----------
-    operation
-        Name of the operation that needs it.
-    store, vcz
-        The store, and its state before the rebuild.
-    targets
-        The arrays as they will be, by name.
-    memory
-        Memory limits of a task.
+    Compile the re-encoding of arrays of a store to `targets`, as they will be; their values do not change.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Plan new arrays, and arrays derived from others: in another format, of another dtype, with more axes."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -9,12 +9,13 @@ from typing import Any, cast
 import numcodecs
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.dtype import VariableLengthUTF8, parse_dtype
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from vczstore.vcz.arrays import from_metadata, is_flexible, outer_chunks, widths, with_regular_grid
+from vczstore.vcz.arrays import from_metadata, inner_chunks, is_flexible, outer_chunks, widths, with_regular_grid
 from vczstore.vcz.floats import is_nan, recast, to_hex
 from vczstore.vcz.metadata import (
     DEFAULT_KEYS,
@@ -25,6 +26,7 @@ from vczstore.vcz.metadata import (
     documents,
     parsed,
 )
+from vczstore.vcz.model import dimensions
 from vczstore.vcz.rectilinear import with_widths
 from vczstore.vcz.zarr_objects import Document
 
@@ -105,16 +107,34 @@ def in_format(
     array: AnyArray,
     zarr_format: int,
     *,
+    lengths: Mapping[str, int] = {},
+    chunks: Mapping[str, int] | None = None,
+    store: Store | None = None,
+    path: str | None = None,
+) -> AnyArray:
+    """
+    Plan an array for an array's values in `zarr_format`, at another place, or with other lengths of dimensions.
+
+    The encoding is kept if the format is the same or format 3 can express it; otherwise it is zarr's default. `chunks`
+    are other lengths of chunks by dimension: shards then hold as many chunks as before. If `chunks` is passed at all,
+    the grid is regular.
+    """
+    names = dimensions(array)
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
+    inner = None
+    if chunks is not None:
+        inner = tuple(chunks.get(str(d), n) for d, n in zip(names, inner_chunks(array), strict=True))
+    metadata = _metadata_in_format(array, zarr_format, shape, names, inner)
+    return from_metadata(metadata, array.store if store is None else store, array.path if path is None else path)
+
+
+def _metadata_in_format(
+    array: AnyArray,
+    zarr_format: int,
     shape: tuple[int, ...],
     dimension_names: Sequence[str | None],
-    chunks: tuple[int, ...] | None = None,
+    chunks: tuple[int, ...] | None,
 ) -> ArrayMetadata:
-    """
-    Return metadata for an array's values in `zarr_format`, with another shape.
-
-    The encoding is kept if the format is the same or format 3 can express it; otherwise it is zarr's default. If
-    `chunks` differ, shards hold as many chunks as before; if `chunks` is passed at all, the grid is regular.
-    """
     if is_flexible(array):
         if chunks is None and zarr_format == 3:
             return with_widths(array.metadata, shape, widths(array))  # lists every width, as Icechunk requires
@@ -212,7 +232,11 @@ def with_shards(array: AnyArray, shape: Sequence[int]) -> AnyArray:
 
 
 def reformed(
-    array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
+    array: AnyArray,
+    *,
+    dtype: np.dtype,
+    shape: tuple[int, ...] | None = None,
+    dimension_names: Sequence[str | None] | None = None,
 ) -> AnyArray:
     """
     Return the planned array with another dtype and with axes appended; attributes and compression are kept.
@@ -224,13 +248,16 @@ def reformed(
     dtype
         A wider dtype of the same kind, or variable-length strings in place of fixed-width strings.
     shape, dimension_names
-        Shape and axis names of the result, whose first axes are those of `array`. A new axis is one chunk.
+        Shape and axis names of the result, by default the same; its first axes are those of `array`. A new axis is one
+        chunk.
 
     Raises
     ------
     UnsupportedCodecError
         If a filter or codec depends on the dtype.
     """
+    shape = array.shape if shape is None else shape
+    dimension_names = dimensions(array) if dimension_names is None else dimension_names
     if is_flexible(array):
         regular = with_regular_grid(array, outer_chunks(array))
         result_array = reformed(regular, dtype=dtype, shape=shape, dimension_names=dimension_names)
