@@ -414,7 +414,6 @@ class _Compiler:
             else:
                 self.ledger = self.ledger.with_step(digest)
                 plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
-            self.vcz = plan.after
         if named:
             self._count(operation.called, named if plans else ())
         self._add(operation.called, sources, plans, int(not plans))
@@ -455,14 +454,15 @@ class _Compiler:
             self.notes.append(found.line)
 
     def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
-        """Compile an operation against the state that the steps so far will leave."""
+        """Compile an operation against the state that the steps so far will leave, and keep the state it will leave."""
         if self.has_inserted:
             raise IncompatibleError(
                 f"{operation.called}: an earlier step of the job inserts variants into the store, and nothing can be "
                 "compiled against these before they are there; run this step in a job of its own"
             )
-        compiling = Compiling(self.store, self.vcz, sources, self.memory)
-        return compile_plan(operation, compiling, self.workers, Run(""))
+        plan = compile_plan(operation, Compiling(self.store, self.vcz, sources, self.memory), self.workers, Run(""))
+        self.vcz = plan.after
+        return plan
 
     @compile_step.register
     def batches(self, operation: Append | Update) -> None:
@@ -497,9 +497,7 @@ class _Compiler:
             return self._plans_for(batches, "replace", operation)
         if not batches:
             return []
-        plan = self._harmonised(operation, batches)
-        self.vcz = plan.after
-        return [self._recorded(plan, batches)]
+        return [self._recorded(self._harmonised(operation, batches), batches)]
 
     def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
         """Drop previously removed samples if the step asks for it; return the other batches, and those left empty."""
@@ -543,7 +541,6 @@ class _Compiler:
         if known and on_duplicate == "replace":
             update = Update(store=self.url, sources=(), drop_fields=drop, add_fields=add)
             plans.append(self._compile(update, known))
-            self.vcz = plans[-1].after
         if new:
             append = operation
             if not isinstance(append, Append):
@@ -555,7 +552,6 @@ class _Compiler:
                     allow_returning=operation.allow_returning,
                 )
             plans.append(self._harmonised(append, new))
-            self.vcz = plans[-1].after
         skipped = {source.identity for source in known if on_duplicate == "skip"}
         return [*plans[:-1], *(self._recorded(plan, group, skipped) for plan in plans[-1:])]
 
@@ -613,18 +609,14 @@ class _Compiler:
         """Compile `recompute`, unless the INFO fields are up to date."""
         self.digested.append(["recompute", sorted(operation.fields)])
         field_states = states(self.vcz)
-        plans: list[Plan] = []
-        if any(field_states.get(field) != CURRENT for field in operation.fields):
-            plan = self._compile(operation)
-            plans, self.vcz = [plan], plan.after
-        self._add("recompute", (), plans, int(not plans))
+        is_current = all(field_states.get(field) == CURRENT for field in operation.fields)
+        self._add("recompute", (), () if is_current else [self._compile(operation)], int(is_current))
 
     @compile_step.register
     def regrid(self, operation: Regrid) -> None:
         """Compile `regrid`, whose plan is empty if no columns need to be merged."""
         self.digested.append(["regrid", operation.changed_options])
         plan = self._compile(operation)
-        self.vcz = plan.after
         self._add("regrid", (), () if plan.is_empty else (plan,), int(plan.is_empty))
 
     @compile_step.register
