@@ -148,10 +148,7 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
             present = store.open()
             renames, base = _recreate(store, present, again, options), present.snapshot
         snapshot, counts, deleted = store.history.purge(
-            tags=tags,
-            keep=set(renames.values()),
-            base=base,
-            before=lock.check,
+            tags=tags, keep=set(renames.values()), base=base, before=lock.check
         )
     except KeyboardInterrupt as error:
         raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error

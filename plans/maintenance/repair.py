@@ -179,15 +179,14 @@ def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]
         return []
     with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
         outcome = preview(path) if dry_run else settle(path)
-    match outcome:
-        case "completed":
-            return ["a replacement of the store that was stopped is completed: the store as it was before is deleted"]
-        case "undone":
-            return [
-                "a replacement of the store that was stopped before it took effect is undone: what it made is deleted"
-            ]
-        case _:
-            return []
+    return [] if outcome is None else [_SETTLED[outcome]]
+
+
+_SETTLED = {
+    "completed": "a replacement of the store that was stopped is completed: the store as it was before is deleted",
+    "undone": "a replacement of the store that was stopped before it took effect is undone: what it made is deleted",
+}
+"""The messages about an interrupted replacement, by its outcome."""
 
 
 def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:

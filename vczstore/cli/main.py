@@ -16,15 +16,7 @@ from typing import Any
 import click
 
 from vczstore.choices import AMERICAN
-from vczstore.cli.options import (
-    executor_name,
-    in_words_of_commands,
-    option_of,
-    output,
-    parameters,
-    samples_of,
-    shared,
-)
+from vczstore.cli.options import executor_name, in_words_of_commands, option_of, output, parameters, samples_of, shared
 from vczstore.cli.render import confirm, fail_as_json, running, show, wants_progress, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
@@ -220,8 +212,7 @@ def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
 
 
 @_command(
-    *_JOB,
-    click.Option(["--svg"], type=click.Path(dir_okay=False, writable=True), help="Draw the plan into this file."),
+    *_JOB, click.Option(["--svg"], type=click.Path(dir_okay=False, writable=True), help="Draw the plan into this file.")
 )
 def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     """Compile a job file and show what it would do; write nothing."""

@@ -128,10 +128,7 @@ def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
 def _post(name: str, url: str, report: Mapping[str, Any]) -> None:
     """Send the report to a web address. Only its host is logged, as the path may be a secret."""
     try:
-        with urlopen(
-            Request(url, json.dumps(report).encode(), {"Content-Type": "application/json"}),
-            timeout=TIMEOUT,
-        ):
+        with urlopen(Request(url, json.dumps(report).encode(), {"Content-Type": "application/json"}), timeout=TIMEOUT):
             pass
     except (OSError, ValueError) as problem:
         status = getattr(problem, "code", None)

@@ -9,9 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from vczstore.configuration.executor_file import ExecutorFile
-from vczstore.configuration.types import (
-    IS_VARIABLE,
-)
+from vczstore.configuration.types import IS_VARIABLE
 from vczstore.configuration.yaml_file import MAX_BYTES, either_or
 from vczstore.jobs.model import JobFile
 

@@ -273,8 +273,7 @@ def _shorthand(name: str, model: type[StepModel]) -> Any:
     inputs = kind.__metadata__[1].json_schema_input_type if has_list else kind
     kinds = (int if int in get_args(first.type) else str, *([list] if has_list else []))
     return Annotated[
-        model | None,
-        BeforeValidator(short(key, expectation, *kinds), json_schema_input_type=inputs | model),
+        model | None, BeforeValidator(short(key, expectation, *kinds), json_schema_input_type=inputs | model)
     ]
 
 

@@ -161,14 +161,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def _width(text: str) -> int:
-    """Return the width of a text in terminal columns, of which wide characters take two."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def _fit(text: object, columns: int) -> str:
+    """Return a cleaned text that takes no more than some columns, of which wide characters take two."""
+    from rich.cells import cell_len
+
     fitted = clean(text, columns)
-    while _width(fitted) > columns:
+    while cell_len(fitted) > columns:
         fitted = clean(fitted.replace("…", ""), len(fitted) - 1)
     return fitted
 
