@@ -36,7 +36,7 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.leftovers import half_written, leftovers
 from vczstore.stores.listing import Objects
 from vczstore.stores.locations import folder_of
-from vczstore.vcz import arrays, pipeline, vcf_headers
+from vczstore.vcz import arrays, encoded_chunks, pipeline, vcf_headers
 from vczstore.vcz.frames import contents
 from vczstore.vcz.missing import is_missing
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
@@ -378,12 +378,11 @@ class _Look:
             if key in _DOCUMENTS or name in _DOCUMENTS:
                 continue
             array = vcz.arrays.get(head)
-            coords = [] if array is None else re.split("[./]", re.sub("^c(?=[./])", "", name).lstrip("./"))
-            if array is None or len(coords) != array.ndim or not all(c.isdecimal() for c in coords):
+            coords = None if array is None else encoded_chunks.coords_of(array, key)
+            if array is None or coords is None:
                 foreign += 1
-                continue
-            ends = arrays.grid_of(array)
-            outside += any(int(c) >= n for c, n in zip(coords, ends, strict=True))
+            else:
+                outside += any(i >= n for i, n in zip(coords, arrays.grid_of(array), strict=True))
         if outside:
             self.reasons.append(
                 f"{_n(outside, 'chunk', 'lies', 'lie')} outside the shapes of the arrays, as a stopped "

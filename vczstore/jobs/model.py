@@ -305,14 +305,9 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
     return Job.model_construct(**{**dict(content), **resolved})
 
 
-def _escaped(folder: str) -> str:
-    """Escape the glob characters and braces of a path."""
-    return glob.escape(folder).replace("{", "[{]")
-
-
 def _resolve_place(folder: str, kind: str, path: str) -> str:
     """Return a path or URL of a step, resolved against the folder of the job file."""
     if kind == "sources":  # the folder's own name is no glob
-        return resolve(_escaped(folder), path)
+        return resolve(glob.escape(folder).replace("{", "[{]"), path)
     complement = "^" if kind == "file" and path.startswith("^") else ""  # all but the samples in the file
     return complement + resolve(folder, path.removeprefix(complement))

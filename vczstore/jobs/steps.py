@@ -267,7 +267,9 @@ def _shorthand(name: str, model: type[StepModel]) -> Any:
     declaration, kind = declared(first), _kind(first)
     key, has_list = declaration.key or first.name.replace("_", "-"), is_list(first)
     if len(model.model_fields) == 1 and not has_list:
-        return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(declaration))]
+        pattern = rf"^[^/]+$|{IS_VARIABLE}" if declaration.kind == "tag" else None
+        text = Annotated[str, Key(title="text", pattern=pattern)]
+        return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=text)]
     keys = " or ".join(keys_of(model)[:2]) if declaration.kind == "samples" else f"the key {key}"
     expectation = f"{declaration.shorthand}, or a mapping with {keys}"
     inputs = kind.__metadata__[1].json_schema_input_type if has_list else kind
@@ -284,11 +286,6 @@ def _named(key: str) -> Any:
         return {key: value}
 
     return widen
-
-
-def _name_input(declaration: Declared) -> Any:
-    pattern = rf"^[^/]+$|{IS_VARIABLE}" if declaration.kind == "tag" else None
-    return Annotated[str, Key(title="text", pattern=pattern)]
 
 
 class _OneStep(Model):

@@ -96,7 +96,7 @@ def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int,
     async def clear() -> tuple[int, int]:
         n = size = 0
         async for key in array.store.list_prefix(f"{array.path}/"):
-            coords = _coords(array, key)
+            coords = coords_of(array, key)
             if coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True)):
                 n, size = n + 1, size + await store.getsize(key)
                 if not dry_run:
@@ -106,7 +106,7 @@ def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int,
     return wait_for(clear())
 
 
-def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:
+def coords_of(array: AnyArray, key: str) -> tuple[int, ...] | None:
     """The coordinates of the chunk that a key belongs to; None if it is not the key of a chunk."""
     match = re.fullmatch(r"(?:c[/.])?(\d+(?:[/.]\d+)*)", key.removeprefix(f"{array.path}/"))
     coords = tuple(int(i) for i in re.split("[/.]", match[1])) if match else ()
