@@ -50,7 +50,7 @@ from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, Vcz
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion, vcf_headers
-from vczstore.vcz.extents import END, LENGTH, SVLEN
+from vczstore.vcz.extents import END, LENGTH, SVLEN, one_size
 from vczstore.vcz.missing import TEXT
 from vczstore.vcz.model import BATCH, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
@@ -338,7 +338,10 @@ def _targets(
         LENGTH: _new(LENGTH, (0,), widest(LENGTH, END, POSITION), (VARIANTS,), chunk),
     }
     for name in (END, SVLEN):  # part of the identity of symbolic ALTs
-        if any(name in s.arrays for s in sources):
+        templates = [s.arrays[name] for s in sources if name in s.arrays]
+        if name == SVLEN and n_alleles > 1 and any(array.ndim > 1 for array in templates):
+            new[name] = _new(name, (0, n_alleles - 1), widest(name), (VARIANTS, "alt_alleles"), chunk)
+        elif templates:
             new[name] = _new(name, (0,), widest(name), (VARIANTS,), chunk)
     if any(ID in s.arrays for s in sources):
         new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
@@ -494,6 +497,8 @@ class WriteSites:
             records = self.union.records(i, tuple(self.targets), self.targets[ALLELE].shape[1])
             parts.append({name: values[here] for name, values in records.items()})
         values = {name: np.concatenate([part[name] for part in parts]) for name in self.targets}
+        if SVLEN in values and self.targets[SVLEN].ndim == 1:
+            values[SVLEN] = one_size(values[SVLEN])
         for name, array in self.targets.items():
             arrays.planned(array, store=store)[start:stop] = values[name].astype(array.dtype, copy=False)
         n_chunks = len(self.targets) * math.ceil((stop - start) / self.chunk)

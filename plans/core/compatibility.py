@@ -15,12 +15,10 @@ from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.vcz import arrays, cf_attributes, encoded_chunks, metadata, strings
-from vczstore.vcz.extents import END, LENGTH, SVLEN, Extents, describe
+from vczstore.vcz.extents import ABSENT_ALLELES, END, LENGTH, SVLEN, Extents
 from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import looking_alike
 
-ABSENT_ALLELES = ("", ".", "0")
-"""Values of an absent allele: fill, VCF's, and PLINK's (.bim, columns 5 and 6)."""
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
 """Arrays that identify a variant."""
 COMPARED = (*SITE_FIELDS, LENGTH, END, SVLEN)
@@ -397,7 +395,7 @@ class SameVariants:
         contig, position, alleles = (
             arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
         )
-        long = describe(int(SameVariants._extents(vcz, slice(row, row + 1))[0]))
+        long = Extents.of(vcz.arrays).describe(alleles, row)
         names = vcz.table(CONTIGS) if vcz.has_table(CONTIGS) else np.empty(0)
         number, present = int(contig[0]), [str(a) for a in alleles if a not in ABSENT_ALLELES]
         name = names[number] if 0 <= number < len(names) else number

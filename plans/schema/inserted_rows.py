@@ -19,6 +19,7 @@ from plans.variants.kept_blocks import KeptCalls
 from plans.variants.match_index import Matches
 from plans.variants.vectors import Field
 from vczstore.vcz import arrays, pipeline, strings
+from vczstore.vcz.extents import one_size
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same
 
@@ -251,7 +252,11 @@ class InsertedSites(Inserted):
                 return np.asarray(part.position[rows].astype(self.dtype))
             case name if name in SITE_VALUES:
                 result = np.full((len(rows), *self.shape[1:]), fill_value(name, self.like), dtype=self.dtype)
-                result.reshape(len(rows), -1)[:, 0] = _cast(self.records.site_values(name, part, rows), self.dtype)
+                values = self.records.site_values(name, part, rows)
+                if values.ndim > len(self.shape):
+                    values = one_size(values)
+                values = values.reshape(len(rows), -1)[:, : math.prod(self.shape[1:])]
+                result.reshape(len(rows), -1)[:, : values.shape[1]] = _cast(values, self.dtype)
                 return result
             case _:
                 return self._first(part, rows)

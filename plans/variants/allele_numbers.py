@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from plans.core.compatibility import ABSENT_ALLELES
+from vczstore.vcz.extents import ABSENT_ALLELES
 
 
 class Numbers(dict[str, int]):

@@ -13,13 +13,12 @@ from uuid import uuid4
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from plans.variants.sortedness import site, unit_rows
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, pipeline, zarr_objects
-from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents, is_any_of
+from vczstore.vcz.extents import ABSENT_ALLELES, END, LENGTH, POSITION, UNSEEN, Extents, is_any_of
 from vczstore.vcz.missing import INT_MISSING
 from vczstore.vcz.model import Vcz
 

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plans.core.chunk_grid import MIN_TASKS
-from plans.core.compatibility import ABSENT_ALLELES
 from plans.core.memory import Memory
 from plans.core.scan_reader import ScanReader
 from vczstore.errors import DamagedStoreError, IncompatibleError
 from vczstore.vcz import arrays, pipeline
-from vczstore.vcz.extents import Extents, describe
+from vczstore.vcz.extents import ABSENT_ALLELES, Extents
 from vczstore.vcz.model import VARIANTS, Vcz
 
 RUN_ROWS = 2**18
@@ -151,7 +150,7 @@ def site(vcz: Vcz, row: int) -> str:
         for name in ("contig", "position", "allele")
     )
     names = vcz.table("contig_id") if vcz.has_table("contig_id") else np.empty(0)
-    long = describe(int(Extents.of(vcz.arrays).look(alleles[np.newaxis], slice(row, row + 1))[0]))
+    long = Extents.of(vcz.arrays).describe(alleles, row)
     number, present = int(contig[0]), [str(a) for a in alleles if a not in ABSENT_ALLELES]
     name = names[number] if 0 <= number < len(names) else number
     return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}{long}"

@@ -19,8 +19,8 @@ from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, rea
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
 from vczstore.vcz import arrays, pipeline
-from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
-from vczstore.vcz.missing import INT_MISSING, STR_MISSING, TEXT, missing_value, same
+from vczstore.vcz.extents import ABSENT_ALLELES, END, LENGTH, NONE, SVLEN, Extents, by_alt, longest
+from vczstore.vcz.missing import INT_FILL, INT_MISSING, STR_MISSING, TEXT, missing_value, same
 from vczstore.vcz.model import Vcz
 
 OPERATION = "create"
@@ -376,7 +376,11 @@ class Union:
         return pieces, joined, merged
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
-        """Return the values of some arrays for the records of a range, with `n_alleles` columns of alleles."""
+        """
+        Return the values of some arrays for the records of a range, with `n_alleles` columns of alleles.
+
+        SVLEN has a value for each ALT.
+        """
         pieces, values, merged = self.merge(i)
         fields = {name: values[name][merged.first] for name in SITE_FIELDS}
         # cuts off empty columns of <NON_REF>
@@ -384,6 +388,8 @@ class Union:
         for row, alleles in merged.joined.items():
             fields[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
         fields |= self._lengths(pieces, values, merged, names)
+        if SVLEN in names:
+            fields[SVLEN] = self._sizes(pieces, values, merged, fields[ALLELE])
         if ID in names:
             ids = np.concatenate([self._ids(self.sites[p.source], p.rows)[p.kept] for p in pieces])
             fields[ID] = np.full(len(merged.first), STR_MISSING, dtype="T")
@@ -421,7 +427,7 @@ class Union:
     def _lengths(
         self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Return `LENGTH`, and END and SVLEN if named, by name; of joined records, symbolic ones have precedence."""
+        """Return `LENGTH`, and END if named, by name; of joined records, symbolic ones have precedence."""
         is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
         if any(sites.is_gvcf for sites in self.sites):  # where the unseen allele may make a record longer
@@ -436,18 +442,32 @@ class Union:
         np.maximum.at(longest, merged.record, np.where(of_symbolic[merged.record] & ~is_symbolic, 0, length))
         is_joined = of_symbolic | np.isin(np.arange(n), list(merged.joined))
         fields = {LENGTH: np.where(is_joined, longest, length[merged.first])}
-        for name, missing in ((END, INT_MISSING), (SVLEN, 0)):
-            if name in names:
-                extents = [(self.sites[p.source].extents, p) for p in pieces]
-                theirs = np.concatenate([(e.ends if name == END else e.sizes)(p.rows)[p.kept] for e, p in extents])
-                fields[name] = np.full(n, INT_MISSING, dtype="i8")
-                which, at = merged.first_where(is_symbolic & (theirs != missing))
-                fields[name][which] = theirs[at]
-                if name == END:  # of records without symbolic ALTs too, consistent with the length
-                    last = np.full(n, INT_MISSING, dtype="i8")
-                    np.maximum.at(last, merged.record, theirs)
-                    fields[END][~of_symbolic] = np.where(is_joined, last, theirs[merged.first])[~of_symbolic]
+        if END in names:
+            theirs = np.concatenate([self.sites[p.source].extents.ends(p.rows)[p.kept] for p in pieces])
+            fields[END] = np.full(n, INT_MISSING, dtype="i8")
+            which, at = merged.first_where(is_symbolic & (theirs != INT_MISSING))
+            fields[END][which] = theirs[at]
+            # of records without symbolic ALTs too, consistent with the length
+            last = np.full(n, INT_MISSING, dtype="i8")
+            np.maximum.at(last, merged.record, theirs)
+            fields[END][~of_symbolic] = np.where(is_joined, last, theirs[merged.first])[~of_symbolic]
         return fields
+
+    def _sizes(
+        self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, alleles: np.ndarray
+    ) -> np.ndarray:
+        """Return the SVLEN of each ALT of the records with these alleles: that of the first source that has any."""
+        result = np.full((len(alleles), alleles.shape[1] - 1), INT_FILL, dtype="i8")
+        result[:, :1] = INT_MISSING
+        vectors = [self.sites[p.source].extents.vectors(p.rows)[p.kept] for p in pieces]
+        width = max((v.shape[1] for v in vectors), default=1)
+        theirs = np.concatenate([np.empty((0, width), "i8"), *(padded(v, width, INT_FILL) for v in vectors)])
+        which, at = merged.first_where((values[EXTENT] != NONE) & (longest(theirs) != 0))
+        for record, i in zip(which.tolist(), at.tolist(), strict=True):
+            ours, alts = (_present(texts) for texts in (alleles[record, 1:], values[ALLELE][i, 1:]))
+            sizes = dict(zip(_labels(alts), by_alt(alts, theirs[i].tolist()), strict=True))
+            result[record, : len(ours)] = [sizes.get(label, INT_MISSING) for label in _labels(ours)]
+        return result
 
     @staticmethod
     def _ids(sites: SourceSites, rows: slice) -> np.ndarray:
@@ -459,6 +479,16 @@ class Union:
         if ID_MASK in sites.arrays:
             ids[sites.read(ID_MASK, rows).astype(bool)] = STR_MISSING
         return ids
+
+
+def _present(alts: np.ndarray) -> list[str]:
+    return [alt for alt in alts.tolist() if alt not in ABSENT_ALLELES]
+
+
+def _labels(alts: Sequence[str]) -> list[tuple[str, int]]:
+    """Label ALTs, regardless of case, with the number of the same ones before each."""
+    upper = [alt.upper() for alt in alts]
+    return [(alt, upper[:i].count(alt)) for i, alt in enumerate(upper)]
 
 
 def _both_ids(first: str, second: str) -> str:

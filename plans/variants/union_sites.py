@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plans.core.compatibility import ABSENT_ALLELES
 from plans.variants.allele_numbers import REPEATED, Numbers
 from plans.variants.join_records import join
 from plans.variants.match import rank
-from vczstore.vcz.extents import NONE, UNSEEN, is_any_of, is_symbolic
+from vczstore.vcz.extents import ABSENT_ALLELES, NONE, UNSEEN, is_any_of, is_symbolic
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:

@@ -3,10 +3,14 @@
 ``<DEL>`` alone does not define what is deleted: INFO's END or SVLEN does (VCF 4.5, sections 1.4.5 and 3). Two records
 with the same symbolic ALTs are the same variant if their lengths are equal, as in ``bcftools merge`` since version
 1.22. ``<*>`` and ``<NON_REF>`` represent unseen alleles, and have no length.
+
+SVLEN has a value for each ALT. Where the symbolic ALTs of a record differ in it, the extent of the record stands for
+all of them: it equals that of another record if each ALT has the same length there.
 """
 
+import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,8 @@ from zarr.types import AnyArray
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING
 
+ABSENT_ALLELES = ("", ".", "0")
+"""Values of an absent allele: fill, VCF's, and PLINK's (.bim, columns 5 and 6)."""
 UNSEEN = ("<*>", "<NON_REF>")
 """Symbolic ALTs for unseen alleles; records that share only these share no ALT."""
 POSITION, LENGTH, END, SVLEN = "variant_position", "variant_length", "variant_END", "variant_SVLEN"
@@ -22,6 +28,8 @@ NONE = -1
 """The extent of a record without symbolic ALTs."""
 _INSERTED = 2**40
 """Offset of the extents of alleles that span no reference bases, such as ``<INS>``; longer than any real length."""
+_SEVERAL = 2**50
+"""Offset of the extents of records whose symbolic ALTs have different lengths; digests of these are added."""
 _SPANNING = ("<DEL", "<DUP", "<INV", "<CN")
 """Prefixes of the symbolic ALTs that span reference bases."""
 
@@ -52,8 +60,8 @@ class Extents:
         Compute the extents of some variants.
 
         If a record's length (``variant_length``, or else derived from END) exceeds its REF, that is the extent;
-        otherwise it is derived from SVLEN (VCF 4.5, section 1.6.1), or else it is the length of REF. It is `NONE` where
-        no ALT is symbolic.
+        otherwise it is derived from SVLEN (VCF 4.5, section 1.6.1), or else it is the length of REF. If several
+        symbolic ALTs have SVLENs that differ, the extent is a digest of these. It is `NONE` where no ALT is symbolic.
 
         The alleles are those of the VCZ in `rows`, variants by alleles, REF first; `texts` are the distinct ALTs, if
         they are known.
@@ -66,10 +74,15 @@ class Extents:
         where = np.flatnonzero(is_any_of(alleles[:, 1:], symbolic).any(axis=1))
         refs = np.array([len(text) for text in alleles[where, 0].tolist()], dtype="i8")
         lengths = np.maximum(refs, self.lengths(rows)[where])
-        sizes = np.abs(self.sizes(rows)[where])
+        vectors = self.vectors(rows)[where]
+        sizes = np.abs(longest(vectors))
         spans = is_any_of(alleles[where, 1:], [a for a in symbolic if a.upper().startswith(_SPANNING)]).any(axis=1)
         by_size = np.where(spans, 1 + sizes, _INSERTED + sizes)
         result[where] = np.where((lengths > refs) | (sizes == 0), lengths, by_size)
+        is_several = is_any_of(alleles[where, 1:], symbolic).sum(axis=1) > 1
+        for i in np.flatnonzero(is_several & (sizes != 0)).tolist():
+            alts = [text for text in alleles[where[i], 1:].tolist() if text not in ABSENT_ALLELES]
+            result[where[i]] = _extent_of_several(alts, by_alt(alts, vectors[i].tolist()), int(result[where[i]]))
         return result
 
     def lengths(self, rows: slice) -> np.ndarray:
@@ -85,9 +98,26 @@ class Extents:
 
     def sizes(self, rows: slice) -> np.ndarray:
         """The SVLEN of greatest magnitude of each record, with its sign; 0 if it has none."""
-        values = self._read(SVLEN, rows, 0)
-        values[(values == INT_MISSING) | (values == INT_FILL)] = 0
-        return values[np.arange(len(values)), np.abs(values).argmax(axis=1)]
+        return longest(self.vectors(rows))
+
+    def vectors(self, rows: slice) -> np.ndarray:
+        """The SVLEN of each record, with sentinels: records by values."""
+        return self._read(SVLEN, rows, INT_MISSING)
+
+    def describe(self, alleles: np.ndarray, row: int) -> str:
+        """
+        Format the extent of a record for a message, to follow the alleles; see `describe`.
+
+        `alleles` are those of the record, an array of shape (alleles,).
+        """
+        rows = slice(row, row + 1)
+        extent = int(self.look(alleles[np.newaxis], rows)[0])
+        if extent < _SEVERAL:
+            return describe(extent)
+        sizes = (
+            "." if size == INT_MISSING else str(size) for size in self.vectors(rows)[0].tolist() if size != INT_FILL
+        )
+        return f" of SVLEN {','.join(sizes)[:60]}"
 
     def _read(self, name: str, rows: slice, missing: int) -> np.ndarray:
         """Read integers as records by values, with at least one column; `missing` if there is no numeric array."""
@@ -96,6 +126,59 @@ class Extents:
             return np.full((n, 1), missing, dtype="i8")
         values = arrays.read(array, (rows, *(slice(None),) * (array.ndim - 1)))
         return whole_numbers(values, missing).reshape(n, math.prod(array.shape[1:]))
+
+
+def longest(vectors: np.ndarray) -> np.ndarray:
+    """The value of greatest magnitude of each vector of SVLENs; 0 if there is none."""
+    values = np.where((vectors == INT_MISSING) | (vectors == INT_FILL), 0, vectors)
+    return values[np.arange(len(values)), np.abs(values).argmax(axis=1)]
+
+
+def one_size(vectors: np.ndarray) -> np.ndarray:
+    """The SVLEN of each record where only one can be kept: that of greatest magnitude; `INT_MISSING` if none."""
+    sizes = longest(vectors)
+    return np.where(sizes == 0, INT_MISSING, sizes)
+
+
+def by_alt(alts: Sequence[str], vector: Sequence[int]) -> list[int]:
+    """
+    Return the SVLEN of each ALT, `INT_MISSING` if it has none.
+
+    SVLEN has one value per ALT (VCF 4.5, section 3). Where it has fewer or more, the one of greatest magnitude is that
+    of the first symbolic ALT.
+
+    >>> by_alt(["C", "<DEL>", "<DUP>"], [-1, -500, 300, -2])
+    [-1, -500, 300]
+    >>> by_alt(["C", "<DEL>", "<DUP>"], [-500])
+    [-1, -500, -1]
+    """
+    n = len(alts)
+    within, beyond = vector[:n], vector[n:]
+    if len(within) == n and INT_FILL not in within and {*beyond} <= {INT_MISSING, INT_FILL}:
+        return list(within)
+    sizes = [size for size in vector if size not in (INT_MISSING, INT_FILL)]
+    first = next((i for i, alt in enumerate(alts) if is_symbolic(alt)), None)
+    return [max(sizes, key=abs) if i == first and sizes else INT_MISSING for i in range(n)]
+
+
+def _extent_of_several(alts: Sequence[str], sizes: Sequence[int], extent: int) -> int:
+    """
+    Return the extent of a record with several symbolic ALTs: `extent`, unless they have SVLENs that differ.
+
+    The order of the ALTs matters only if one is repeated, as the lengths of the repeats would be confused.
+
+    >>> extent = _extent_of_several(["<DEL>", "<DUP>"], [5, 3], 9)
+    >>> [extent == _extent_of_several(["<DUP>", "<DEL>"], sizes, 9) for sizes in ([3, 5], [5, 3])]
+    [True, False]
+    >>> _extent_of_several(["<DEL>", "<DUP>"], [500, -500], 501), _extent_of_several(["<DEL>", "C"], [5, 3], 9)
+    (501, 9)
+    """
+    own = [(alt.upper(), abs(size)) for alt, size in zip(alts, sizes, strict=True) if is_symbolic(alt)]
+    if len({size for _, size in own} - {abs(INT_MISSING)}) < 2:  # a missing one does not differ
+        return extent
+    if len({alt for alt, _ in own}) == len(own):
+        own.sort()
+    return _SEVERAL + int.from_bytes(hashlib.blake2b(repr(own).encode(), digest_size=5).digest())
 
 
 def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:

@@ -22,11 +22,16 @@ from tests.support.sites import calls_of
 from vczstore.errors import IncompatibleError
 
 
-def text(sample: str, *records: str, contigs: Sequence[str] = ("chr1",)) -> str:
-    """Return a VCF; a record is POS REF ALT INFO and a genotype, preceded by its contig if that is not the first."""
+def text(sample: str, *records: str, contigs: Sequence[str] = ("chr1",), number: str = "1") -> str:
+    """
+    Return a VCF; a record is POS REF ALT INFO and a genotype, preceded by its contig if that is not the first.
+
+    `number` is the Number of SVLEN.
+    """
     lines = ["##fileformat=VCFv4.2", '##FILTER=<ID=PASS,Description="">']
     lines += [f"##contig=<ID={contig},length=248956422>" for contig in contigs]
-    lines += [f'##INFO=<ID={name},Number=1,Type=Integer,Description="">' for name in ("END", "SVLEN")]
+    numbers = {"END": "1", "SVLEN": number}
+    lines += [f'##INFO=<ID={name},Number={n},Type=Integer,Description="">' for name, n in numbers.items()]
     lines += ['##FORMAT=<ID=GT,Number=1,Type=String,Description="">']
     lines += ["\t".join([*["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"], sample])]
     for record in records:
@@ -265,3 +270,103 @@ def test_an_inserted_symbolic_allele_keeps_its_length(tmp_path: Path, kind: str,
         info, of_first, of_second = shown["G,<DEL>"]
         assert "END=600" in info
         assert (of_first.split(":")[0], of_second.split(":")[0]) == ("./.", "1/2")
+
+
+# ---- SVLEN of several ALTs -------------------------------------------------------------------
+
+
+SEVERAL = {
+    "A1": (
+        "100 A <DEL>,<DUP> SVLEN=500,300 1/2",
+        "200 A <DEL>,<DEL> SVLEN=500,300 1/1",
+        "300 A <INS>,<DEL> SVLEN=50,30 1/2",
+        "400 A C,<DEL> SVLEN=.,70 1/2",
+        "500 A <DEL>,<DUP> END=600;SVLEN=100,90 0/1",
+        "600 A <DEL>,<DUP> SVLEN=500,300 0/1",
+    ),
+    "B1": (
+        "100 A <DEL>,<DUP> SVLEN=500,200 0/2",
+        "200 A <DEL>,<DEL> SVLEN=300,500 1/1",
+        "300 A <DEL>,<INS> SVLEN=30,50 1/1",
+        "400 A C,<DEL> SVLEN=.,70 0/2",
+        "500 A <DUP>,<DEL> END=600;SVLEN=90,100 0/1",
+        "600 A <DEL> SVLEN=500 1/1",
+    ),
+}
+"""Variants that differ in the length of one ALT, or have ALTs in another order; SVLEN has Number=A."""
+
+
+def split_calls(vcf_path: Path) -> dict[str, set[tuple[str, ...]]]:
+    """By sample, the position, ALT, END, SVLEN and count of each called ALT, one ALT in a record, as by bcftools."""
+    split = pysam.bcftools.norm("--no-version", "-m-any", str(vcf_path))
+    (vcf_path.parent / "split.vcf").write_text(split)
+    result: dict[str, set[tuple[str, ...]]] = {}
+    with pysam.VariantFile(str(vcf_path.parent / "split.vcf")) as records:
+        for record in records:
+            size = record.info.get("SVLEN", (None,))[0]
+            for sample, call in record.samples.items():
+                if n := [*call["GT"]].count(1):
+                    key = (str(record.pos), str((record.alts or ("",))[0]), str(record.stop), str(size), str(n))
+                    result.setdefault(sample, set()).add(key)
+    return result
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("start", ["init", "create"])
+@pytest.mark.slow
+def test_each_alt_has_its_own_length(tmp_path: Path, kind: str, start: str) -> None:
+    """Calls have the lengths that they have in the sources, where bcftools splits the records of both."""
+    expected: dict[str, set[tuple[str, ...]]] = {}
+    sources = []
+    for name, records in SEVERAL.items():
+        source = vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, *records, number="A"))
+        expected |= split_calls(source)
+        sources.append(vcf.to_vcz(source, tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2))
+    store, backend = tmp_path / "store", "icechunk" if kind == "icechunk" else None
+    if start == "init":
+        vczstore.init(store, sources[0], backend_storage=backend)
+        vczstore.append(store, sources[1], harmonise=True, new_variants="insert")
+    else:
+        vczstore.create(store, *sources, backend_storage=backend)
+        vczstore.append(store, *sources, harmonise=True)
+    export = tmp_path / "export.vcf"
+    vczstore.export(store, export)
+    assert split_calls(export) == expected
+    records_of = [line.split("\t")[1:5:3] for line in vcf.records(export.read_text())[1:]]
+    assert sorted(records_of) == [
+        *[["100", "<DEL>,<DUP>"]] * 2,
+        *[["200", "<DEL>,<DEL>"]] * 2,
+        ["300", "<INS>,<DEL>"],
+        ["400", "C,<DEL>"],
+        ["500", "<DEL>,<DUP>"],
+        ["600", "<DEL>"],
+        ["600", "<DEL>,<DUP>"],
+    ]
+    assert vczstore.verify(store).ok
+
+
+@pytest.mark.slow
+def test_other_lengths_of_one_alt_are_refused(tmp_path: Path) -> None:
+    for row in (0, 1):
+        (tmp_path / str(row)).mkdir()
+        a, b = (text(name, records[row], number="A") for name, records in SEVERAL.items())
+        store, batch = make_pair(tmp_path / str(row), a, b)
+        before = cohort.digest(store)
+        lengths = ("500,200", "500,300") if row == 0 else ("300,500", "500,300")
+        words = ("variant 0 of .* of SVLEN {}, in the store it is .* of SVLEN {}".format(*lengths),)
+        complain(IncompatibleError, words, lambda store=store, batch=batch: vczstore.append(store, batch))
+        for extra in ({}, {"allow_new_alleles": True}):
+            append = functools.partial(vczstore.append, store, batch, harmonise=True, **extra)
+            complain(IncompatibleError, ("^append: 1 of the 1 variants .* match none", f"SVLEN {lengths[0]}"), append)
+        assert cohort.digest(store) == before
+
+
+@pytest.mark.slow
+def test_a_normalised_batch_keeps_the_length_of_each_alt(tmp_path: Path) -> None:
+    rows = [2, 3, 4]  # the others do not match
+    a, b = (text(name, *(records[row] for row in rows), number="A") for name, records in SEVERAL.items())
+    store, batch = make_pair(tmp_path, a, b)
+    vczstore.normalise(store, batch, tmp_path / "out.vcz")
+    ours, theirs = (cohort.read_vcz(path)["variant_SVLEN"].tolist() for path in (store, tmp_path / "out.vcz"))
+    assert ours == theirs == [[50, 30], [-1, 70], [100, 90]]
+    vczstore.append(store, tmp_path / "out.vcz")
