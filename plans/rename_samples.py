@@ -59,8 +59,60 @@ class RenameSamples(Edit):
             raise OptionError(f"rename-samples: a file of two columns is expected, not a {type(self.file).__name__}")
 
     def compile(self, compiling: "Compiling") -> "Plan":
-        """Compile the edit that writes the new IDs, chunk by chunk of `sample_id`."""
-        return _compile(compiling, self._pairs, missing_ok=self.missing_ok, allow_returning=self.allow_returning)
+        """Compile the edit that writes the new IDs, chunk by chunk of `sample_id`. IDs must stay unique."""
+        from plans.compilers.remove import set_header
+        from plans.core.model import Plan, unknown_ids, with_notes
+        from plans.core.withdrawn import Withdrawn, readmitting, returning_samples
+        from vczstore.stores.edits import SetItems
+        from vczstore.vcz import vcf_headers
+        from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, refuse_other_spellings, unknown_samples
+
+        store, vcz, pairs = compiling.store, compiling.vcz, self._pairs
+        vcz.require_whole("rename-samples")
+        present = set(vcz.sample_ids.tolist())
+        done = {old for old, new in pairs.items() if old not in present and new in present}
+        renames = {old: new for old, new in pairs.items() if old not in done and old != new}
+        if exchanged := [new for new in pairs.values() if new in pairs and pairs[new] != new]:
+            raise SampleError(
+                f"rename-samples: {listing(exchanged)} would pass from one sample of {vcz.label} to another, and when "
+                "this is run again nothing tells whether that was done; rename by two files, the first to IDs that are "
+                "not there"
+            )
+        positions, unknown = positions_of(vcz, list(renames))
+        if unknown and self.missing_ok:
+            others = sorted(present - pairs.keys() - {*pairs.values()})
+            removed = Withdrawn.of(store, vcz).among(unknown)
+            refuse_other_spellings("rename-samples", vcz, unknown, removed, others, "nothing was renamed")
+            renames = {old: new for old, new in renames.items() if old not in {*unknown}}
+        elif unknown:
+            way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
+            raise unknown_samples("rename-samples", vcz, unknown, way_out)
+        names = vcz.sample_ids.copy()
+        names[positions] = [renames[old] for old in vcz.sample_ids[positions].tolist()]
+        edits = [SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())] if len(positions) else []
+        _check_names(vcz, names.tolist(), renames)
+        kept = {*names.tolist()}
+        header = vcf_headers.without(vcz.attributes, pairs.keys() - kept - {*unknown}, kept)
+        after = vcz.planned({}, names)
+        returning = returning_samples(
+            "rename-samples",
+            store,
+            vcz,
+            renames.values(),
+            allow=self.allow_returning,
+            way_out="give other IDs, or say --allow-returning",
+        )
+        plan = Plan(
+            operation="rename-samples",
+            store=store,
+            base=vcz.state,
+            edits=(*set_header(header, vcz), *edits),
+            memory=compiling.memory,
+            after=replace(after, attributes={**after.attributes, **header}),
+            if_stopped="some samples may have their new IDs already",
+            counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
+        )
+        return with_notes(readmitting(plan, vcz, returning), unknown_ids(len(unknown), len(pairs)))
 
     def again(self, vcz: "Vcz", ahead: Sequence[Operation]) -> "RenameSamples | None":
         """The step to apply again in a job; None if every old ID in the store was given by a later step."""
@@ -110,62 +162,6 @@ def _read(path: Path) -> dict[str, str]:
         if pairs.setdefault(old, new) != new:
             raise SampleError(f"rename-samples: {path}:{number}: {old!a} has another new ID above; give it one")
     return pairs
-
-
-def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bool, allow_returning: bool) -> "Plan":
-    """Compile the renaming, after checking that IDs stay unique."""
-    from plans.compilers.remove import set_header
-    from plans.core.model import Plan, unknown_ids, with_notes
-    from plans.core.withdrawn import Withdrawn, readmitting, returning_samples
-    from vczstore.stores.edits import SetItems
-    from vczstore.vcz import vcf_headers
-    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, refuse_other_spellings, unknown_samples
-
-    store, vcz = compiling.store, compiling.vcz
-    vcz.require_whole("rename-samples")
-    present = set(vcz.sample_ids.tolist())
-    done = {old for old, new in pairs.items() if old not in present and new in present}
-    renames = {old: new for old, new in pairs.items() if old not in done and old != new}
-    if exchanged := [new for new in pairs.values() if new in pairs and pairs[new] != new]:
-        raise SampleError(
-            f"rename-samples: {listing(exchanged)} would pass from one sample of {vcz.label} to another, and when this "
-            "is run again nothing tells whether that was done; rename by two files, the first to IDs that are not there"
-        )
-    positions, unknown = positions_of(vcz, list(renames))
-    if unknown and missing_ok:
-        others = sorted(present - pairs.keys() - {*pairs.values()})
-        removed = Withdrawn.of(store, vcz).among(unknown)
-        refuse_other_spellings("rename-samples", vcz, unknown, removed, others, "nothing was renamed")
-        renames = {old: new for old, new in renames.items() if old not in {*unknown}}
-    elif unknown:
-        way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
-        raise unknown_samples("rename-samples", vcz, unknown, way_out)
-    names = vcz.sample_ids.copy()
-    names[positions] = [renames[old] for old in vcz.sample_ids[positions].tolist()]
-    edits = [SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())] if len(positions) else []
-    _check_names(vcz, names.tolist(), renames)
-    kept = {*names.tolist()}
-    header = vcf_headers.without(vcz.attributes, pairs.keys() - kept - {*unknown}, kept)
-    after = vcz.planned({}, names)
-    returning = returning_samples(
-        "rename-samples",
-        store,
-        vcz,
-        renames.values(),
-        allow=allow_returning,
-        way_out="give other IDs, or say --allow-returning",
-    )
-    plan = Plan(
-        operation="rename-samples",
-        store=store,
-        base=vcz.state,
-        edits=(*set_header(header, vcz), *edits),
-        memory=compiling.memory,
-        after=replace(after, attributes={**after.attributes, **header}),
-        if_stopped="some samples may have their new IDs already",
-        counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
-    )
-    return with_notes(readmitting(plan, vcz, returning), unknown_ids(len(unknown), len(pairs)))
 
 
 def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:

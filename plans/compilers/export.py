@@ -1,12 +1,10 @@
 """Export: selected samples and variants of a store as a new VCZ on plain Zarr, of the same format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from zarr.abc.store import Store as ZarrStore
-from zarr.types import AnyArray
 
 from plans.compilers.compact import documents_of_copy
 from plans.compilers.restore import operations_of
@@ -24,7 +22,7 @@ from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, edit_attributes
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape
 from vczstore.vcz import conversion, vcf_headers
 from vczstore.vcz.model import (
     BATCH,
@@ -40,7 +38,6 @@ from vczstore.vcz.model import (
     refuse_padded,
     unknown_samples,
 )
-from vczstore.vcz.zarr_objects import Document
 
 OPERATION, MAIN = "export", "main"
 
@@ -199,7 +196,8 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
     vcz = replace(vcz, arrays=members, attributes={**vcz.attributes, **header})
     n = len(choice.positions)
     lengths = {SAMPLES: n, VARIANTS: vcz.n_variants if kept is None else kept.rows.n}
-    changed = vcz.samples_arrays if kept is None else {**_with_variants(vcz), **vcz.samples_arrays}
+    is_changed = {SAMPLES} if kept is None else {SAMPLES, VARIANTS}
+    changed = {name: array for name, array in vcz.arrays.items() if is_changed & {*dimensions(array)}}
     # a regular grid, which all readers support
     after = {n: conversion.in_format(a, vcz.zarr_format, lengths=lengths, chunks={}) for n, a in changed.items()}
     index = () if kept is None or kept.regions is None else (other_regions(vcz.arrays[REGION_INDEX], kept.regions),)
@@ -220,7 +218,9 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
     edits += index
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
     edits += [*marks, Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format)]
-    edits.append(_ForgetHistory(vcz.zarr_format))
+    # attributes of vczstore, such as the ledger, describe the store, not its copy
+    ours = [name for name in vcz.attributes if name.startswith("vczstore_") and name != INFO_STATES]
+    edits += [SetAttribute(name, None, vcz.zarr_format) for name in ours]
     plan = Plan(
         operation=OPERATION,
         store=store,
@@ -235,24 +235,3 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         counts={"samples": n, "variants": lengths[VARIANTS]},
     )
     return with_notes(plan, *choice.notes, *([] if lengths[VARIANTS] or kept is None else [NO_VARIANTS]))
-
-
-def _with_variants(vcz: Vcz) -> dict[str, AnyArray]:
-    return {name: array for name, array in vcz.arrays.items() if VARIANTS in dimensions(array)}
-
-
-@dataclass(frozen=True)
-class _ForgetHistory:
-    """Drop the attributes of vczstore, such as the ledger, from a copy; the states of INFO fields are kept."""
-
-    zarr_format: int
-
-    def apply(self, store: ZarrStore) -> None:
-        """Drop these attributes of the root group."""
-        edit_attributes(store, self.zarr_format, self._drop)
-
-    @staticmethod
-    def _drop(attributes: Document) -> None:
-        for name in [*attributes]:
-            if name.startswith("vczstore_") and name != INFO_STATES:
-                del attributes[name]

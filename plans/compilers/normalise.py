@@ -73,10 +73,8 @@ def compile_normalise(
         The destination, of format 3.
     vcz
         The store that the source is mapped to; it is not changed.
-    source
-        The source, whose samples the result has.
-    rules
-        How the source is harmonised.
+    source, rules
+        The source, whose samples the result has, and how it is harmonised.
     memory
         Memory limits of a task.
     fields

@@ -45,24 +45,10 @@ def compile_update(
     unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
     """
-    Compile the update of samples of a store.
+    Compile the update of samples of a store; the parameters are those of `plans.compilers.append.compile_append`.
 
-    Parameters
-    ----------
-    store, vcz
-        The store, and its state when the plan will run.
-    sources
-        The sources of new values; their samples are in the store, in any order. All have the store's variants, unless
-        they are harmonised.
-    memory
-        Memory limits of a task.
-    findings
-        How the sources match the variants and alleles of the store; None if they are not harmonised.
-    fields
-        Fields to drop: they become missing for the samples of sources that lack them, and are left out if the store
-        lacks them. Fields to add to the store.
-    unfit
-        As in `plans.compilers.append.compile_append`.
+    The samples of the sources are in the store, in any order. Dropped fields become missing for the samples of sources
+    that lack them, and are left out if the store lacks them.
 
     Raises
     ------

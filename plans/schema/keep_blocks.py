@@ -20,19 +20,15 @@ from plans.variants.findings import Findings
 from plans.variants.harmonise_rules import Rules
 from plans.variants.kept_blocks import (
     BLOCKS,
+    DEPTH,
     FIELDS,
     MAX_KEPT_PLOIDY,
+    QUALITY,
     RUN_FIELDS,
     RUNS,
     contig_number,
     encode_genotypes,
     mark_left_out,
-)
-from plans.variants.kept_blocks import (
-    DEPTH as DP,
-)
-from plans.variants.kept_blocks import (
-    QUALITY as GQ,
 )
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, read_calls
@@ -44,7 +40,7 @@ from vczstore.vcz.cuts import Width
 from vczstore.vcz.missing import INT_FILL, INT_MISSING
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, Vcz
 
-QUALITY, DEPTH = "call_GQ", "call_DP"
+CALL_GQ, CALL_DP = "call_GQ", "call_DP"
 CELLS = 2**18
 """Approximate number of records in a chunk: samples times rows."""
 MIN_ROWS, MAX_ROWS = 64, 2**13
@@ -132,7 +128,7 @@ def _with_blocks(
     table, n_samples = _runs(source, site, findings.contigs), int(source.arrays[SAMPLE_ID].shape[0])
     blocks = _like(vcz, source, BLOCKS, "i4", (n_samples, longest[0], len(FIELDS)))
     runs = _like(vcz, source, RUNS, "i8", (n_samples, longest[1], len(RUN_FIELDS)))
-    of_calls = tuple(calls.get(name) for name in ("call_genotype_phased", QUALITY, DEPTH))
+    of_calls = tuple(calls.get(name) for name in ("call_genotype_phased", CALL_GQ, CALL_DP))
     views = {
         BLOCKS: SourceBlocks(blocks, blocks, BLOCKS, uuid4().hex, site, source.n_variants, not n_left_out, *of_calls),
         RUNS: SourceRuns(runs, runs, RUNS, table),
@@ -149,7 +145,7 @@ def _check(operation: str, source: Vcz, site: Sites, calls: Mapping[str, AnyArra
     IncompatibleError
         If a dtype, the ploidy or a position exceeds what blocks can store.
     """
-    for name in (QUALITY, DEPTH):
+    for name in (CALL_GQ, CALL_DP):
         if name in calls and not np.can_cast(calls[name].dtype, "i4"):
             raise IncompatibleError(
                 f"{operation}: {name} of {source.label} has dtype {calls[name].dtype}, and kept reference blocks have "
@@ -223,13 +219,13 @@ def look_up_highest(
     dict
         The highest value by name of the array; arrays that can hold any value of a block are left out.
     """
-    narrow = [n for n in (QUALITY, DEPTH) if n in vcz.arrays and not np.can_cast("i4", vcz.arrays[n].dtype)]
+    narrow = [n for n in (CALL_GQ, CALL_DP) if n in vcz.arrays and not np.can_cast("i4", vcz.arrays[n].dtype)]
     scans = [HighestKept(keeper.arrays[BLOCKS], keeper.n_samples) for keeper in keepers if BLOCKS in keeper.arrays]
     if not narrow or not scans:
         return {}
     results = yield Survey(operation, tuple(scans), memory)
     highest = np.array([values for items in results for values in items]).reshape(-1, 2).max(axis=0, initial=-1)
-    return {name: n for name, n in zip((QUALITY, DEPTH), highest.tolist(), strict=True) if name in narrow}
+    return {name: n for name, n in zip((CALL_GQ, CALL_DP), highest.tolist(), strict=True) if name in narrow}
 
 
 def with_room(layout: Layout, highest: Mapping[str, int]) -> Layout:
@@ -265,7 +261,7 @@ class HighestKept:
                 int(arrays.read(self.blocks, (samples, rows, slice(field, field + 1))).max(initial=-1))
                 for rows in arrays.cuts(self.blocks)[1].spans()
             )
-            for field in (GQ, DP)
+            for field in (QUALITY, DEPTH)
         )
         return quality, depth
 

@@ -384,12 +384,6 @@ def _without(source: Vcz, name: str) -> Vcz:
     return replace(source, arrays={n: a for n, a in source.arrays.items() if n not in dropped})
 
 
-def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:
-    """Return the form that an array of a store needs; with variable-length strings if `text`."""
-    form = layout.forms.get(name) or Form.of(array)
-    return replace(form, dtype=STRINGS) if text and array.dtype.kind in "US" else form
-
-
 # ---- new arrays -----------------------------------------------------------------------------
 
 

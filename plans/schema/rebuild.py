@@ -14,7 +14,7 @@ from zarr.types import AnyArray
 from plans.core.copy_chunks import LinkChunks
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
-from plans.schema.layout import Layout, form_in, has_no_samples
+from plans.schema.layout import STRINGS, Form, Layout, has_no_samples
 from plans.schema.widen import Rewritten
 from plans.variants.allele_dimensions import widened_array
 from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
@@ -40,7 +40,9 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
         return {}
     result = {}
     for name, array in vcz.arrays.items():
-        form = form_in(layout, name, array, text=name in texts)
+        form = layout.forms.get(name) or Form.of(array)
+        if name in texts and array.dtype.kind in "US":
+            form = replace(form, dtype=STRINGS)
         grown = widened_array(array, layout.lengths).shape
         n_longer = sum(n != m for n, m in zip(array.shape, grown, strict=True))
         if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)) and n_longer < 2:

@@ -110,14 +110,8 @@ def compile_schema_change(
 
     Parameters
     ----------
-    operation
-        Name of the operation that needs them.
-    store, vcz
-        The store, and its state before the operation.
-    sources
-        The sources.
-    memory
-        Memory limits of a task.
+    operation, store, vcz, sources, memory
+        The operation that needs them, with its store, sources and memory.
     fields
         Fields to drop or add where the store or a source lacks them.
     findings
