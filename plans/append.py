@@ -165,16 +165,18 @@ class Append(SourceOptions):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Survey variants and values where needed, and compile the plan."""
-        from plans.compilers.append import compile_in_stages, copying_directly
+        from plans.compilers.append import compile_in_stages, require_direct_copy
 
         rules = self.rules_if(harmonise=self.harmonise)
         if compiling.impl == "xarray" and rules is not None:
             raise OptionError("append: --impl xarray cannot harmonise; leave it out")
-        stages = compile_in_stages(
+        plan = yield from compile_in_stages(
             compiling,
             rules=rules,
             fields=fields_of(self.drop_fields, self.add_fields),
             allow_returning=self.allow_returning,
             drop_returning=self.drop_returning,
         )
-        return copying_directly(stages) if self.require_direct_copy else stages
+        if self.require_direct_copy:
+            require_direct_copy(plan)
+        return plan

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 _WHEN = re.compile(r"columns\s*>\s*(?P<most>\d{1,9})|narrowest\s*<\s*(?P<least>\d{1,9})")
 
 
+def _shard(what: str) -> Any:
+    """Declare the length of a shard."""
+    return option(
+        None,
+        f"Number of {what} per shard, for all arrays: a multiple of the chunk's. 0 removes the shards of all arrays.",
+        metavar="N",
+        bounds=(0, MAX_CHUNK),
+        examples=(100000,),
+        default_text="unchanged",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regrid(Edit):
     """
@@ -93,22 +105,8 @@ class Regrid(Edit):
         examples=(10000,),
         default_text="unchanged",
     )
-    samples_shard: int | None = option(
-        None,
-        "Number of samples per shard, for all arrays: a multiple of the chunk's. 0 removes the shards of all arrays.",
-        metavar="N",
-        bounds=(0, MAX_CHUNK),
-        examples=(100000,),
-        default_text="unchanged",
-    )
-    variants_shard: int | None = option(
-        None,
-        "Number of variants per shard, for all arrays: a multiple of the chunk's. 0 removes the shards of all arrays.",
-        metavar="N",
-        bounds=(0, MAX_CHUNK),
-        examples=(100000,),
-        default_text="unchanged",
-    )
+    samples_shard: int | None = _shard("samples")
+    variants_shard: int | None = _shard("variants")
     compressor: str | None = option(
         None,
         "Compress all arrays by Blosc with this compressor.",

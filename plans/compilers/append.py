@@ -37,6 +37,7 @@ from plans.variants.harmonised_fields import harmonised_array
 from plans.variants.stale import mark_stale
 from plans.variants.surveys import match_sources
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
+from vczstore.execution.operations import Stages
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz import arrays
@@ -250,7 +251,7 @@ def compile_in_stages(
     fields: Fields = Fields(),
     allow_returning: bool = False,
     drop_returning: bool = False,
-) -> Generator[Survey, list[list[Any]], Plan]:
+) -> Stages:
     """
     Compile an append in stages: the data are surveyed first, where the plan depends on them.
 
@@ -265,11 +266,6 @@ def compile_in_stages(
         As in `compile_append`.
     allow_returning, drop_returning
         Whether samples that were removed from the store may be added again, or are left out.
-
-    Yields
-    ------
-    Survey
-        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------
@@ -342,29 +338,16 @@ def look_up(
     return sources, findings, unfit
 
 
-def copying_directly(
-    stages: Generator[Survey, list[list[Any]], Plan],
-) -> Generator[Survey, list[list[Any]], Plan]:
-    """
-    Compile an append that copies all chunks verbatim, except those of `sample_id`.
-
-    Raises
-    ------
-    IncompatibleError
-        If chunks would be re-encoded; the message names their arrays.
-    """
-    plan = yield from stages
-    steps = (*plan.first_steps, plan)
-    names = {
-        w.name: w.decoded_chunks for step in steps for w in step.writes if w.name != SAMPLE_ID and w.decoded_chunks
-    }
+def require_direct_copy(plan: Plan) -> None:
+    """Raise an `IncompatibleError`, which names the arrays, if chunks except those of `sample_id` are re-encoded."""
+    writes = [write for step in plan.steps for write in step.writes]
+    names = {write.name: write.decoded_chunks for write in writes if write.name != SAMPLE_ID and write.decoded_chunks}
     if names:
         raise IncompatibleError(
             f"{OPERATION}: {sum(names.values()):,} chunks of {listing(names)} would be re-encoded, and "
             "--require-direct-copy allows none; the samples have to begin at a chunk boundary of the store, with "
             "the chunks, codecs and dtypes of the store"
         )
-    return plan
 
 
 def _waits_for_consolidation(vcz: Vcz, sources: Sequence[Vcz]) -> bool:

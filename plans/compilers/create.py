@@ -11,7 +11,7 @@ This takes three rounds of tasks:
 
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from plans.variants.union_of_sources import (
 from plans.variants.union_sites import union_table
 from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, VczstoreError
+from vczstore.execution.operations import Stages
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion, vcf_headers
@@ -72,7 +73,7 @@ def compile_create(
     sample_grid: str = REGULAR,
     info: Sequence[str] = (),
     provenance: bool = False,
-) -> Generator[Survey, list[list[Any]], Plan]:
+) -> Stages:
     """
     Compile a store over the union of the variants of some sources, in stages.
 
@@ -94,11 +95,6 @@ def compile_create(
         INFO fields of one value per variant to include.
     provenance
         Whether the store records by which append each sample was added.
-
-    Yields
-    ------
-    Survey
-        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------
@@ -410,7 +406,10 @@ class WriteSites:
     targets: Mapping[str, AnyArray]
     chunk: int
     block: int
-    name: str = VARIANTS
+
+    name = VARIANTS
+    encoded_chunks = 0
+    """Every chunk is new."""
 
     @classmethod
     def of(
@@ -434,11 +433,6 @@ class WriteSites:
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
         return tuple(self.targets.values())
-
-    @property
-    def encoded_chunks(self) -> int:
-        """Always 0: every chunk is new."""
-        return 0
 
     @property
     def decoded_chunks(self) -> int:

@@ -1,6 +1,6 @@
 """Normalise: map a source to the variants and alleles of a store, and write it as a new store."""
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from plans.core.compatibility import data_checks
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import START_OVER, Plan, Survey
+from plans.core.model import START_OVER, Plan
 from plans.core.views import View
 from plans.schema.fitting import fitted
 from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks, without_lengths
@@ -26,6 +26,7 @@ from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
 from plans.variants.harmonised_fields import check_fields, harmonised_array, without_unfit_fields
 from plans.variants.surveys import match_sources
+from vczstore.execution.operations import Stages
 from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
@@ -61,9 +62,7 @@ TABLES = ("contigs", "contig_lengths", "filters")
 """Attributes of the root group with lookup tables of variants, for stores that have no arrays for these."""
 
 
-def compile_normalise(
-    store: Store, vcz: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields
-) -> Generator[Survey, list[list[Any]], Plan]:
+def compile_normalise(store: Store, vcz: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields) -> Stages:
     """
     Compile the mapping of a source to the variants and alleles of a store, in stages.
 
@@ -79,11 +78,6 @@ def compile_normalise(
         Memory limits of a task.
     fields
         Fields that become missing if they cannot be harmonised.
-
-    Yields
-    ------
-    Survey
-        Scans to run. The caller sends back a list of findings for each scan.
 
     Raises
     ------

@@ -260,6 +260,8 @@ class RecomputeFields:
     masks: tuple[AnyArray, ...]
     counter: GenotypeCounter
 
+    encoded_chunks = 0
+
     @classmethod
     def of(cls, vcz: Vcz, targets: dict[str, AnyArray], memory: Memory) -> "RecomputeFields":
         """Choose the number of rows per task: whole chunks of all targets, so that no two tasks write one chunk."""
@@ -292,10 +294,6 @@ class RecomputeFields:
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
         return (*self.targets.values(), *self.masks)
-
-    @property
-    def encoded_chunks(self) -> int:
-        return 0
 
     @property
     def decoded_chunks(self) -> int:

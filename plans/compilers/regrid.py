@@ -17,7 +17,7 @@ from plans.core.copy_chunks import Recode
 from plans.core.gather_samples import Part, PutSamples, has_same_chunks
 from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory, compile_each
-from plans.core.model import Plan, Survey, Write
+from plans.core.model import Plan, Survey
 from plans.core.select_rows import Rows
 from plans.core.views import in_store
 from plans.schema.rebuild import in_place
@@ -130,7 +130,11 @@ def compile_regrid(
         return plan
     puts = {name: write for name, write in compiled.items() if isinstance(write, PutSamples)}
     others = [write for name, write in compiled.items() if name not in puts]
-    return _in_place(plan, vcz, {name: n for name, (n, _) in unchanged.items()}, puts, others)
+    n_unchanged = {name: n for name, (n, _) in unchanged.items()}
+    store = in_place(OPERATION, store, f"chunks of {store.label} would be rewritten")
+    writes, preparations = keep_columns(store, vcz, n_unchanged, puts, others)
+    rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
+    return replace(plan, edits=(), first_steps=(rewriting,))  # the only step
 
 
 def look_up_regions(
@@ -330,13 +334,3 @@ def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> Put
     """The write of all samples from position `start` on to their new columns."""
     where = np.arange(start, _cut(after).length)
     return PutInColumns.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
-
-
-def _in_place(
-    plan: Plan, vcz: Vcz, n_unchanged: Mapping[str, int], puts: Mapping[str, PutSamples], others: Sequence[Write]
-) -> Plan:
-    """The plan with its writes and edits as its only step, in a store that is written in place; see `keep_columns`."""
-    store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
-    writes, preparations = keep_columns(store, vcz, n_unchanged, puts, others)
-    rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
-    return replace(plan, edits=(), first_steps=(rewriting,))

@@ -18,23 +18,13 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.core.cubed_backend import Reader
 
-class ValueReader(Protocol):
-    """A `plans.core.cubed_backend.Reader` of decoded values."""
+    class ValueReader(Reader, Protocol):
+        """A reader of decoded values."""
 
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the values."""
-
-    @property
-    def blocks(self) -> Blocks:
-        """The length of each block along each axis."""
-
-    def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Read one block."""
-
-    def decode_mem(self) -> int:
-        """Bytes needed to read a block, in addition to the block itself."""
+        def decode_mem(self) -> int:
+            """Bytes needed to read a block, in addition to the block itself."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class Reencoded(ABC):
     """Whether each task is sent only its share of the reader, a `plans.core.cubed_backend.SharedReader`."""
 
     @abstractmethod
-    def reader(self, store: "ZarrStore") -> ValueReader:
+    def reader(self, store: "ZarrStore") -> "ValueReader":
         """The reader of the values; `store` is the one that is written, which it may read."""
 
     @property

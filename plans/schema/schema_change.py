@@ -167,8 +167,7 @@ def compile_growth(operation: str, store: Store, change: SchemaChange, memory: M
         for name, array in change.created.items()
     ]
     after = replace(change.vcz, arrays={**change.vcz.arrays, **wider})
-    lengthened = [SetShape.of(array) for array in wider.values()]
-    edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *lengthened]
+    edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *map(SetShape.of, wider.values())]
     changed = (*change.created, *wider)
     plan = Plan(
         operation=operation,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vczstore.vcz.model import Vcz
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
-"""The stages of compiling a plan: yields surveys, is sent the findings of each, and returns the plan."""
+"""The stages of compiling a plan: yields surveys, is sent a list of findings for each scan, and returns the plan."""
 
 ENTRY_POINTS = "vczstore.operations"
 """Entry point group of the operations of other packages."""
