@@ -52,16 +52,10 @@ class Chosen(NamedTuple):
 
 def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complement: bool) -> Chosen:
     """
-    Select the samples to export.
+    Select the samples of the state `vcz` to export: the named ones, or with `is_complement` all others.
 
-    Parameters
-    ----------
-    store, vcz
-        The store, and the state that is exported.
-    named
-        Sample IDs; if empty, all samples of the state, except those removed since.
-    is_complement
-        Whether to export all samples except the named ones. Unknown IDs are no error then.
+    If none are named, these are all samples of the state, except those removed since. Unknown IDs are no error with
+    `is_complement`.
 
     Raises
     ------

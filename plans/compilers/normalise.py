@@ -66,18 +66,8 @@ def compile_normalise(store: Store, vcz: Vcz, source: Vcz, rules: Rules, memory:
     """
     Compile the mapping of a source to the variants and alleles of a store, in stages.
 
-    Parameters
-    ----------
-    store
-        The destination, of format 3.
-    vcz
-        The store that the source is mapped to; it is not changed.
-    source, rules
-        The source, whose samples the result has, and how it is harmonised.
-    memory
-        Memory limits of a task.
-    fields
-        Fields that become missing if they cannot be harmonised.
+    The result has the samples of the source, and is written to `store`, of format 3; the store `vcz` is not changed.
+    Dropped fields become missing if they cannot be harmonised.
 
     Raises
     ------

@@ -39,10 +39,8 @@ def keep_columns(
 
     Returns
     -------
-    writes : tuple of Write
-        Links, the re-encoding part of `puts`, and `others`.
-    preparations : tuple of Edit
-        Edits to apply before the writes.
+    writes, preparations
+        Links, the re-encoding part of `puts`, and `others`; edits to apply before the writes.
     """
     moves = {
         n: tuple((t, o) for c in p.copied for t, o in zip(c.source_columns, c.columns, strict=True))

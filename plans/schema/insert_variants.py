@@ -390,22 +390,13 @@ def _joined(form: Form, array: AnyArray | None) -> Form | None:
     """Return the form that holds the values of a field and of a source's array; None if either is lacking."""
     if array is None:
         return None
-    other = _with_axis(Form.of(array), form)
-    form = _with_axis(form, other)
     try:
-        joined = form.joined(other)
+        joined = form.joined(Form.of(array))
     except Mismatch:
         return None
-    if fits(other.dtype, form.dtype):
+    if fits(array.dtype, form.dtype):
         return replace(joined, dtype=form.dtype)
     return replace(joined, dtype=STRINGS) if form.dtype.kind in "US" else joined
-
-
-def _with_axis(form: Form, other: Form) -> Form:
-    """Add the last axis of another form with length 1: converters omit it where no record has two values."""
-    if other.dimensions[:-1] != form.dimensions:
-        return form
-    return replace(form, dimensions=other.dimensions, lengths=(*form.lengths, 1))
 
 
 def _is_same(before: AnyArray, after: AnyArray) -> bool:

@@ -76,9 +76,8 @@ class Form:
         return Form(a.dimensions, dtype, tuple(map(max, a.lengths, b.lengths)))
 
     def _with_axes_of(self, other: "Form") -> "Form":
-        """Add the last axis of the other with length 1: converters omit it where no call has two values."""
-        names = self.dimensions
-        if len(names) < 2 or len(other.dimensions) != len(names) + 1 or other.dimensions[:-1] != names:
+        """Add the last axis of the other with length 1: converters omit it where no call or record has two values."""
+        if self.dimensions in ((), (SAMPLES,)) or other.dimensions[:-1] != self.dimensions:
             return self
         return replace(self, dimensions=other.dimensions, lengths=(*self.lengths, 1))
 

@@ -48,15 +48,10 @@ def batches(vcz: Vcz) -> list[dict[str, Any]]:
 
 def with_batch_numbers(vcz: Vcz, sources: Sequence[Vcz]) -> tuple[Sequence[Vcz], list[dict[str, Any]]]:
     """
-    Add the batch number to the samples of sources, if the store records provenance.
+    Add an array of batch numbers to the sources, and a row for the batch to the table of batches, which is returned.
 
-    Returns
-    -------
-    sources : sequence of Vcz
-        The sources, with an array of batch numbers.
-    table : list of dict
-        The table with a row for the batch; an interrupted append that is run again has its row already. Empty if the
-        store does not record provenance.
+    An interrupted append that is run again has its row already. If the store does not record provenance, the sources
+    are unchanged and the table is empty.
     """
     if BATCH not in vcz.samples_arrays or not sources:
         return sources, []

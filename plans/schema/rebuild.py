@@ -73,7 +73,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     preparations: list[Edit] = []
     if store.begins_empty:
         others = [a for n, a in vcz.arrays.items() if n not in targets and has_grid(a)]
-        linked = [LinkChunks(a.path, a, arrays.grid_of(a)) for a in others]
+        linked = [LinkChunks.of(a) for a in others]
         preparations.append(LinkAllBut.of(store, frozenset([*targets, *(link.name for link in linked)])))
         writes += linked
     preparations += [Delete(name) for name, array in targets.items() if array.ndim != vcz.arrays[name].ndim]

@@ -152,12 +152,7 @@ def compile_growth(operation: str, store: Store, change: SchemaChange, memory: M
     """
     Compile the extension of axes, and the writing of added fields, for the existing samples of a store.
 
-    Returns
-    -------
-    change
-        The schema change with the longer arrays.
-    plan
-        Plan that writes them; it does nothing if no array is extended or added.
+    The schema change is returned with the longer arrays. The plan does nothing if no array is extended or added.
     """
     wider = arrays_to_widen(operation, change.vcz, change.lengths)
     widening = widenings(operation, change.vcz, wider, None, None, memory)
@@ -188,17 +183,9 @@ def look_up_unfit(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], memory: Memory
 ) -> Generator[Survey, list[list[Any]], set[tuple[int, str]]]:
     """
-    Survey which arrays of sources have values that the narrower dtype of the store cannot hold.
+    Survey which arrays of sources, by index and name, have values that the narrower dtype of the store cannot hold.
 
-    Yields
-    ------
-    Survey
-        The survey, if one is needed. Its results are to be sent back: a list for each of its scans.
-
-    Returns
-    -------
-    set of (int, str)
-        Index of the source, and name of the array.
+    Nothing is surveyed if that follows from the dtypes.
     """
     scans = {
         (i, name): FitsDtype(operation, source.label, name, array, vcz.samples_arrays[name].dtype, source.chosen)

@@ -80,18 +80,9 @@ def rewritten(writes: "Sequence[Write]") -> str:
 
 def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: Findings | None) -> "AnyArray | View":
     """
-    Return an array of the store as it will be once new alleles are added: itself, or a view.
+    Return an array of the store as it will be once new alleles are added, if there can be any: itself, or a view.
 
-    Parameters
-    ----------
-    name, vcz
-        Name of the array, and the store.
-    before
-        The array as it is read; a view if rows are inserted.
-    after
-        The array with extended axes.
-    findings
-        The new alleles; None if there cannot be any.
+    It is read from `before`, a view if rows are inserted; `after` has extended axes.
     """
     number = "" if findings is None else vector_number(name, vcz, findings)
     if findings is None or not number:
