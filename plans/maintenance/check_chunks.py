@@ -21,7 +21,7 @@ from vczstore.vcz.model import listing
 def count_outside(named: Sequence[tuple[str, AnyArray]], number: slice) -> TaskFindings | None:
     """Count the stored chunks outside the grid of the array with a number; None if there are none."""
     name, array = named[number.start]
-    n, _ = encoded_chunks.clear_outside(array, array.store, dry_run=True)
+    n = encoded_chunks.count_outside(array)
     return TaskFindings(name, outside=n) if n else None
 
 

@@ -203,3 +203,11 @@ def test_chunks_outside_the_grid_of_an_array_in_a_group(tmp_path: Path, zarr_for
     assert chunk.exists()
     assert vczstore.gc(store).counts["chunks deleted"] == 1
     assert not chunk.exists()
+
+
+def test_chunks_outside_the_grid_are_counted_by_a_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` sends no request for each of them: there may be many, and another process may delete them meanwhile."""
+    store = make(tmp_path / "store.vcz", zarr_format=3)
+    (store / "variant_position" / "c" / "9").write_bytes(b"of an interrupted append")
+    monkeypatch.setattr(zarr.storage.LocalStore, "getsize", None)
+    assert vczstore.verify(store, executor="threads").outside == {"variant_position": 1}

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -80,30 +80,45 @@ def chunk_region(array: AnyArray, coords: Sequence[int]) -> tuple[slice, ...]:
     return tuple(cut.span(int(i)) for i, cut in zip(coords, cuts(array), strict=True))
 
 
+def count_outside(array: AnyArray) -> int:
+    """Count the stored chunks outside an array's grid, which readers ignore, in a listing of the array's objects."""
+
+    async def count() -> int:
+        return len([None async for _ in _outside(array)])
+
+    return wait_for(count())
+
+
 def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int, int]:
     """
     Delete the chunks of an array that lie outside its grid, in the writable `store`; with `dry_run`, only count them.
 
-    Readers ignore these chunks. This lists the array's objects.
+    Unlike `count_outside`, this takes requests for each of these chunks.
 
     Returns
     -------
     n, size : int
         The number of these chunks, and their total size in bytes.
     """
-    cells = grid_of(array)
 
     async def clear() -> tuple[int, int]:
         n = size = 0
-        async for key in array.store.list_prefix(f"{array.path}/"):
-            coords = coords_of(array, key)
-            if coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True)):
-                n, size = n + 1, size + await store.getsize(key)
-                if not dry_run:
-                    await store.delete(key)
+        async for key in _outside(array):
+            n, size = n + 1, size + await store.getsize(key)
+            if not dry_run:
+                await store.delete(key)
         return n, size
 
     return wait_for(clear())
+
+
+async def _outside(array: AnyArray) -> AsyncIterator[str]:
+    """Yield the keys of the stored chunks outside an array's grid."""
+    cells = grid_of(array)
+    async for key in array.store.list_prefix(f"{array.path}/"):
+        coords = coords_of(array, key)
+        if coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True)):
+            yield key
 
 
 def coords_of(array: AnyArray, key: str) -> tuple[int, ...] | None:
