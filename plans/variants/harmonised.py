@@ -319,7 +319,10 @@ class Harmonised(View):
             numbers[:, 0] = 0  # REF is the store's, and the store's other alleles are unseen
             blocks = Matches(chosen[here], numbers, n_theirs, covered.unseen[which])
             rows_of = partial(calls.of_samples, chosen[here], samples[here])
-            values[variants[here], samples[here]] = self._in_order(rows_of, blocks, n_alleles[variants[here]])[:, 0]
+            called = self._in_order(rows_of, blocks, n_alleles[variants[here]])[:, 0]
+            if self.kind == "GT":  # records with ALTs are blocks, too, if a sample has a length (LEN) beyond their REF
+                called = np.where(called > 0, missing_value(self.name, self.source), called)
+            values[variants[here], samples[here]] = called
         return values
 
     def _absent(self, rows: np.ndarray, is_unmatched: np.ndarray) -> np.ndarray:

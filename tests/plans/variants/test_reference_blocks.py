@@ -300,3 +300,15 @@ def test_blocks_without_a_call_are_no_reference(tmp_path: Path, options: dict[st
     vczstore.append(store, batch, harmonise=True, gvcf=True, absent="reference", **options)
     records = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store))[1:]]
     assert [[call.split(":")[0] for call in fields[10:]] for fields in records] == [["0/0", "./."], ["./.", "0/0"]]
+
+
+@pytest.mark.slow
+def test_an_allele_of_a_block_is_none_of_another_variant(tmp_path: Path) -> None:
+    """A record with ALTs is a block, too, if FORMAT/LEN of a sample is longer than its REF."""
+    store = gvcf.make(tmp_path, "s", gvcf.text(["s"], "1 1020 A C,G . GT:DP 1/2:9"))
+    block = "1 1000 A C,T,<*> . GT:DP:LEN 2/0:30:50 3/0:31:50 0/0:32:50"
+    batch = gvcf.make(tmp_path, "g", gvcf.text(["g1", "g2", "g3"], block))
+    vczstore.append(store, batch, harmonise=True, gvcf=True, new_variants="drop")
+    (_, record) = vcf.records(vcf.vcztools_view(store))
+    assert [call.split(":")[0] for call in record.split("\t")[10:]] == ["./0", "./0", "0/0"]
+    assert cohort.read_vcz(store)["call_DP"].tolist() == [[9, 30, 31, 32]]
