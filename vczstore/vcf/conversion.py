@@ -158,9 +158,20 @@ class Layout:
             case _:
                 return True
 
+    @property
+    def has_index(self) -> bool:
+        """Whether ``region_index`` is made: only if all fields are converted, since it is not read from sources."""
+        return self.info is None
+
     def applied_to(self, schema: Any) -> None:
-        """Set the store's compressors in bio2zarr's schema, in place, and its dtypes where they can hold the values."""
+        """
+        Set the store's compressors in bio2zarr's schema, in place, and its dtypes where they can hold the values.
+
+        If ``region_index`` is made, positions and lengths get 32 bits: bio2zarr adds them in their own dtype.
+        """
         for array in schema.fields:
+            if self.has_index and array.name in ("variant_position", "variant_length"):
+                array.dtype = np.promote_types(array.dtype, "i4").name
             if (encoding := self.encodings.get(array.name)) is None:
                 continue
             dtype, compressor = encoding
@@ -263,13 +274,13 @@ class Conversion:
         vcf.encode_partition(self.result, part)
 
     def end(self) -> None:
-        """Finalise the VCZ; with region_index only if all fields are converted, since it is not read from sources."""
+        """Finalise the VCZ."""
         from bio2zarr import vcf, vcz
 
         writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)
         writer.finalise()
         self._phase_haploid_calls()
-        if self.layout.info is None and zarr.open_array(self.result, path="variant_position", mode="r").size:
+        if self.layout.has_index and zarr.open_array(self.result, path="variant_position", mode="r").size:
             vcz.VcfZarrIndexer(self.result).create_index()
         self.file.require_unchanged(self.operation)
         shutil.rmtree(self._columns)
