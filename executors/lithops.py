@@ -23,16 +23,11 @@ from typing import Any
 
 import cloudpickle
 import networkx as nx
-from cubed.runtime.pipeline import visit_node_generations
-from cubed.runtime.types import Callback, DagExecutor
-from cubed.runtime.utils import (
-    execute_with_stats,
-    handle_callbacks,
-    handle_operation_end_callbacks,
-    handle_operation_start_callbacks,
-)
+from cubed.runtime.types import Callback
+from cubed.runtime.utils import execute_with_stats, handle_callbacks
 
 from executors.errors import ExecutorOptionError, MissingEngineError, first_line
+from executors.local import GenerationExecutor
 
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two polls for finished tasks: in a folder, and in an object store, which charges for requests."""
@@ -62,9 +57,14 @@ class _Failure:
     error: Exception
 
 
-class LithopsExecutor(DagExecutor):
+class LithopsExecutor(GenerationExecutor):
     """
     Run tasks with Lithops.
+
+    Running a plan raises the error of the first task that has exhausted its `retries`. No further tasks are started.
+    Running ones are killed on this machine; in a cloud they run to their end, and their results are ignored. It raises
+    an `ExecutorOptionError` if tasks may use more memory than a worker has, or remote workers would need local files,
+    and a `LostTaskError` if no task begins or ends for too long; see `SILENCE`.
 
     Parameters
     ----------
@@ -143,37 +143,19 @@ class LithopsExecutor(DagExecutor):
             os.environ.pop("__LITHOPS_TOTAL_EXECUTORS", None)
             return lithops.FunctionExecutor(config=config, log_level=None)
 
-    def execute_dag(
-        self,
-        dag: nx.MultiDiGraph,
-        callbacks: Sequence[Callback] | None = None,
-        **_: Any,
-    ) -> None:
-        """
-        Run all tasks.
-
-        Raises
-        ------
-        Exception
-            The error of the first task that has exhausted its `retries`. No further tasks are started. Running ones
-            are killed on this machine; in a cloud they run to their end, and their results are ignored.
-        ExecutorOptionError
-            If tasks may use more memory than a worker has, or remote workers would need local files.
-        LostTaskError
-            If no task begins or ends for too long; see `SILENCE`.
-        """
-        self._check_memory(dag)
+    def begin(self, dag: nx.MultiDiGraph) -> None:
+        """Start Lithops unless it is running; refuse a plan whose tasks may use more memory than a worker has."""
+        memory = self._functions and self._functions.config[self._backend].get("runtime_memory")
+        allowed = max([op.allowed_mem for _, op in dag.nodes(data="primitive_op") if op is not None], default=0)
+        if self.remote and memory and allowed > memory * 10**6:
+            raise ExecutorOptionError(
+                f"a task may use {allowed:,} bytes, and a worker of {self._backend} has {memory * 10**6:,}; "
+                "raise runtime-memory, or lower allowed-mem"
+            )
         self._functions = self._functions or self._begin()
-        try:
-            for generation in visit_node_generations(dag):
-                for name, _node in generation:
-                    handle_operation_start_callbacks(callbacks, name)
-                self._run(generation, callbacks)
-                for name, _node in generation:
-                    handle_operation_end_callbacks(callbacks, name)
-        except BaseException:
-            self.close()
-            raise
+
+    def abort(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """End running tasks on this machine, and delete this executor's objects in storage and in Lithops' folders."""
@@ -196,16 +178,7 @@ class LithopsExecutor(DagExecutor):
                 for path in [*folder.glob(f"{functions.executor_id}-*"), folder / functions.executor_id]:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _check_memory(self, dag: nx.MultiDiGraph) -> None:
-        memory = self._functions and self._functions.config[self._backend].get("runtime_memory")
-        allowed = max([op.allowed_mem for _, op in dag.nodes(data="primitive_op") if op is not None], default=0)
-        if self.remote and memory and allowed > memory * 10**6:
-            raise ExecutorOptionError(
-                f"a task may use {allowed:,} bytes, and a worker of {self._backend} has {memory * 10**6:,}; "
-                "raise runtime-memory, or lower allowed-mem"
-            )
-
-    def _run(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
+    def run_generation(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
         names = [name for name, _ in generation]
         operations = [self._pickle((node["pipeline"].function, node["pipeline"].config)) for _, node in generation]
         if self.remote:

@@ -63,8 +63,49 @@ class WorkerDiedError(RuntimeError):
     """A worker process ended before its task did."""
 
 
-class LocalExecutor(DagExecutor):
-    """Run tasks in a pool. Subclasses define the pool, and how tasks are sent to it."""
+class GenerationExecutor(DagExecutor):
+    """Run the tasks of one generation of a plan after those of another. The first error ends the plan."""
+
+    def execute_dag(
+        self,
+        dag: nx.MultiDiGraph,
+        callbacks: Sequence[Callback] | None = None,
+        **_: Any,
+    ) -> None:
+        """Run all tasks; the class describes the errors."""
+        self.begin(dag)
+        try:
+            for generation in visit_node_generations(dag):
+                for name, _node in generation:
+                    handle_operation_start_callbacks(callbacks, name)
+                self.run_generation(generation, callbacks)
+                for name, _node in generation:
+                    handle_operation_end_callbacks(callbacks, name)
+        except BaseException:
+            self.abort()
+            raise
+
+    def begin(self, dag: nx.MultiDiGraph) -> None:
+        """Start the workers, unless they are running, or refuse the plan."""
+        raise NotImplementedError
+
+    def run_generation(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
+        """Run tasks concurrently; the generation has the names of their operations, and the nodes of the plan."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End the workers after an error."""
+        raise NotImplementedError
+
+
+class LocalExecutor(GenerationExecutor):
+    """
+    Run tasks in a pool. Subclasses define the pool, and how tasks are sent to it.
+
+    Running a plan raises the error of the first task that has exhausted its `retries`. No further tasks are started,
+    and running ones end or are killed before it is raised, so nothing is written afterwards; see `stop`. If a worker
+    process was killed, a `WorkerDiedError` is raised, without a retry.
+    """
 
     def __init__(self, *, max_workers: int | None = None, retries: int = 2) -> None:
         super().__init__(max_workers=max_workers, retries=retries)
@@ -85,43 +126,24 @@ class LocalExecutor(DagExecutor):
         """Split rounds into the groups of tasks that are submitted together: here, single tasks."""
         return ([task] for tasks in rounds for task in tasks)
 
-    def execute_dag(
-        self,
-        dag: nx.MultiDiGraph,
-        callbacks: Sequence[Callback] | None = None,
-        **_: Any,
-    ) -> None:
-        """
-        Run all tasks.
+    def begin(self, dag: nx.MultiDiGraph) -> None:
+        self._pool = self._pool or self.pool()
 
-        Raises
-        ------
-        Exception
-            The error of the first task that has exhausted its `retries`. No further tasks are started, and running
-            ones end or are killed before it is raised, so nothing is written afterwards; see `stop`.
-        WorkerDiedError
-            If a worker process was killed. This is not retried.
-        """
-        pool = self._pool = self._pool or self.pool()
-        try:
-            for generation in visit_node_generations(dag):
-                names = [name for name, _ in generation]
-                for name in names:
-                    handle_operation_start_callbacks(callbacks, name)
-                plans: dict[Any, list[Any]] = {}
-                for name, node in generation:
-                    tasks = zip(repeat(name), self.tasks(node["pipeline"]))
-                    n_tasks = getattr(node.get("primitive_op"), "num_tasks", 1)
-                    plans.setdefault(node.get("plan"), []).append((n_tasks, tasks))
-                # plans that are executed together share no data, so their rounds come one plan after the other
-                groups = (self.in_groups(_rounds(operations)) for operations in plans.values())
-                self._run(pool, chain.from_iterable(groups), callbacks)
-                for name in names:
-                    handle_operation_end_callbacks(callbacks, name)
-        except BaseException:
-            self._pool = None
+    def run_generation(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
+        plans: dict[Any, list[Any]] = {}
+        for name, node in generation:
+            tasks = zip(repeat(name), self.tasks(node["pipeline"]))
+            n_tasks = getattr(node.get("primitive_op"), "num_tasks", 1)
+            plans.setdefault(node.get("plan"), []).append((n_tasks, tasks))
+        # plans that are executed together share no data, so their rounds come one plan after the other
+        groups = (self.in_groups(_rounds(operations)) for operations in plans.values())
+        assert self._pool is not None
+        self._run(self._pool, chain.from_iterable(groups), callbacks)
+
+    def abort(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
             self.stop(pool)
-            raise
 
     def close(self) -> None:
         """End the workers, which stay alive between plans."""

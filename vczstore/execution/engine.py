@@ -360,7 +360,8 @@ class Execution:
     store, current
         The store, and the plan being checked or written.
     runs, steps
-        The `Run` of each plan, and the steps of all plans in order.
+        The `Run` of each plan, and the steps of all plans in order. Steps in `Plan.first_steps` have a `Run` of their
+        own, the last step of a plan has that of the plan.
     """
 
     plans: Sequence[Plan]
@@ -371,6 +372,7 @@ class Execution:
     visible: int = 0
     transaction: Transaction | None = None
     replacement: tuple[int, Transaction] | None = None
+    runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n = len(self.plans)
@@ -379,8 +381,12 @@ class Execution:
             self.workers.check_store(self.current.operation, self.store)
         else:
             self.journal = Journal()  # it would record tasks
-        self.runs = [Run(f" {i}/{n}" if n > 1 else "") for i in range(1, n + 1)]
-        self.steps = _steps(self.plans, self.runs)
+        self.runs = self.runs or [Run(f" {i}/{n}" if n > 1 else "") for i in range(1, n + 1)]
+        self.steps = list[_Step]()
+        for i, (plan, run) in enumerate(zip(self.plans, self.runs, strict=True)):
+            *first, last = plan.steps
+            self.steps += [_Step(step, Run(run.which, run.part), i, is_first=True) for step in first]
+            self.steps.append(_Step(last, run, i, is_first=False))
 
     @property
     def has_tasks(self) -> bool:
@@ -389,10 +395,7 @@ class Execution:
 
     def on(self, store: Store) -> "Execution":
         """Return the execution of the same plans on another branch of their store; it shares the `runs`."""
-        moved = replace(self, plans=[plan.on(store) for plan in self.plans])
-        moved.runs = self.runs
-        moved.steps = _steps(moved.plans, moved.runs)
-        return moved
+        return replace(self, plans=[plan.on(store) for plan in self.plans])
 
     def if_aborted(self) -> Aborted:
         """Return the state in which the store is left if the current operation is aborted now."""
@@ -603,15 +606,6 @@ class _Step(NamedTuple):
     run: Run
     plan_index: int
     is_first: bool
-
-
-def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
-    """Expand each plan into its steps. Steps in `Plan.first_steps` get a new `Run`, the last step that of the plan."""
-    result = []
-    for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
-        *first, last = plan.steps
-        result += [_Step(plan, Run(run.which, run.part), i, True) for plan in first] + [_Step(last, run, i, False)]
-    return result
 
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:
