@@ -124,15 +124,15 @@ def showing(progress: Progress | bool | None, log_file: str | None = None, of: s
             display.bars = stack.enter_context(_bars())
             stack.callback(display.end)
             display.show()
-        yield _both(progress, display) if callable(progress) else display
+        if not callable(progress):
+            yield display
+            return
 
+        def report(what: str, done: int, total: int) -> None:
+            progress(what, done, total)
+            display(what, done, total)
 
-def _both(progress: Progress, display: Display) -> Progress:
-    def report(what: str, done: int, total: int) -> None:
-        progress(what, done, total)
-        display(what, done, total)
-
-    return report
+        yield report
 
 
 def _bars() -> "RichProgress":

@@ -292,8 +292,13 @@ class RecordFile:
         StorageError
             If it cannot be written.
         """
+        content, path = json.dumps(asdict(record)).encode(), self._path
         try:
-            self._put(json.dumps(asdict(record)).encode())
+            if path is None:
+                require("obstore", "obstore").put(self._objects(), self.name, content)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(path, self._half(path), content)
         except Exception as error:
             if not is_of_storage(error):
                 raise
@@ -301,14 +306,6 @@ class RecordFile:
                 f"{self.label}: {self.place}, the record of what is about to become visible in all parts, cannot be "
                 f"written ({reason(error)}); make it writable"
             ) from error
-
-    def _put(self, content: bytes) -> None:
-        path = self._path
-        if path is None:
-            require("obstore", "obstore").put(self._objects(), self.name, content)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, self._half(path), content)
 
     def delete(self) -> None:
         """Delete the record, and any half-written file of it."""
