@@ -138,7 +138,13 @@ class LocalExecutor(GenerationExecutor):
         # plans that are executed together share no data, so their rounds come one plan after the other
         groups = (self.in_groups(_rounds(operations)) for operations in plans.values())
         assert self._pool is not None
-        self._run(self._pool, chain.from_iterable(groups), callbacks)
+        try:
+            self._run(self._pool, chain.from_iterable(groups), callbacks)
+        except BrokenProcessPool as error:  # of a running task, or of one that was submitted later
+            raise WorkerDiedError(
+                "a worker process was killed, perhaps because it ran out of memory; "
+                "give it less to do at once with --max-workers or --allowed-mem"
+            ) from error
 
     def abort(self) -> None:
         pool, self._pool = self._pool, None
@@ -182,15 +188,11 @@ class LocalExecutor(GenerationExecutor):
                 for (name, _), (result, stats) in zip(tasks, results, strict=False):
                     handle_callbacks(callbacks, result, {**stats, "name": name, "task_create_tstamp": created})
                 rest, attempt = tasks[len(results) :], 0 if results else attempt
-                if isinstance(error, BrokenProcessPool):
-                    raise WorkerDiedError(
-                        "a worker process was killed, perhaps because it ran out of memory; "
-                        "give it less to do at once with --max-workers or --allowed-mem"
-                    ) from error
-                if error is not None and attempt < self.retries and isinstance(error, Exception):
-                    submit(rest, attempt + 1)
-                elif error is not None:
+                if error is None:
+                    continue
+                if attempt >= self.retries or not isinstance(error, Exception) or isinstance(error, BrokenProcessPool):
                     raise error
+                submit(rest, attempt + 1)
 
 
 def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T]]:

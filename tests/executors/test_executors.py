@@ -182,6 +182,24 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_that_was_killed_between_two_plans() -> None:
+    """The pool refuses the first task that is submitted, before any is running."""
+
+    def task(coords: list[int], *, config: None) -> int:
+        return os.getpid()
+
+    engine = executors.create("processes", max_workers=1)
+    engine.execute_dag(dag_of(task, 1))
+    (worker,) = engine._pool._processes.values()
+    worker.kill()
+    deadline = time.monotonic() + 30
+    while not engine._pool._broken and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(WorkerDiedError, match="a worker process was killed"):
+        engine.execute_dag(dag_of(task, 1))
+
+
+@pytest.mark.slow
 def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when an idle worker is killed while it holds the lock of the queue: the others never exit."""
 
