@@ -7,7 +7,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.scan_reader import ScanReader
-from plans.maintenance.findings import Finding, TaskFindings, key_in_array
+from plans.maintenance.findings import Finding, TaskFindings, finding_at
 from plans.variants.kept_blocks import (
     AFTER_ROW,
     BLOCKS,
@@ -22,6 +22,8 @@ from plans.variants.kept_blocks import (
 )
 from vczstore.vcz import arrays
 from vczstore.vcz.model import Vcz, has_grid
+
+_WAY_OUT = "update the sample with its gVCF"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class BlockOrder:
         for sample, run in np.argwhere(is_wrong)[:1].tolist():
             at = first_sample + sample, run
             what = f"run {run} of sample {at[0]} has the rows {first[sample, run]} to {after[sample, run] - 1}, which"
-            yield self._finding(self.runs, at, f"{what} are not there, or not after those of the run before")
+            what = f"{what} are not there, or not after those of the run before"
+            yield finding_at(self.runs, at, f"{what}; {_WAY_OUT}")
 
     def _records(self, runs: np.ndarray, samples: slice) -> Iterator[Finding]:
         """Yield the first bad record per chunk row: out of order, ending before its start, or off its run's start."""
@@ -95,9 +98,4 @@ class BlockOrder:
             for i, row in np.argwhere(is_wrong)[:1].tolist():
                 at = samples.start + i, low + row
                 what = f"record {at[1]} of sample {at[0]}, from {starts[i, row]} to {ends[i, row]}, is out of order"
-                yield self._finding(self.blocks, at, what)
-
-    @staticmethod
-    def _finding(array: AnyArray, at: tuple[int, int], what: str) -> Finding:
-        chunk = tuple(int(cut.of(n)) for n, cut in zip(at, arrays.cuts(array), strict=False))
-        return Finding(array.path, key_in_array(array, (*chunk, 0)), f"{what}; update the sample with its gVCF")
+                yield finding_at(self.blocks, at, f"{what}; {_WAY_OUT}")

@@ -83,7 +83,7 @@ class Chunks:
             for at, value in self._encoded(coords):
                 if value is None:
                     seen.absent += 1
-                    error = self._left_in_fill(at)
+                    error = self._left(self._fill(at), at)
                 else:
                     seen.stored += 1
                     if self.alleles is not None and at[0] != chunk_row:
@@ -138,33 +138,26 @@ class Chunks:
             "replaces the sample's calls"
         )
 
-    def _left_in_fill(self, at: tuple[int, ...]) -> str | None:
-        """Return a message if removed samples lie in an absent chunk whose fill value is not missing, or None."""
+    def _fill(self, at: tuple[int, ...]) -> np.ndarray | None:
+        """Return the fill value, once for each sample of a chunk; None if it is of another kind than the array."""
         fill = np.asarray(self.array.fill_value)
         if self.axis is None or self.array.fill_value is None or fill.dtype.kind != self.array.dtype.kind:
             return None
-        removed = self._removed_in(at)
-        if not len(removed) or is_missing(self.name, self.array, fill[np.newaxis]).all():
-            return None
-        return _describe_left(removed)
+        region = encoded_chunks.chunk_region(self.array, at)[self.axis]
+        return np.broadcast_to(fill, [region.stop - region.start if i == self.axis else 1 for i in range(len(at))])
 
-    def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
-        """Return the positions of the removed samples in a chunk."""
-        region = encoded_chunks.chunk_region(self.array, at)[self.axis or 0]
-        return self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
-
-    def _left(self, values: np.ndarray, at: tuple[int, ...]) -> str | None:
+    def _left(self, values: np.ndarray | None, at: tuple[int, ...]) -> str | None:
         """Return a message if a chunk still has values of removed samples, or None."""
-        if self.axis is None:
+        if self.axis is None or values is None:
             return None
-        region, removed = encoded_chunks.chunk_region(self.array, at)[self.axis], self._removed_in(at)
+        region = encoded_chunks.chunk_region(self.array, at)[self.axis]
+        first, after = np.searchsorted(self.removed, (region.start, region.stop))
+        removed = self.removed[first:after]
         if not len(removed):
             return None
         by_sample = np.moveaxis(values, self.axis, 0)[removed - region.start]
-        left = ~is_missing(self.name, self.array, by_sample).reshape(len(removed), -1).all(axis=1)
-        if not left.any():
-            return None
-        return _describe_left(removed[left])
+        left = removed[~is_missing(self.name, self.array, by_sample).reshape(len(removed), -1).all(axis=1)]
+        return f"{LEFT}, at {listing(left.tolist())}; vczstore repair makes them missing" if len(left) else None
 
 
 def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
@@ -186,7 +179,3 @@ def _n_alleles(alleles: AnyArray, rows: slice) -> np.ndarray:
 
 LEFT = "has values of removed samples"
 """Prefix of the findings that `plans.compilers.remove.compile_repair` can fix."""
-
-
-def _describe_left(samples: np.ndarray) -> str:
-    return f"{LEFT}, at {listing(samples.tolist())}; vczstore repair makes them missing"

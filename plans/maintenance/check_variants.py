@@ -9,7 +9,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.scan_reader import ScanReader
-from plans.maintenance.findings import Finding, TaskFindings, key_in_array
+from plans.maintenance.findings import Finding, TaskFindings, finding_at
 from plans.variants.sortedness import task_rows
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.model import VARIANTS, Vcz
@@ -86,19 +86,15 @@ class Order:
         if decreases.any():
             i = int(np.argmax(decreases)) + 1
             what = f"variant {start + i} at {position[i]} comes after {position[i - 1]} of the same contig"
-            seen.errors.append(self._finding(self.position, start + i, what))
+            seen.errors.append(finding_at(self.position, [start + i], what))
         if self.n_contigs is not None and ((contig < 0) | (contig >= self.n_contigs)).any():
             i = int(np.argmax((contig < 0) | (contig >= self.n_contigs)))
             what = f"variant {start + i} is on contig {contig[i]}, there are {self.n_contigs}"
-            seen.errors.append(self._finding(self.contig, start + i, what))
+            seen.errors.append(finding_at(self.contig, [start + i], what))
         if index is not None:
             skipped = rows.start - start
             seen.errors += self._index(rows, contig[skipped:], position[skipped:], length, index)
         return seen
-
-    @staticmethod
-    def _finding(array: AnyArray, row: int, what: str) -> Finding:
-        return Finding(array.path, key_in_array(array, (row // arrays.outer_chunks(array)[0],)), what)
 
     def _index(
         self, rows: slice, contig: np.ndarray, position: np.ndarray, length: np.ndarray | None, index: np.ndarray

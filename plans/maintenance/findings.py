@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from zarr.types import AnyArray
 
-from vczstore.vcz import encoded_chunks
+from vczstore.vcz import arrays, encoded_chunks
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class TaskFindings:
     outside: int = 0
     errors: list[Finding] = field(default_factory=list)
     contigs: list[tuple[int, int]] = field(default_factory=list)
+
+
+def finding_at(array: AnyArray, at: Sequence[int], what: str) -> Finding:
+    """Return a finding about the values at some indices along the first axes of an array, in their first chunk."""
+    chunk = [int(cut.of(i)) for cut, i in zip(arrays.cuts(array), at, strict=False)]
+    return Finding(array.path, key_in_array(array, [*chunk, *[0] * (array.ndim - len(chunk))]), what)
 
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:

@@ -5,7 +5,6 @@ Also fix what vczstore 0.1.0 leaves, on Icechunk too: empty IDs without calls fr
 removed calls as present, and values in ``sample_*`` arrays, from its `remove`.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from vczstore.errors import StorageError
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Location, Store
+from vczstore.stores.base import Check, Location, Store
 from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
 from vczstore.stores.leftovers import delete_half_written, leftovers, preview, settle, settling
 from vczstore.stores.locations import folder_of
@@ -96,8 +95,8 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
         if dry_run:  # errors that would be repaired are still there
             errors -= repaired
         check = None if lock is None else lock.check
-        _header(store, opts, done, dry_run=dry_run, check=check)
-        errors = _half_removed(store, errors, opts, done, dry_run=dry_run, quick=quick, check=check)
+        _header(store, opts, done, check, dry_run=dry_run)
+        errors = _half_removed(store, errors, opts, done, check, dry_run=dry_run, quick=quick)
     note = ""
     if not done:
         note = TRANSACTIONS if store.atomic else _describe_outside(store, sum(verified.outside.values()))
@@ -129,7 +128,7 @@ def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
     return {*consolidated_errors(before), *stale, *set(length_errors(before)) - set(length_errors(after))}
 
 
-def _header(store: Store, opts: Options, done: list[str], *, dry_run: bool, check: Callable[[], None] | None) -> None:
+def _header(store: Store, opts: Options, done: list[str], check: Check | None, *, dry_run: bool) -> None:
     """Drop the lines of the VCF header that name samples recorded as removed."""
     vcz = store.open()
     present = {*vcz.sample_ids.tolist()}
@@ -148,10 +147,10 @@ def _half_removed(
     errors: set[Finding],
     opts: Options,
     done: list[str],
+    check: Check | None,
     *,
     dry_run: bool,
     quick: bool,
-    check: Callable[[], None] | None,
 ) -> set[Finding]:
     """Remove the values, or positions without calls, that vczstore 0.1.0 leaves of samples; return remaining errors."""
     vcz = store.open()
