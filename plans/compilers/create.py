@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.core.xarray_backend import Opened
+
 ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
 
 
@@ -506,6 +508,12 @@ class WriteSites:
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
         put = partial(self.put, store=store)
         return [scan_tasks.scan(ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
+
+    read = ()
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
+        """Raise an `OptionError`: there is no implementation."""
+        raise OptionError(ONLY_CUBED)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Raise an `OptionError`: there is no implementation."""
