@@ -8,17 +8,20 @@ the number of samples.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, Blocks
+from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
 from plans.core.compatibility import count_alleles
-from plans.core.memory import Memory
+from plans.core.memory import WORKING_COPIES, Memory
 from plans.core.model import Plan
+from plans.core.scan_reader import ScanReader
+from plans.core.task_report import report_written
 from plans.schema.rebuild import compile_rebuild, wider_notes
-from plans.variants.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, packed_width
+from plans.variants.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, numbers_per_variant
 from plans.variants.stale import CURRENT, STALE, array_name, mark, states
 from vczstore.errors import IncompatibleError
 from vczstore.stores.base import Store
@@ -154,7 +157,7 @@ def _target(vcz: Vcz, field: str) -> AnyArray:
 @dataclass(frozen=True)
 class GenotypeCounter:
     """
-    Reader of genotype counts, for ranges of rows.
+    Counts genotypes of ranges of rows.
 
     Attributes
     ----------
@@ -172,10 +175,6 @@ class GenotypeCounter:
     n_rows: int
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype("i8")
-
-    @property
     def n_variants(self) -> int:
         return int(self.allele.shape[0])
 
@@ -183,17 +182,6 @@ class GenotypeCounter:
     def n_samples(self) -> int:
         """Number of samples that are counted."""
         return int(self.genotype.shape[1]) - len(self.removed)
-
-    @property
-    def blocks(self) -> Blocks:
-        """The lengths of blocks: rows of packed counts."""
-        starts = range(0, self.n_variants, self.n_rows)
-        rows = tuple(min(self.n_rows, self.n_variants - start) for start in starts)
-        return rows, (packed_width(self.allele.shape[1]),)
-
-    def block(self, index: tuple[int, ...]) -> np.ndarray:
-        start = index[0] * self.n_rows
-        return self.count(slice(start, min(self.n_variants, start + self.n_rows))).packed()
 
     def count(self, rows: slice) -> Counts:
         """Count a range of rows, one chunk of genotypes after the other."""
@@ -272,7 +260,7 @@ class RecomputeFields:
         n = max(1, vcz.n_variants)
         both = math.lcm(written, arrays.outer_chunks(genotype)[0])
         unit = both if both <= n else min(written, n)  # in the latter case, chunks of genotypes may be read twice
-        count_bytes = 8 * packed_width(allele.shape[1])
+        count_bytes = 8 * numbers_per_variant(allele.shape[1])
         row_bytes = max(count_bytes, math.prod(genotype.shape[1:]) * arrays.element_bytes(genotype))
         units = max(1, min(TASK_BYTES // (unit * row_bytes), math.ceil(n / unit) // MIN_TASKS))
 
@@ -280,11 +268,11 @@ class RecomputeFields:
             return cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
 
         def computing(block: tuple[int, ...]) -> int:  # the fields, from some copies of the counts
-            return of_units(*block)._extra_mem(count_bytes)
+            return of_units(*block)._computing_mem(count_bytes)
 
         return of_units(*memory.fit(OPERATION, (units,), unit * count_bytes, computing, prefer=(units,)))
 
-    def _extra_mem(self, count_bytes: int) -> int:
+    def _computing_mem(self, count_bytes: int) -> int:
         return self.counter.mem() + 2 * self.counter.n_rows * count_bytes
 
     @property
@@ -313,18 +301,22 @@ class RecomputeFields:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Count in tasks; each writes the fields of its rows."""
-        from plans.core import cubed_backend, sinks
+        from plans.core import scan_tasks
 
-        here = self._in(store)
-        rows, (width,) = here.counter.blocks
-        sink = sinks.RowsSink((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
-        return [cubed_backend.put(here.counter, sink, memory.spec(), extra_mem=here._extra_mem(8 * width))]
+        count_bytes, n_rows = 8 * numbers_per_variant(self.counter.allele.shape[1]), self.counter.n_rows
+        mem = self._computing_mem(count_bytes) + WORKING_COPIES * n_rows * count_bytes
+        reader = ScanReader(partial(self.recompute, store), self.counter.n_variants, n_rows, mem)
+        return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Count and write, one range of rows after the other."""
-        here = self._in(store)
-        for i, _ in enumerate(here.counter.blocks[0]):
-            here.put(i * here.counter.n_rows, here.counter.block((i, 0)))
+        for start in range(0, self.counter.n_variants, self.counter.n_rows):
+            self._in(store).put(slice(start, min(self.counter.n_variants, start + self.counter.n_rows)))
+
+    def recompute(self, store: "ZarrStore", rows: slice) -> None:
+        """Compute and write the fields of some rows in a task."""
+        n_chunks, n_bytes = self._in(store).put(rows)
+        report_written(store, n_chunks, decoded_bytes=n_bytes)
 
     def _in(self, store: "ZarrStore") -> "RecomputeFields":
         """The same, with all arrays in the given store."""
@@ -335,16 +327,16 @@ class RecomputeFields:
             replace(self.counter, genotype=genotype, allele=allele),
         )
 
-    def put(self, first: int, packed: np.ndarray) -> tuple[int, int]:
+    def put(self, rows: slice) -> tuple[int, int]:
         """Compute and write the fields of some rows; return the numbers of chunks and decoded bytes written."""
-        counts = Counts.unpacked(packed, self.counter.n_samples)
+        counts = self.counter.count(rows)
         n_chunks = n_bytes = 0
         for field, array in self.targets.items():
             values = _values(field, array, counts)
             masks = [m for m in self.masks if masked_by(m.path) == array.path]
             for target, data in ((array, values), *((m, mask_of(m.path, array.path, array, values)) for m in masks)):
                 if data.size:
-                    target[first : first + len(data)] = data
+                    target[rows] = data
                 n_chunks += math.prod(arrays.grid(data.shape, arrays.outer_chunks(target)))
                 n_bytes += data.nbytes
         return n_chunks, n_bytes

@@ -1,16 +1,15 @@
-"""Sinks to which tasks write: encoded chunks verbatim, decoded blocks, or rows that the caller gathers into chunks."""
+"""Sinks to which tasks write: encoded chunks verbatim, or decoded blocks."""
 
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
 import cubed
 import numpy as np
-from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
@@ -178,34 +177,3 @@ class DecodedSink(BlockSink):
         for here, there in self.columns.runs(cells):
             arrays.assign(self.array, there, values[here])
         report_written(self.array.store, math.prod(len(r) for r in cells), decoded_bytes=values.nbytes)
-
-
-class RowsSink(BlockSink):
-    """
-    Sink that passes rows to a function, which gathers them into chunks of several arrays.
-
-    Parameters
-    ----------
-    shape, dtype, block
-        The shape and dtype of all rows, and the shape of a block of whole rows.
-    put
-        Takes the index of the first row and the rows; returns the number of chunks and decoded bytes that it wrote.
-    store
-        The store that it writes to.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: np.dtype,
-        block: tuple[int, ...],
-        put: Callable[[int, np.ndarray], tuple[int, int]],
-        store: ZarrStore,
-    ) -> None:
-        super().__init__(shape, dtype, block)
-        self.put = put
-        self.store_written = store
-
-    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        n_chunks, n_bytes = self.put(key[0].start, values)
-        report_written(self.store_written, n_chunks, decoded_bytes=n_bytes)

@@ -92,19 +92,6 @@ class Counts:
         self.called[rows] += np.count_nonzero(n_called, axis=1)
         self.incomplete[rows] += np.count_nonzero(is_partial | (n_called == 0), axis=1)
 
-    def packed(self) -> np.ndarray:
-        """Return the counts of each variant as one array, variants x numbers."""
-        n = len(self.n_alleles)
-        numbers = (self.alleles.reshape(n, -1), self.called, self.incomplete, self.n_alleles)
-        return np.column_stack(numbers)
-
-    @classmethod
-    def unpacked(cls, packed: np.ndarray, n_samples: int) -> "Counts":
-        """Return the counts of a `packed` array."""
-        alleles, rest = packed[:, :-3], packed[:, -3:]
-        called, incomplete, n_alleles = rest.T
-        return cls(alleles.reshape(len(packed), len(Kind), -1), called, incomplete, n_alleles, n_samples)
-
     def part(self, rows: slice) -> "Counts":
         """Return a view of the counts of some variants: adding to it adds to these counts."""
         alleles, called, incomplete = self.alleles[rows], self.called[rows], self.incomplete[rows]
@@ -120,8 +107,8 @@ class Counts:
         return self.alleles[:, list(kinds), 1:].sum(axis=1)
 
 
-def packed_width(width: int) -> int:
-    """Return the number of columns of `Counts.packed` for at most `width` alleles per variant."""
+def numbers_per_variant(width: int) -> int:
+    """Return how many numbers `Counts` has for a variant, with at most `width` alleles per variant."""
     return len(Kind) * width + 3
 
 
