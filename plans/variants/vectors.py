@@ -105,16 +105,6 @@ def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
     return sorted(combinations_with_replacement(range(n_alleles), ploidy), key=lambda g: g[::-1])
 
 
-def genotype_number(alleles: Sequence[int]) -> int:
-    """
-    Return the index of a genotype in the order of `genotypes`.
-
-    >>> [genotype_number(g) for g in genotypes(3, 2)]
-    [0, 1, 2, 3, 4, 5]
-    """
-    return sum(math.comb(allele + i, i + 1) for i, allele in enumerate(sorted(alleles)))
-
-
 class Vectors(NamedTuple):
     """
     The lengths of vectors of some variants with the same number of alleles; all arrays are rows by samples.
@@ -254,37 +244,26 @@ class Field:
         result = np.full((*values.shape[:-1], width), self.fill, dtype=values.dtype)
         for ploidy in np.unique(vectors.ploidy[~vectors.is_none]).tolist():
             where = ~vectors.is_none & (vectors.ploidy == ploidy)
-            places = self._places(n, m, max(ploidy, 1), numbers, unseen)
+            kept, size = self._kept(n, m, max(ploidy, 1), numbers, unseen)
             chosen = np.full((int(where.sum()), width), self.fill, dtype=values.dtype)
-            chosen[:, : self._size(m, max(ploidy, 1))] = self.missing
+            chosen[:, :size] = self.missing
             old = values[where]
             is_end = same(old, self.fill)
-            for i, place in places:
+            for i, place in kept:
                 if i < old.shape[1]:
                     chosen[:, place] = np.where(is_end[:, i], self.missing, old[:, i])
             result[where] = chosen
         result[..., 0][vectors.is_none] = self.missing
         return result
 
-    def _size(self, n: int, ploidy: int) -> int:
-        return n_genotypes(n, ploidy) if self.number == "G" else n - (self.number == "A")
-
-    def _places(self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int) -> list[tuple[int, int]]:
-        """Return the old and the new index of each value of a vector that is kept or copied."""
-        first = int(self.number == "A")
-        if self.number == "G":
-            old = [(i, [numbers[a] for a in g]) for i, g in enumerate(genotypes(n, ploidy))]
-            pairs = [(i, genotype_number(g)) for i, g in old if min(g) >= 0]
-        else:
-            pairs = [(i - first, numbers[i] - first) for i in range(first, n) if numbers[i] >= 0]
-        if unseen < 0:
-            return pairs
-        # old indices of alleles by their new ones; added alleles are not in it
-        old_of = {number: i for i, number in enumerate(numbers[:n]) if number >= 0}
-        filled = {place for _, place in pairs}
-        if self.number == "G":
-            new = enumerate(genotypes(m, ploidy))
-            return pairs + [
-                (genotype_number([old_of.get(a, unseen) for a in g]), place) for place, g in new if place not in filled
-            ]
-        return pairs + [(unseen - first, place) for place in range(m - first) if place not in filled]
+    def _kept(
+        self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Return the old and the new index of each value that is kept or copied, and the new number of values."""
+        old, new = (
+            genotypes(k, ploidy) if self.number == "G" else [(a,) for a in range(self.number == "A", k)] for k in (n, m)
+        )
+        index_of = {alleles: i for i, alleles in enumerate(old)}
+        old_of = {number: allele for allele, number in enumerate(numbers[:n])}
+        wanted = (tuple(sorted(old_of.get(allele, unseen) for allele in alleles)) for alleles in new)
+        return [(index_of[key], place) for place, key in enumerate(wanted) if key in index_of], len(new)
