@@ -249,12 +249,11 @@ class Sites:
 
     def on_other_contigs(self, contigs: Collection[int]) -> tuple[int, int | None]:
         """Count the variants on contigs other than those of a store, and return the row of the first one, or None."""
-        is_other = ~np.isin(self.runs[:, 0], list(contigs))
-        if self.blocks is None:
-            runs = self.runs[is_other]
-            return int((runs[:, 2] - runs[:, 1]).sum()), min(runs[:, 1].tolist(), default=None)
-        runs = self.blocks.runs[is_other & (self.blocks.runs[:, 1] > 0)]
-        return int(runs[:, 1].sum()), min(runs[:, 2].tolist(), default=None)
+        first, n = self.runs[:, 1], self.runs[:, 2] - self.runs[:, 1]
+        if self.blocks is not None:
+            _, n, first, _ = self.blocks.runs.T
+        is_other = ~np.isin(self.runs[:, 0], list(contigs)) & (n > 0)
+        return int(n[is_other].sum()), min(first[is_other].tolist(), default=None)
 
     def first_block(self, start: int, stop: int) -> int | None:
         """Return the first row in a range that is a reference block; None if there is none."""
