@@ -354,7 +354,7 @@ class Harmonised(View):
             shifts = np.where(numbers >= 0, numbers - np.arange(numbers.shape[1]), 0).astype(values.dtype)
             for allele in np.flatnonzero(shifts.any(axis=0)):
                 result[rows] += (values == allele) * shifts[:, allele].reshape(per_row)
-            if mine.unseen is not None:  # <NON_REF> stands for any allele
+            if (mine.unseen >= 0).any():  # <NON_REF> stands for any allele
                 is_unseen = (values == mine.unseen[rows].reshape(per_row)) & (values > 0)
                 result[rows] = np.where(is_unseen, missing_value(self.name, self.source), result[rows])
         elif self.kind and len(changed := np.flatnonzero(mine.changed | (mine.n_alleles != n_ours))):

@@ -95,7 +95,7 @@ class InsertedVariants:
         alleles = np.where((first < n_store)[:, np.newaxis], own, blank_absent(own)).astype(object)
         numbers = Numbers()
         ours = numbers.of(alleles)
-        matches = [Matches.none(n, sites.is_gvcf) for sites in self.union.sites]
+        matches = [Matches.none(n) for _ in self.union.sites]
         stop = 0
         for piece in pieces:
             rows = piece.variants
@@ -108,9 +108,7 @@ class InsertedVariants:
             alleles, ours, mapped = with_new_alleles(alleles, ours, theirs, ids, at)
             mine = matches[piece.source].widened(ids.shape[1])
             mine.rows[record], mine.alleles[record] = rows, mapped[record]
-            mine.n_alleles[record] = (ids >= 0).sum(axis=1) + (0 if unseen is None else unseen >= 0)
-            if mine.unseen is not None:
-                mine.unseen[record] = unseen
+            mine.n_alleles[record], mine.unseen[record] = (ids >= 0).sum(axis=1) + (unseen >= 0), unseen
             matches[piece.source] = mine
         store, *sources = matches
         n_alleles = (ours >= 0).sum(axis=1).astype("i4")
@@ -129,16 +127,16 @@ class InsertedVariants:
             store.rows,
         )
 
-    def _alleles(self, piece: Piece, alleles: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def _alleles(self, piece: Piece, alleles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         Return the alleles of a piece at their indices in the source, and the index of the unseen allele of each record.
 
-        The unseen allele (``<NON_REF>`` or ``<*>``) is replaced by ``""``; its index is -1 if the record has none. The
-        indices are None if the source is not a gVCF. `alleles` are the merged ones, which lack the unseen allele.
+        The unseen allele of a gVCF (``<NON_REF>`` or ``<*>``) is replaced by ``""``; its index is -1 if the record has
+        none. `alleles` are the merged ones, which lack the unseen allele.
         """
         sites = self.union.sites[piece.source]
         if not sites.is_gvcf:
-            return alleles.astype(object), None
+            return alleles.astype(object), np.full(len(alleles), -1)
         own = sites.read(ALLELE, piece.rows)[piece.kept].astype(object)
         unseen = Unseen.of(own)
         return np.where(unseen.is_unseen, "", own), unseen.places

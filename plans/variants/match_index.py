@@ -34,23 +34,23 @@ class Matches:
     n_alleles : numpy.ndarray of int32
         Number of alleles in the source, including the unseen one; 0 without a match.
     unseen : numpy.ndarray of int32
-        The source's index of the unseen allele (``<NON_REF>`` or ``<*>``), -1 if there is none. None if it is no gVCF.
+        The source's index of the unseen allele of a gVCF (``<NON_REF>`` or ``<*>``), -1 if there is none.
     """
 
     rows: np.ndarray
     alleles: np.ndarray
     n_alleles: np.ndarray
-    unseen: np.ndarray | None = None
+    unseen: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
+        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes + self.unseen.nbytes
 
     @classmethod
-    def none(cls, n: int, is_gvcf: bool) -> "Matches":
+    def none(cls, n: int) -> "Matches":
         """Return no matches, for `n` variants."""
         none = np.full(n, -1, dtype="i4")
-        return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none.copy() if is_gvcf else None)
+        return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none.copy())
 
     def widened(self, n_alleles: int) -> "Matches":
         """Return the matches with room for at least `n_alleles` alleles of the source."""
@@ -61,23 +61,21 @@ class Matches:
     def concatenated(cls, parts: "Sequence[Matches]") -> "Matches":
         """Return the matches of one source with successive variants."""
         width = max(part.alleles.shape[1] for part in parts)
-        unseen = [part.unseen for part in parts if part.unseen is not None]
         return Matches(
             np.concatenate([part.rows for part in parts]),
             np.concatenate([padded(part.alleles, width, -1) for part in parts]).astype("i4"),
             np.concatenate([part.n_alleles for part in parts]).astype("i4"),
-            np.concatenate(unseen) if unseen else None,
+            np.concatenate([part.unseen for part in parts]).astype("i4"),
         )
 
     def cut(self, rows: slice | np.ndarray) -> "Matches":
         """Return the matches of some of the variants, a slice or indices."""
-        unseen = None if self.unseen is None else self.unseen[rows]
-        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], unseen)
+        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], self.unseen[rows])
 
     @property
     def changed(self) -> np.ndarray:
         """Whether each variant has an allele in the source that has another index in the store, or is unseen."""
-        return self.reordered if self.unseen is None else self.reordered | (self.unseen >= 0)
+        return self.reordered | (self.unseen >= 0)
 
     @property
     def reordered(self) -> np.ndarray:
@@ -312,8 +310,6 @@ def _matches(
     n_alleles, is_matched = np.zeros(len(at), dtype="i8"), at >= 0
     rows[is_matched] = records.rows[at[is_matched]]
     n_alleles[is_matched] = (ids[at[is_matched]] >= 0).sum(axis=1)
-    if records.unseen is None:
-        return Matches(rows[here], mapped[here], n_alleles[here])
     unseen = np.full(len(at), -1, dtype="i4")
     unseen[is_matched] = records.unseen[at[is_matched]]
     return Matches(rows[here], mapped[here], (n_alleles + (unseen >= 0))[here], unseen[here])
@@ -394,7 +390,7 @@ class FindMatches:
         mine = unit.sources[s]
         present = mine.rows[mine.rows >= 0]
         shift: int | None = None
-        is_all = mine.unseen is None and len(present) == len(mine.rows)
+        is_all = self.index.sources[s].blocks is None and len(present) == len(mine.rows)
         if is_all and (np.diff(mine.rows) == 1).all():
             shift = int(mine.rows[0]) - unit.start
         new = int((unit.n_alleles - unit.n_before).sum()) if s == 0 else 0  # of all sources together

@@ -29,14 +29,14 @@ class Records(NamedTuple):
     alleles : numpy.ndarray of object, variants by alleles
         Alleles as Python strings; the unseen allele (``<NON_REF>`` or ``<*>``) of a gVCF is replaced by ``""``.
     unseen : numpy.ndarray of int64
-        Index of the unseen allele, -1 if there is none. None if the source is not a gVCF.
+        Index of the unseen allele, -1 if there is none, or the source is not used as a gVCF.
     """
 
     rows: np.ndarray
     positions: np.ndarray
     alleles: np.ndarray
     extents: np.ndarray
-    unseen: np.ndarray | None
+    unseen: np.ndarray
 
     def first_block(self, spans: Spans) -> int | None:
         """Return the row of the first reference block, None if there is none. All rows must be consecutive."""
@@ -188,7 +188,7 @@ class Sites:
                 arrays.read(self.position, (slice(c, d),)).astype("i8"),
                 alleles,
                 self.extents.look(alleles, slice(c, d)),
-                None,
+                np.full(d - c, -1),
             )
         parts = [Records.none(self.allele.shape[1])]
         parts += [self.gvcf_records(a, b).variants(positions) for a, b in self._runs_with_variants(c, d)]

@@ -197,7 +197,7 @@ class Field:
         values: np.ndarray,
         numbers: np.ndarray,
         n_alleles: tuple[np.ndarray, np.ndarray],
-        unseen: np.ndarray | None,
+        unseen: np.ndarray,
         width: int,
         genotype: np.ndarray | None = None,
     ) -> np.ndarray:
@@ -213,14 +213,12 @@ class Field:
         n_alleles
             Number of alleles of each row before and after.
         unseen
-            Index of the unseen allele of each row, whose values are copied to added alleles; -1 if there is none. None
-            if no row has one.
+            Index of the unseen allele of each row, whose values are copied to added alleles; -1 if there is none.
         width
             Length of the last axis of the result.
         genotype
             The genotypes of the same calls; None if there are none.
         """
-        unseen = np.full(len(values), -1) if unseen is None else unseen
         result = np.empty((*values.shape[:-1], width), dtype=values.dtype)
         patterns, which = np.unique(np.column_stack([*n_alleles, unseen, numbers]), axis=0, return_inverse=True)
         for i, (n, m, index, *pattern) in enumerate(patterns.tolist()):

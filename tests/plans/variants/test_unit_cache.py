@@ -15,8 +15,8 @@ from plans.variants.match_index import Matches, Unit
 
 def _unit(start: int, n: int) -> Unit:
     """Return a unit of variants with two alleles, which a source has in the same order."""
-    numbers = np.full(n, 2, dtype="i4")
-    matches = Matches(np.arange(start, start + n), np.tile(np.arange(2, dtype="i4"), (n, 1)), numbers)
+    numbers, unseen = np.full(n, 2, dtype="i4"), np.full(n, -1, dtype="i4")
+    matches = Matches(np.arange(start, start + n), np.tile(np.arange(2, dtype="i4"), (n, 1)), numbers, unseen)
     return Unit(start, start + n, None, numbers, numbers, (matches,), ((n, 0, None),))
 
 
