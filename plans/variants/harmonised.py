@@ -319,7 +319,7 @@ class Harmonised(View):
             numbers[:, 0] = 0  # REF is the store's, and the store's other alleles are unseen
             blocks = Matches(chosen[here], numbers, n_theirs, covered.unseen[which])
             rows_of = partial(calls.of_samples, chosen[here], samples[here])
-            called = self._in_order(rows_of, blocks, n_alleles[variants[here]])[:, 0]
+            called = self._in_order(rows_of, blocks, n_alleles[variants[here]], are_blocks=True)[:, 0]
             if self.kind == "GT":  # records with ALTs are blocks, too, if a sample has a length (LEN) beyond their REF
                 called = np.where(called > 0, missing_value(self.name, self.source), called)
             values[variants[here], samples[here]] = called
@@ -337,11 +337,14 @@ class Harmonised(View):
         is_reference = ~is_unmatched & (self.findings.rules.absent == "reference")
         return absent_calls(self.name, self.source, self.like, is_reference, np.isin(contigs, haploid))
 
-    def _in_order(self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_ours: np.ndarray) -> np.ndarray:
+    def _in_order(
+        self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_ours: np.ndarray, *, are_blocks: bool = False
+    ) -> np.ndarray:
         """
         Return the calls of matched variants, re-ordered where alleles have other indices or the store has more.
 
-        `rows_of` reads the rows of `mine` from an array; `n_ours` is the number of alleles of each in the store.
+        `rows_of` reads the rows of `mine` from an array; `n_ours` is the number of alleles of each in the store. The
+        values of a block's ALTs are those of no allele of the store, even if it has no unseen allele.
         """
         slab = rows_of(self.source)
         result = self._lengthened(slab)
@@ -357,7 +360,7 @@ class Harmonised(View):
             if (mine.unseen >= 0).any():  # <NON_REF> stands for any allele
                 is_unseen = (values == mine.unseen[rows].reshape(per_row)) & (values > 0)
                 result[rows] = np.where(is_unseen, missing_value(self.name, self.source), result[rows])
-        elif self.kind and len(changed := np.flatnonzero(mine.changed | (mine.n_alleles != n_ours))):
+        elif self.kind and len(changed := np.flatnonzero(mine.changed | (mine.n_alleles != n_ours) | are_blocks)):
             result = result.copy() if result is slab else result
             genotype = None if self.genotype is None else rows_of(self.genotype)[changed]
             theirs, field = mine.cut(changed), field_of(self.name, self.source, self.kind)

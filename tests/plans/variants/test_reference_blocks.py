@@ -312,3 +312,12 @@ def test_an_allele_of_a_block_is_none_of_another_variant(tmp_path: Path) -> None
     (_, record) = vcf.records(vcf.vcztools_view(store))
     assert [call.split(":")[0] for call in record.split("\t")[10:]] == ["./0", "./0", "0/0"]
     assert cohort.read_vcz(store)["call_DP"].tolist() == [[9, 30, 31, 32]]
+
+
+def test_values_of_alts_of_a_block_are_those_of_no_other_allele(tmp_path: Path) -> None:
+    """Also where the block has as many alleles as the other variant, and none of them is the unseen one."""
+    store = gvcf.make(tmp_path, "s", gvcf.text(["s"], "1 1020 A C,G . GT:AD 1/2:1,2,3"))
+    records = "1 1000 A C,T . GT:AD:LEN 0/0:7,8,9:50", "1 1100 A <*> . GT:AD:LEN 0/0:7,0:5"
+    batch = gvcf.make(tmp_path, "g", gvcf.text(["g"], *records))
+    vczstore.append(store, batch, harmonise=True, gvcf=True, new_variants="drop")
+    assert cohort.read_vcz(store)["call_AD"][0].tolist() == [[1, 2, 3], [7, -1, -1]]
