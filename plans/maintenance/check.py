@@ -133,7 +133,7 @@ def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -
         is_counted &= ~np.isin(vcz.sample_ids, store.open(at=MAIN).sample_ids)
     columns = [c for c in arrays.cuts(array)[samples_axis(array) or 0].spans() if is_counted[c].any()]
     rows = arrays.outer_chunks(array)[0]
-    per_task = rows * ceil(ceil(vcz.n_variants / rows) / ceil(MOST_TASKS / len(columns)))
+    per_task = rows * ceil(ceil(vcz.n_variants / rows) / ceil(MOST_TASKS / max(1, len(columns))))
     scans = tuple(
         ScanReader(partial(_count_called, array, column), vcz.n_variants, per_task, arrays.decode_mem(array, 1))
         for column in columns

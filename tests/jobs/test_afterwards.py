@@ -261,6 +261,12 @@ def test_a_check_command_gets_the_branch(place: Place) -> None:
     assert "has ended with status 3" in run("check", place.store, "--command", "exit 3", status=1).stdout
 
 
+def test_the_call_rate_of_a_branch_without_new_samples(place: Place) -> None:
+    vczstore.branch(place.store, "night")
+    checked = vczstore.check(place.store, branch="night", min_call_rate=0.5)
+    assert (checked.ok, checked.looked_at, checked.least_call_rate) == (True, 0, None)
+
+
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 def test_plain_zarr_checks_and_collects(tmp_path: Path, kind: str) -> None:
     place = Place(tmp_path)
