@@ -39,7 +39,7 @@ from plans.variants.surveys import match_sources
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.execution.operations import Stages
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
+from vczstore.stores.edits import Consolidate, MetadataEdit, SetShape, WriteDocuments
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import same
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
@@ -216,7 +216,7 @@ class StoreArrays(NamedTuple):
         existing = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
         return list(widenings(OPERATION, existing, self.wider, old, findings, memory))
 
-    def edits(self, zarr_format: int) -> tuple[dict[str, AnyArray], tuple[Edit, ...]]:
+    def edits(self, zarr_format: int) -> tuple[dict[str, AnyArray], tuple[MetadataEdit, ...]]:
         """
         The arrays in the order in which they become visible, and the edits that make them visible.
 
@@ -225,7 +225,7 @@ class StoreArrays(NamedTuple):
         """
         resized = dict(sorted(self.every.items()))  # a run that resumes an interrupted one relies on this order
         resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
-        edits: list[Edit] = [
+        edits: list[MetadataEdit] = [
             WriteDocuments.of(array) if name in self.added else SetShape.of(array) for name, array in resized.items()
         ]
         return resized, (*edits, Consolidate(tuple(resized), zarr_format))

@@ -19,7 +19,7 @@ from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
 from plans.core.model import START_OVER, CopiedFrom, Plan, Write
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments, WriteObjects
+from vczstore.stores.edits import Consolidate, Delete, MetadataEdit, SetShape, WriteDocuments, WriteObjects
 from vczstore.stores.folder_swap import OPERATION
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.model import REMOVED, Vcz, samples_axis
@@ -116,19 +116,19 @@ def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
     return int(arrays.cuts(array)[samples_axis(array) or 0].of(first_removed))
 
 
-def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[Edit, ...]:
+def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[MetadataEdit, ...]:
     shapes = [edit for array in after.values() for edit in _resizing(array)]
     return (*shapes, Consolidate(tuple(after), vcz.zarr_format)) if after else ()
 
 
-def _resizing(array: AnyArray) -> list[Edit]:
+def _resizing(array: AnyArray) -> list[MetadataEdit]:
     """Edits that set the new shape. A flexible grid without samples keeps one column, so its chunks are deleted."""
     if arrays.is_flexible(array) and not array.shape[samples_axis(array) or 0]:
         return [Delete(array.path), WriteDocuments.of(array)]
     return [SetShape.of(array)]
 
 
-def documents_of_copy(vcz: Vcz, edits: Sequence[Edit]) -> WriteObjects:
+def documents_of_copy(vcz: Vcz, edits: Sequence[MetadataEdit]) -> WriteObjects:
     """
     The metadata documents of a copy: those of the store, including unknown members, with edits applied.
 

@@ -49,7 +49,7 @@ from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, VczstoreError
 from vczstore.execution.operations import Stages
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
+from vczstore.stores.edits import MetadataEdit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion, vcf_headers
 from vczstore.vcz.extents import END, LENGTH, SVLEN, one_size
 from vczstore.vcz.missing import TEXT
@@ -147,7 +147,7 @@ def compile_create(
     members = {a.path: a for a in (*targets.values(), filters, *by_sample, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
-    def conclude(index_rows: Sequence[np.ndarray]) -> list[Edit]:
+    def conclude(index_rows: Sequence[np.ndarray]) -> list[MetadataEdit]:
         rows = np.concatenate([np.empty((0, 6), dtype="i8"), *index_rows])
         dtype = targets[POSITION].dtype
         index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # ends may be too large

@@ -22,7 +22,7 @@ from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape
+from vczstore.stores.edits import MetadataEdit, Reconsolidate, SetAttribute, SetShape
 from vczstore.vcz import conversion, vcf_headers
 from vczstore.vcz.model import (
     BATCH,
@@ -208,7 +208,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
             writes.append(PutSamples.of(OPERATION, array, after[name], [part], memory))
     is_all = n == int((vcz.sample_ids != REMOVED).sum())
     marked, marks = (vcz, ()) if is_all else mark_stale(vcz)
-    edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
+    edits: list[MetadataEdit] = [SetShape.of(array, grid=True) for array in after.values()]
     edits += index
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
     edits += [*marks, Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format)]

@@ -25,7 +25,7 @@ from plans.variants.region_index import FIELDS, REGION_INDEX, IndexRows, other_r
 from vczstore.choices import FLEXIBLE
 from vczstore.errors import UnsuitableError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape
+from vczstore.stores.edits import Consolidate, Delete, MetadataEdit, SetShape
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, has_grid, samples_axis
@@ -109,7 +109,7 @@ def compile_regrid(
     given |= {f"{name}-shard": n for name, n in shards.items()}
     smaller = " or ".join(f"--{name}" for name, n in given.items() if n)
     compiled = compile_each(OPERATION, compilers, memory, smaller and f"a smaller {smaller}")
-    edits: list[Edit] = [*map(_grid_edit, changed.values())]
+    edits: list[MetadataEdit] = [*map(_grid_edit, changed.values())]
     if regions is not None:
         written = other_regions(vcz.arrays[REGION_INDEX], regions)
         edits += [Delete(REGION_INDEX), written]

@@ -20,7 +20,7 @@ from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
 from vczstore.errors import SampleError
 from vczstore.stores.base import RESTORED, Snapshot, Store
-from vczstore.stores.edits import Delete, Edit, WriteDocuments
+from vczstore.stores.edits import Delete, MetadataEdit, WriteDocuments
 from vczstore.vcz import arrays, encoded_chunks, vcf_headers, zarr_objects
 from vczstore.vcz.cuts import Width
 from vczstore.vcz.metadata import same_encoding
@@ -57,7 +57,9 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     changed = store.history.changed_chunks(_last_like(store, vcz, past), vcz.snapshot or "")
     present = {**vcz.arrays, **vcz.inner}
     before = {**past.arrays, **past.inner}
-    edits: list[Edit] = [Delete(path) for path in (*present, *vcz.groups) if path not in (*before, *past.groups)]
+    edits: list[MetadataEdit] = [
+        Delete(path) for path in (*present, *vcz.groups) if path not in (*before, *past.groups)
+    ]
     writes = []
     for path, array in before.items():
         chunks = None if changed is None else changed.get(path, np.empty((0, array.ndim), dtype="i8"))
@@ -165,7 +167,7 @@ def _is_ours(attribute: str) -> bool:
     return attribute.startswith("vczstore_")
 
 
-def _documents(vcz: Vcz, past: Vcz, attributes: Mapping[str, Any]) -> Iterator[Edit]:
+def _documents(vcz: Vcz, past: Vcz, attributes: Mapping[str, Any]) -> Iterator[MetadataEdit]:
     """Edits that write the documents that differ, the document of the root group last."""
     keys = [f"{path}/zarr.json" for path in (*past.groups, *past.arrays, *past.inner)]
     for key in keys:

@@ -11,7 +11,7 @@ from plans.core.copy_chunks import LinkChunks
 from plans.core.gather_samples import PutSamples
 from plans.core.model import Write
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import MetadataEdit
 from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz.model import Vcz, has_grid, samples_axis
 
@@ -22,7 +22,7 @@ def keep_columns(
     n_unchanged: Mapping[str, int],
     puts: Mapping[str, PutSamples],
     others: Sequence[Write] = (),
-) -> tuple[tuple[Write, ...], tuple[Edit, ...]]:
+) -> tuple[tuple[Write, ...], tuple[MetadataEdit, ...]]:
     """
     Replace the verbatim copies of columns by renumbered references or hard links.
 
@@ -47,7 +47,7 @@ def keep_columns(
         for n, p in puts.items()
     }
     writes: list[Write] = []
-    preparations: list[Edit] = []
+    preparations: list[MetadataEdit] = []
     if store.begins_empty:
         linked = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
         for name, array in linked.items():

@@ -13,7 +13,7 @@ from plans.core.scan_reader import ScanReader
 from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
 from vczstore.reports.page import table
 from vczstore.sizes import human_size
-from vczstore.stores.edits import Edit, WriteDocuments
+from vczstore.stores.edits import MetadataEdit, WriteDocuments
 from vczstore.stores.object_store import require
 from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import Vcz
@@ -249,15 +249,15 @@ class Plan:
     base: str
     checks: tuple[Check, ...] = ()
     writes: tuple[Write, ...] = ()
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[MetadataEdit, ...] = ()
     memory: Memory
     after: Vcz
     if_stopped: str
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     remembered: Mapping[str, str] = field(default_factory=dict)
-    preparations: tuple[Edit, ...] = ()
-    conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
+    preparations: tuple[MetadataEdit, ...] = ()
+    conclude: Callable[[Sequence[Any]], Sequence[MetadataEdit]] | None = None
     copied_from: "CopiedFrom | None" = None
     written_last: tuple[str, ...] = ()
     first_steps: "tuple[Plan, ...]" = ()
@@ -273,7 +273,7 @@ class Plan:
     def _all_writes(self) -> tuple[Write, ...]:
         return tuple(write for plan in self.steps for write in plan.writes)
 
-    def recording(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> "Plan":
+    def recording(self, preparations: Sequence[MetadataEdit], edits: Sequence[MetadataEdit]) -> "Plan":
         """The plan with edits that record it in the store, added to the step that makes its changes visible."""
         if self.first_steps and not (self.writes or self.edits):  # the whole store is replaced
             *before, last = self.first_steps

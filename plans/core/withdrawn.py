@@ -18,7 +18,7 @@ import numpy as np
 from plans.core.model import Plan, were, with_notes
 from vczstore.errors import DamagedStoreError, SampleError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, SetAttribute
+from vczstore.stores.edits import MetadataEdit, SetAttribute
 from vczstore.stores.withdrawal_key import VARIABLE, CreateKey, KeyPlace, from_environment, new_key
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.model import Vcz, listing
@@ -156,7 +156,7 @@ class Withdrawn:
         attributes = {**vcz.attributes, ATTRIBUTE: value}
         return replace(vcz, attributes=attributes), SetAttribute(ATTRIBUTE, value, vcz.zarr_format)
 
-    def key_edits(self) -> tuple[Edit, ...]:
+    def key_edits(self) -> tuple[MetadataEdit, ...]:
         """The edit that writes the key alongside the store; empty if it is there already, or kept elsewhere."""
         if self.place is None or self.stored_key is not None or from_environment() == self._key:
             return ()

@@ -20,7 +20,7 @@ from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Check, Location, Store
-from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
+from vczstore.stores.edits import Consolidate, MetadataEdit, Reconsolidate, SetNoFill, SetShape
 from vczstore.stores.leftovers import delete_half_written, leftovers, preview, settle, settling
 from vczstore.stores.locations import folder_of
 from vczstore.stores.resolve import place_of
@@ -193,7 +193,7 @@ def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
     return [f"{n:,} file{'s' * (n > 1)} that a killed process has left half-written: deleted"] if n else []
 
 
-def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
+def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[MetadataEdit, ...]]:
     """
     Undo an append that was interrupted while its samples became visible: shrink arrays to the length of ``sample_id``.
 
@@ -204,7 +204,7 @@ def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
     -------
     Vcz
         The store as it will be.
-    Edit
+    MetadataEdit
         Edits that shrink the arrays. If interrupted, they leave the state of the same append interrupted earlier.
     """
     n = vcz.n_samples

@@ -43,7 +43,7 @@ from plans.variants.kept_blocks import KeptBlocks, KeptCalls
 from plans.variants.region_index import REGION_INDEX, other_regions
 from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
 from vczstore.errors import IncompatibleError
-from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDocuments
+from vczstore.stores.edits import Consolidate, Delete, MetadataEdit, WriteArray, WriteDocuments
 from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion, strings
 from vczstore.vcz.missing import has_sentinels, masked_by
@@ -240,16 +240,18 @@ class ArrayInsertions:
                 grid[i] = n // chunks[i]
         return tuple(grid)
 
-    def preparations(self, after: Mapping[str, AnyArray]) -> list[Edit]:
+    def preparations(self, after: Mapping[str, AnyArray]) -> list[MetadataEdit]:
         """Return the edits of metadata documents of arrays that get another dtype or axis."""
         changed = {n: self.was.arrays[n] for n in self.views if not _is_same(self.was.arrays[n], after[n])}
-        deletions: list[Edit] = [Delete(name) for name, array in changed.items() if array.ndim != after[name].ndim]
+        deletions: list[MetadataEdit] = [
+            Delete(name) for name, array in changed.items() if array.ndim != after[name].ndim
+        ]
         return [*deletions, *(WriteDocuments.of(after[name]) for name in changed)]
 
     @property
-    def edits(self) -> tuple[Edit, ...]:
+    def edits(self) -> tuple[MetadataEdit, ...]:
         """Edits that the driver applies: extended tables, and the new ``region_index``."""
-        edits: list[Edit] = []
+        edits: list[MetadataEdit] = []
         for name, write in self.tables.items():
             edits += [Delete(name), write]
         if self.insertion.regions is not None:

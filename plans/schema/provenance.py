@@ -13,7 +13,7 @@ from plans.core.model import Plan
 from plans.core.views import like_source
 from plans.schema.fitting import ComputedView
 from vczstore.errors import DamagedStoreError
-from vczstore.stores.edits import Edit, SetAttribute
+from vczstore.stores.edits import MetadataEdit, SetAttribute
 from vczstore.vcz import arrays
 from vczstore.vcz.model import BATCH, SAMPLE_ID, Vcz
 
@@ -96,7 +96,7 @@ def with_batch_table(plan: Plan, table: list[dict[str, Any]]) -> Plan:
 def with_job(plan: Plan, job: str, known: int) -> Plan:
     """Return a plan in which the rows of the table after the first `known` ones have the ID of the job."""
 
-    def stamped(edit: Edit) -> Edit:
+    def stamped(edit: MetadataEdit) -> MetadataEdit:
         if not isinstance(edit, SetAttribute) or edit.name != ATTRIBUTE:
             return edit
         return replace(edit, value=[*edit.value[:known], *({**row, "job": job} for row in edit.value[known:])])

@@ -19,7 +19,7 @@ from plans.schema.widen import Rewritten
 from plans.variants.allele_dimensions import widened_array
 from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
+from vczstore.stores.edits import Consolidate, Delete, MetadataEdit, WriteDocuments
 from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion, metadata
 from vczstore.vcz.model import Vcz, dimensions, has_grid
@@ -70,7 +70,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     """
     writes: list[Write] = [Rewritten.of(operation, vcz.arrays[name], after, memory) for name, after in targets.items()]
     store = in_place(operation, store, f"{', '.join(targets)} of {store.label} would be re-encoded")
-    preparations: list[Edit] = []
+    preparations: list[MetadataEdit] = []
     if store.begins_empty:
         others = [a for n, a in vcz.arrays.items() if n not in targets and has_grid(a)]
         linked = [LinkChunks.of(a) for a in others]

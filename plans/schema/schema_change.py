@@ -35,7 +35,7 @@ from plans.variants.harmonised_fields import check_fields, without_unfit_fields
 from plans.variants.kept_blocks import BLOCKS
 from plans.variants.reference_blocks import LEN
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
+from vczstore.stores.edits import Consolidate, MetadataEdit, SetShape, WriteDocuments
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 
@@ -162,7 +162,7 @@ def compile_growth(operation: str, store: Store, change: SchemaChange, memory: M
         for name, array in change.created.items()
     ]
     after = replace(change.vcz, arrays={**change.vcz.arrays, **wider})
-    edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *map(SetShape.of, wider.values())]
+    edits: list[MetadataEdit] = [*map(WriteDocuments.of, change.created.values()), *map(SetShape.of, wider.values())]
     changed = (*change.created, *wider)
     plan = Plan(
         operation=operation,

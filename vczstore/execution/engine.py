@@ -1,6 +1,6 @@
-"""The entry point of all operations: open, lock, compile, check, write, commit, and retry after a conflict.
+"""Run an operation on one store: open, lock, compile, check, write, commit, and retry after a conflict.
 
-This is the only module that knows both plans and executors.
+`vczstore.execution.sets.entrance` calls it, and runs operations on sets of stores.
 """
 
 import json

@@ -118,7 +118,7 @@ class Options:
     )
     max_retries: int = option(
         MAX_RETRIES,
-        "How often to retry after a concurrent commit.",
+        "How often to plan and write again after a concurrent commit of another writer.",
         flags=("--max-retries", "--replans"),
         bounds=(0, None),
     )

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
 from vczstore.errors import TagError, UnsuitableError
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import MetadataEdit
 from vczstore.stores.folders import folder_behind
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.lock import HeldLock, hold, unheld
@@ -117,7 +117,7 @@ class Transaction:
     """Makes the writes of one or more plans visible: in one commit, or on plain Zarr plan by plan, in a safe order."""
 
     def step(
-        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+        self, preparations: Sequence[MetadataEdit], edits: Sequence[MetadataEdit], check: Check | None = None
     ) -> AbstractContextManager[ZarrStore]:
         """
         Context in which the tasks of one plan run; they see the writes of the plans before it.
@@ -566,7 +566,7 @@ class Store:
         """
         return self
 
-    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
+    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> MetadataEdit:
         """
         Return an edit that renumbers chunk columns of an array without reading any chunk.
 

@@ -21,7 +21,7 @@ from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.zarr_objects import Document
 
 
-class Edit(Protocol):
+class MetadataEdit(Protocol):
     """A small change to a store's metadata, or to ``sample_id``."""
 
     def apply(self, store: Store) -> None:

@@ -43,7 +43,7 @@ from zarr.storage import LocalStore
 from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Check, Store, Transaction, ZarrBacked
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import MetadataEdit
 from vczstore.stores.filesystem import exchange, sync_filesystem, sync_names
 from vczstore.stores.leftovers import (
     HALF_WRITTEN_NAME,
@@ -252,7 +252,7 @@ class Replacement(Transaction):
 
     @contextmanager
     def step(
-        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+        self, preparations: Sequence[MetadataEdit], edits: Sequence[MetadataEdit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
         """Create the new store for edits and tasks; a step without edits only reads the old store."""
         if not (preparations or edits):

@@ -24,7 +24,7 @@ from vczstore.errors import (
     UnsuitableError,
 )
 from vczstore.stores.base import SESSION_IS_READ, Check, History, Keep, Saved, Store, Transaction, ZarrBacked
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import MetadataEdit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept, updates_of
 from vczstore.stores.icechunk_groups import unwrap_group, within
 from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
@@ -227,7 +227,7 @@ class IcechunkStore(Store):
         stats = self.repository.chunk_storage_stats()
         return int(stats.native_bytes + stats.inlined_bytes)
 
-    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
+    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> MetadataEdit:
         """Return an edit that renumbers references to chunks."""
         return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
 
@@ -445,7 +445,7 @@ class IcechunkTransaction(Transaction):
 
     @contextmanager
     def step(
-        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+        self, preparations: Sequence[MetadataEdit], edits: Sequence[MetadataEdit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
         """
         Fork the session for the tasks of one plan, and merge the fork on exit.

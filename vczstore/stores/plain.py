@@ -12,7 +12,7 @@ from zarr.storage import LocalStore, ObjectStore
 from vczstore.errors import BusyError, ConflictError, UnsuitableError
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Check, Transaction, ZarrBacked
-from vczstore.stores.edits import Edit
+from vczstore.stores.edits import MetadataEdit
 from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
 from vczstore.stores.lock import HeldLock, unheld
@@ -105,7 +105,7 @@ class PlainTransaction(Transaction):
 
     @contextmanager
     def step(
-        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+        self, preparations: Sequence[MetadataEdit], edits: Sequence[MetadataEdit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
         """Apply preparations before and edits after the tasks, whose chunks are outside the shapes that readers see."""
         for edit in preparations:
