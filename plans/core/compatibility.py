@@ -113,8 +113,8 @@ def refuse_look_alikes(operation: str, owner: Mapping[str, str], vcz: Vcz) -> No
 def _refuse_duplicates(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:
     if samples:
         raise SampleError(
-            f"{operation}: {len(samples):,} of the samples of {label} are in {owner[samples[0]]} already: "
-            f"{listing(samples)}; remove them there, or leave them out"
+            f"{operation}: {len(samples):,} of the samples of {label} {'is' if len(samples) == 1 else 'are'} in "
+            f"{owner[samples[0]]} already: {listing(samples)}; remove them there, or leave them out"
         )
 
 

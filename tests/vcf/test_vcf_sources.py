@@ -517,7 +517,7 @@ def test_sample_ids_are_checked_before_conversion(tmp_path: Path, store: Path) -
     again = write(tmp_path / "again.vcf.gz", text(("C1", NEW[1]), unsorted))
     vcz = tmp_path / "batch.vcz"
     vcf.to_vcz(vcf.write_vcf(tmp_path / "batch.vcf.gz", text()), vcz, 3, 2, 2)
-    shared = f"append: 1 of the samples of {again} are in {{}} already: B2; remove them there, or leave them out"
+    shared = f"append: 1 of the samples of {again} is in {{}} already: B2; remove them there, or leave them out"
     assert fails("append", store, new, again) == shared.format(new)
     assert fails("append", store, vcz, again) == shared.format(vcz)
     assert fails("append", store, new, old).startswith(f"append: all 2 samples of {old} are in {store} already")
